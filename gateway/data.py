@@ -11,7 +11,7 @@ from typing import Literal
 
 
 def data_dir(kind: Literal["rules", "models"]) -> Path:
-    """The folder of shipped `kind`: `gateway/_data/KIND` of a wheel, `KIND` of a checkout or editable install."""
+    """Return the folder of shipped `kind`: `gateway/_data/KIND` in a wheel, `KIND` in a checkout."""
     package = Path(__file__).resolve().parent
     installed = package / "_data" / kind
     return installed if installed.is_dir() else package.parent / kind
