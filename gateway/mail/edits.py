@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Edits applied to a message: the only place where header bytes of ours are written.
+
+Reads hostile bytes (the message) and edits of our own, whose names and values `Edit` has
+checked: no CR, no NUL, no line break but a folded one, so nothing can be injected here.
+
+The result is what Postfix makes of the same edits sent by a milter, so both doors agree:
+
+- REPLACE and DELETE name the fields by their place in the message as it was received; no edit
+  shifts what another one counts. A field that is not there cannot be deleted; replacing it adds
+  the new one at the end of the header section, as Postfix does.
+- Each INSERT goes to the very top, in the order given: the last one inserted stands topmost.
+- ADD goes to the end of the header section, in the order given.
+
+Everything else, the body included, stays byte for byte as it was received.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gateway.mail.headers import split
+from gateway.mail.types import Edit, EditOp
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+def field_bytes(edit: Edit) -> bytes:
+    """The field that `edit` writes: name, colon, space, value, CRLF; folded lines end with CRLF."""
+    value = edit.value.replace("\n", "\r\n")
+    return f"{edit.name}: {value}\r\n".encode("ascii")
+
+
+def ordered(edits: Iterable[Edit]) -> tuple[Edit, ...]:
+    """The order in which a milter must send `edits` so that their counts stay those of the original.
+
+    Replacements first, then deletions from the highest index down, then additions, then
+    insertions in the order given: an MTA applies each edit at once, so a deletion would move
+    the fields behind it, and an insertion all fields of its name.
+    """
+    edits = tuple(edits)
+    replaced = [e for e in edits if e.op is EditOp.REPLACE]
+    deleted = sorted((e for e in edits if e.op is EditOp.DELETE), key=lambda e: -e.index)
+    added = [e for e in edits if e.op is EditOp.ADD]
+    inserted = [e for e in edits if e.op is EditOp.INSERT]
+    return (*replaced, *deleted, *added, *inserted)
+
+
+def apply(raw: bytes, edits: tuple[Edit, ...]) -> bytes:
+    """The message `raw` with `edits` applied, see the module's own words. Never raises."""
+    if not edits:
+        return raw
+    section = split(raw)
+    places: dict[tuple[str, int], int] = {}
+    counts: dict[str, int] = {}
+    for position, field in enumerate(section.fields):
+        name = field.name.lower()
+        counts[name] = counts.get(name, 0) + 1
+        places[name, counts[name]] = position
+    changed: dict[int, bytes] = {}
+    top: list[bytes] = []
+    end: list[bytes] = []
+    for edit in ordered(edits):
+        place = places.get((edit.name.lower(), edit.index))
+        if edit.op is EditOp.INSERT:
+            top.insert(0, field_bytes(edit))
+        elif edit.op is EditOp.ADD or (edit.op is EditOp.REPLACE and place is None):
+            end.append(field_bytes(edit))
+        elif place is not None:
+            changed[place] = b"" if edit.op is EditOp.DELETE else field_bytes(edit)
+    pieces = [raw[: section.start], *top]
+    position = section.start
+    for place in sorted(changed):
+        first, after = section.spans[place]
+        pieces += (raw[position:first], changed[place])
+        position = after
+    pieces.append(raw[position : section.end])
+    if end and section.end and raw[section.end - 1] != 10:
+        pieces.append(b"\r\n")  # the message ended inside its last field
+    pieces += end
+    pieces.append(raw[section.end :])
+    return b"".join(pieces)

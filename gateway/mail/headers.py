@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Header sections: fields exactly as received, and hostile text made fit to print.
+
+Reads hostile bytes; no network, no files. Python's `email` package is not used: it re-folds and
+re-encodes fields, while signatures (RFC 6376) and edits need the bytes that were received.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from gateway.mail.types import HeaderField
+
+MAX_FIELDS = 5_000  # fields kept; more is a limit, and the rest of the section is not read
+MAX_FIELD = 1_000_000  # octets of one field that are read
+
+# One field: a name of printable ASCII without colon, white space some clients allow before the
+# colon, and lines folded with white space (RFC 5322 §2.2, §4.5). Possessive, so that it is linear.
+_FIELD = re.compile(rb"([!-9;-~]++)[ \t]*+:[^\n]*+(?:\n[ \t][^\n]*+)*+")
+_ENVELOPE_LINE = re.compile(rb">?From [^\n]*+\n")
+_NOTHING_SHOWN = {0x09: " ", 0x0A: " ", 0x0D: " ", 0xA0: " ", 0x3000: " "}
+
+
+def printable(text: str, limit: int = 200, *, ascii_only: bool = False) -> str:
+    """Make hostile text safe for a log line, a header field or a terminal.
+
+    Tabs and line breaks become a space; every other character that is not printable (controls,
+    ESC, bidirectional overrides, zero-width characters, U+2028, unpaired surrogates, unassigned
+    code points) becomes "?". With `ascii_only`, so does everything outside ASCII, as an `Edit`
+    wants it. At most `limit` characters are returned; a cut is shown by "...".
+    """
+    cut = len(text) > limit
+    if cut:
+        text = text[: max(0, limit - 3)]
+    if not text.isprintable():
+        text = text.translate(_NOTHING_SHOWN)
+        if not text.isprintable():
+            text = "".join(c if c.isprintable() else "?" for c in text)
+    if ascii_only and not text.isascii():
+        text = text.encode("ascii", "replace").decode("ascii")
+    return text + "..."[:limit] if cut else text
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderSection:
+    """Where the fields of a message are. Offsets count from the start of the bytes given.
+
+    `start` is where the first field begins: behind an mbox "From " line, if there is one.
+    `end` is where the fields end and `body_start` where the body begins: behind the empty line,
+    or, where there is none, at the first line that is no header field, as Postfix has it.
+    """
+
+    fields: tuple[HeaderField, ...]
+    spans: tuple[tuple[int, int], ...]  # of each field, its line end included
+    start: int
+    end: int
+    body_start: int
+    empty_line: bool  # an empty line ends the section
+    truncated: bool = False  # more than MAX_FIELDS fields, the rest was not read
+
+
+def split(raw: bytes, start: int = 0, stop: int | None = None) -> HeaderSection:
+    """Split `raw[start:stop]` into header fields and body. Linear, never raises.
+
+    Lines end with CRLF or LF. A field's `raw` is as received, folding and all, without its
+    final line end.
+    """
+    stop = len(raw) if stop is None else stop
+    envelope = _ENVELOPE_LINE.match(raw, start, stop)
+    position = first = envelope.end() if envelope else start
+    fields: list[HeaderField] = []
+    spans: list[tuple[int, int]] = []
+    match = _FIELD.match
+    while (found := match(raw, position, stop)) and len(fields) < MAX_FIELDS:
+        end = found.end()
+        after = end + 1 if end < stop else end
+        if after != end and raw[end - 1] == 13:
+            end -= 1
+        fields.append(HeaderField(found[1].decode("ascii"), raw[position : min(end, position + MAX_FIELD)]))
+        spans.append((position, after))
+        position = after
+    body, empty = position, False
+    if raw.startswith(b"\r\n", position, stop):
+        body, empty = position + 2, True
+    elif raw.startswith(b"\n", position, stop):
+        body, empty = position + 1, True
+    return HeaderSection(
+        fields=tuple(fields),
+        spans=tuple(spans),
+        start=first,
+        end=position,
+        body_start=body,
+        empty_line=empty,
+        truncated=found is not None,
+    )
