@@ -1,0 +1,427 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The one resolver: every DNS question of a process goes through it and its cache.
+
+Reads hostile bytes: answers, which strangers compose. Opens UDP and TCP sockets, keeps none.
+
+dnspython parses the answers. Its resolver is not used, for four reasons: it appends local search
+domains, turns failures into exceptions of a dozen kinds, cannot ask several questions at
+once from one thread, and costs five times the processor time of an exchange over a plain
+socket. Failures are values here: SERVFAIL, REFUSED, time-outs and nonsense are all "temperror".
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import itertools
+import secrets
+import socket
+import struct
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Final, Generic, Literal, TypeVar
+
+import dns.exception
+import dns.flags
+import dns.message
+import dns.rcode
+import dns.rdatatype
+import dns.resolver
+import msgspec
+
+from gateway.settings import Count, Positive, Seconds, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+Kind = Literal["A", "AAAA", "TXT", "MX", "PTR", "TLSA", "CNAME"]
+Question = tuple[str, Kind]
+T = TypeVar("T")
+
+_KINDS: Final[dict[str, int]] = {
+    "A": 1,
+    "CNAME": 5,
+    "PTR": 12,
+    "MX": 15,
+    "TXT": 16,
+    "AAAA": 28,
+    "TLSA": 52,
+}
+_MAX_CHAIN: Final = 10  # CNAMEs followed in one answer
+_MAX_RECORDS: Final = 512  # in the answer section; more is refused unread
+_MAX_OCTETS: Final = 32_768  # of an answer over TCP
+_FAILURE_TTL: Final = 5.0  # seconds; RFC 2308 §7.1 allows up to five minutes
+# EDNS0 (RFC 6891): 1232 octets, which pass every path without fragments.
+_OPT: Final = b"\0" + struct.pack("!HHIH", 41, 1232, 0, 0)
+
+
+class DnsSettings(Settings, frozen=True):
+    """How names are looked up."""
+
+    # Recursive resolvers, as "ADDRESS", "ADDRESS:PORT" or "[IPV6]:PORT"; empty: those of /etc/resolv.conf.
+    nameservers: tuple[str, ...] = ()
+    # Seconds to wait for a server before the next one is asked.
+    timeout: Seconds = 3.0
+    # How many times each server is asked before the answer is "temperror".
+    attempts: Annotated[int, msgspec.Meta(ge=1, le=5)] = 2
+    # How many answers each process keeps; 0 keeps none.
+    cache_size: Count = 20_000
+    # Seconds after which even an answer with a longer TTL is asked for again.
+    cache_max_ttl: Seconds = 3_600.0
+    # Questions that one message may cause; further ones are answered "temperror".
+    max_queries_per_message: Positive = 100
+
+    def __post_init__(self) -> None:
+        for server in self.nameservers:
+            parse_server(server)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Generic[T]):
+    """What the DNS said.
+
+    `values` by kind: A, AAAA, PTR, CNAME: text; TXT: octets, strings joined; MX: (preference,
+    host); TLSA: (usage, selector, matching type, data). Names are lower case, without the final dot.
+    """
+
+    status: Literal["ok", "nxdomain", "nodata", "temperror"]
+    values: tuple[T, ...] = ()
+    secure: bool = False  # validated by a resolver on loopback
+    name: str = ""  # after CNAMEs
+    reason: str = ""
+
+    def __bool__(self) -> bool:
+        """Tell whether there are records."""
+        return bool(self.values)
+
+
+@dataclass(frozen=True, slots=True)
+class _Server:
+    address: tuple[str, int]
+    family: socket.AddressFamily
+    loopback: bool
+
+
+def parse_server(text: str) -> tuple[str, int]:
+    """Read "ADDRESS", "ADDRESS:PORT" or "[IPV6]:PORT"; ValueError says what is wrong."""
+    host, port = text, "53"
+    if text.startswith("["):
+        host, bracket, rest = text[1:].partition("]")
+        port = rest.removeprefix(":") or "53"
+        if not bracket or (rest and not rest.startswith(":")):
+            raise ValueError(f"not a name server address: {text!r}")
+    elif text.count(":") == 1:
+        host, _, port = text.partition(":")
+    try:
+        address = str(ipaddress.ip_address(host))
+    except ValueError:
+        raise ValueError(f"name server must be an IP address: {text!r}") from None
+    if not (port.isascii() and port.isdigit() and 0 < int(port) < 65_536):
+        raise ValueError(f"bad port of name server: {text!r}")
+    return address, int(port)
+
+
+def _system_servers() -> tuple[tuple[str, int], ...]:
+    try:
+        found = [str(server) for server in dns.resolver.Resolver().nameservers]
+    except (dns.exception.DNSException, OSError):
+        found = []
+    return tuple(parse_server(server) for server in found) or (("127.0.0.1", 53),)
+
+
+def to_ascii(domain: str) -> str | None:
+    """Normalise a domain: lower case, no final dot, A-labels; None if it cannot exist in the DNS."""
+    name = domain.removesuffix(".")
+    if not name.isascii():
+        try:
+            name = name.encode("idna").decode("ascii")
+        except UnicodeError:
+            return None
+    if not 0 < len(name) <= 253 or not all(0 < len(label) < 64 for label in name.split(".")):
+        return None
+    return name.lower()
+
+
+def reverse_name(address: str) -> str:
+    """The name under in-addr.arpa or ip6.arpa; ValueError if `address` is none."""
+    ip = ipaddress.ip_address(address)
+    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
+    return (mapped or ip).reverse_pointer
+
+
+class Resolver:
+    """Asks recursive resolvers and keeps their answers. Threads share it; a fork may inherit it."""
+
+    def __init__(self, settings: DnsSettings) -> None:
+        self.settings = settings
+        servers = tuple(map(parse_server, settings.nameservers)) or _system_servers()
+        self._servers = tuple(
+            _Server(
+                address=(host, port),
+                family=socket.AF_INET6 if ":" in host else socket.AF_INET,
+                loopback=ipaddress.ip_address(host).is_loopback,
+            )
+            for host, port in servers
+        )
+        self._cache: OrderedDict[Question, tuple[float, Answer[Any]]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def query(self, name: str, kind: Kind, deadline: float) -> Answer[Any]:
+        """Answer one question from the cache or the network, before `deadline` (monotonic seconds)."""
+        ascii_name = to_ascii(name)
+        if ascii_name is None:
+            return _MALFORMED
+        question = (ascii_name, kind)
+        answer = self._lookup(question)
+        if answer is None:
+            answer = self._ask([question], deadline)[question]
+        return answer
+
+    def prefetch(self, questions: Iterable[Question], deadline: float) -> None:
+        """Ask all questions at once, so that `query` finds the answers in the cache."""
+        missing = [question for question in questions if self._lookup(question) is None]
+        if missing:
+            self._ask(missing, deadline)
+
+    def cached(self, name: str, kind: Kind) -> Answer[Any] | None:
+        """The answer if the cache has it; never asks."""
+        ascii_name = to_ascii(name)
+        return _MALFORMED if ascii_name is None else self._lookup((ascii_name, kind))
+
+    def _lookup(self, question: Question) -> Answer[Any] | None:
+        with self._lock:
+            entry = self._cache.get(question)
+            if entry is None:
+                return None
+            if entry[0] <= time.monotonic():
+                del self._cache[question]
+                return None
+            self._cache.move_to_end(question)
+            return entry[1]
+
+    def _keep(self, question: Question, answer: Answer[Any], ttl: float) -> None:
+        ttl = min(ttl, self.settings.cache_max_ttl)
+        if ttl <= 0 or not self.settings.cache_size:
+            return
+        with self._lock:
+            self._cache[question] = (time.monotonic() + ttl, answer)
+            self._cache.move_to_end(question)
+            while len(self._cache) > self.settings.cache_size:
+                self._cache.popitem(last=False)
+
+    def _ask(self, questions: list[Question], deadline: float) -> dict[Question, Answer[Any]]:
+        """Ask the servers in turn until each question has an answer or time is up."""
+        answers: dict[Question, Answer[Any]] = {}
+        failures: dict[Question, str] = {}
+        waiting = list(dict.fromkeys(questions))
+        for server in self._servers * self.settings.attempts:
+            end = min(deadline, time.monotonic() + self.settings.timeout)
+            if not waiting or end <= time.monotonic():
+                break
+            for question, wire in _exchange_udp(server, waiting, end).items():
+                try:
+                    answer, ttl = self._read(server, question, wire, end)
+                except (dns.exception.DNSException, OSError, ValueError, struct.error) as error:
+                    failures[question] = str(error) or type(error).__name__
+                else:
+                    answers[question] = answer
+                    self._keep(question, answer, ttl)
+            waiting = [question for question in waiting if question not in answers]
+        for question in waiting:
+            reason = failures.get(question, "timed out")
+            failed: Answer[Any] = Answer("temperror", reason=reason)
+            answers[question] = failed
+            if time.monotonic() < deadline:  # cut short by this message's deadline: the next may ask
+                self._keep(question, failed, _FAILURE_TTL)
+        return answers
+
+    def _read(
+        self, server: _Server, question: Question, wire: bytes, end: float
+    ) -> tuple[Answer[Any], float]:
+        if wire[2] & 0x02:  # TC: the whole answer comes over TCP (RFC 7766 §5)
+            wire = _exchange_tcp(server, question, end)
+        return read_answer(question, wire, trusted=server.loopback)
+
+
+class Lookup:
+    """One message's access to the resolver: one deadline, one count of questions. Threads share it."""
+
+    def __init__(self, resolver: Resolver, deadline: float) -> None:
+        self.resolver = resolver
+        self.deadline = deadline
+        self._limit = resolver.settings.max_queries_per_message
+        self._count = itertools.count(1)
+
+    def _query(self, name: str, kind: Kind) -> Answer[Any]:
+        answer = self.resolver.cached(name, kind)
+        if answer is not None:
+            return answer
+        if next(self._count) > self._limit:
+            return Answer("temperror", reason="too many DNS queries for one message")
+        return self.resolver.query(name, kind, self.deadline)
+
+    def prefetch(self, questions: Iterable[Question]) -> bool:
+        """Ask all questions at once; False if the cache knew all of them already."""
+        missing = []
+        for name, kind in questions:
+            ascii_name = to_ascii(name)
+            if ascii_name is None or self.resolver.cached(ascii_name, kind) is not None:
+                continue
+            if next(self._count) <= self._limit:
+                missing.append((ascii_name, kind))
+        self.resolver.prefetch(missing, self.deadline)
+        return bool(missing)
+
+    def txt(self, name: str) -> Answer[bytes]:
+        """The TXT records, each with its strings joined."""
+        return self._query(name, "TXT")
+
+    def a(self, name: str) -> Answer[str]:
+        """The IPv4 addresses."""
+        return self._query(name, "A")
+
+    def aaaa(self, name: str) -> Answer[str]:
+        """The IPv6 addresses."""
+        return self._query(name, "AAAA")
+
+    def mx(self, name: str) -> Answer[tuple[int, str]]:
+        """The mail exchangers as (preference, host), in the order received."""
+        return self._query(name, "MX")
+
+    def ptr(self, address: str) -> Answer[str]:
+        """The names of an IP address; ValueError if it is none."""
+        return self._query(reverse_name(address), "PTR")
+
+    def tlsa(self, name: str) -> Answer[tuple[int, int, int, bytes]]:
+        """The TLSA records as (usage, selector, matching type, data)."""
+        return self._query(name, "TLSA")
+
+
+_MALFORMED: Final[Answer[Any]] = Answer("nxdomain", reason="not a domain name")
+
+
+# ---------------------------------------------------------------- the wire
+
+
+def _query_wire(number: int, question: Question) -> bytes:
+    name, kind = question
+    labels = b"".join(bytes((len(label),)) + label for label in name.encode("ascii").split(b"."))
+    # RD, and AD to learn whether the answer was validated (RFC 6840 §5.7)
+    header = struct.pack("!HHHHHH", number, 0x0120, 1, 0, 0, 1)
+    return b"".join((header, labels, b"\0", struct.pack("!HH", _KINDS[kind], 1), _OPT))
+
+
+def _is_reply(wire: bytes, query: bytes) -> bool:
+    """Tell whether `wire` answers `query`: same id, a response, same question (RFC 5452 §9.1)."""
+    end = len(query) - len(_OPT)
+    return (
+        len(wire) >= end
+        and wire[:2] == query[:2]
+        and bool(wire[2] & 0x80)
+        and wire[4:6] == b"\0\1"
+        and wire[12:end].lower() == query[12:end].lower()
+    )
+
+
+def _exchange_udp(server: _Server, questions: list[Question], end: float) -> dict[Question, bytes]:
+    """Send all questions over one socket and collect the replies that arrive before `end`."""
+    replies: dict[Question, bytes] = {}
+    pending: dict[bytes, tuple[Question, bytes]] = {}
+    for question in questions:
+        wire = _query_wire(secrets.randbits(16), question)
+        pending[wire[:2]] = (question, wire)
+    try:
+        with socket.socket(server.family, socket.SOCK_DGRAM) as sock:
+            sock.connect(server.address)  # the kernel drops datagrams of others
+            for _, wire in pending.values():
+                sock.send(wire)
+            while pending and (left := end - time.monotonic()) > 0:
+                sock.settimeout(left)
+                wire = sock.recv(65_535)
+                asked = pending.get(wire[:2])
+                if asked and _is_reply(wire, asked[1]):
+                    replies[asked[0]] = wire
+                    del pending[wire[:2]]
+    except OSError:  # timed out, refused, unreachable: what has arrived counts
+        pass
+    return replies
+
+
+def _exchange_tcp(server: _Server, question: Question, end: float) -> bytes:
+    query = _query_wire(secrets.randbits(16), question)
+    with socket.create_connection(server.address, timeout=max(end - time.monotonic(), 0.001)) as sock:
+        sock.sendall(struct.pack("!H", len(query)) + query)
+        size = struct.unpack("!H", _receive(sock, 2, end))[0]
+        if size > _MAX_OCTETS:
+            raise ValueError(f"answer of {size} octets")
+        wire = _receive(sock, size, end)
+    if not _is_reply(wire, query):
+        raise ValueError("answer to another question")
+    return wire
+
+
+def _receive(sock: socket.socket, size: int, end: float) -> bytes:
+    chunks = bytearray()
+    while len(chunks) < size:
+        sock.settimeout(max(end - time.monotonic(), 0.001))
+        chunk = sock.recv(size - len(chunks))
+        if not chunk:
+            raise ValueError("answer cut short")
+        chunks += chunk
+    return bytes(chunks)
+
+
+def read_answer(question: Question, wire: bytes, *, trusted: bool) -> tuple[Answer[Any], float]:
+    """Read a reply into an answer and its time to live; ValueError or DNSException if it is a failure."""
+    if len(wire) < 12 or wire[4:6] != b"\0\1":
+        raise ValueError("not an answer to one question")
+    rcode = wire[3] & 0x0F
+    if rcode not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
+        raise ValueError(f"server answered {dns.rcode.to_text(dns.rcode.Rcode(rcode))}")
+    if int.from_bytes(wire[6:8], "big") > _MAX_RECORDS:
+        raise ValueError("too many records")
+    message = dns.message.from_wire(wire, ignore_trailing=True)
+    secure = trusted and bool(message.flags & dns.flags.AD)
+    kind = question[1]
+    wanted = _KINDS[kind]
+    ttl: float = 86_400 * 365
+    name = message.question[0].name
+    sets = {(rrset.name, int(rrset.rdtype)): rrset for rrset in message.answer}
+    for _ in range(_MAX_CHAIN + 1):
+        found = sets.get((name, wanted))
+        if found is not None:
+            values = tuple(map(_READ[kind], found))
+            return Answer("ok", values, secure=secure, name=_text(name)), min(ttl, found.ttl)
+        alias = sets.get((name, dns.rdatatype.CNAME))
+        if alias is None:
+            break
+        ttl = min(ttl, alias.ttl)
+        name = alias[0].target
+    else:
+        raise ValueError("CNAME chain too long")
+    ttl = min(ttl, _negative_ttl(message))
+    return Answer("nxdomain" if rcode else "nodata", secure=secure, name=_text(name)), ttl
+
+
+def _negative_ttl(message: dns.message.Message) -> float:
+    """The TTL of "there is none"; 0 without an SOA, since that is not cached (RFC 2308 §5)."""
+    for rrset in message.authority:
+        if rrset.rdtype == dns.rdatatype.SOA:
+            return float(min(rrset.ttl, rrset[0].minimum))
+    return 0.0
+
+
+def _text(name: Any) -> str:
+    return str(name.to_text(omit_final_dot=True)).lower()
+
+
+_READ: Final[dict[str, Callable[[Any], Any]]] = {
+    "A": lambda rdata: rdata.address,
+    "AAAA": lambda rdata: rdata.address,
+    "TXT": lambda rdata: b"".join(rdata.strings),
+    "MX": lambda rdata: (rdata.preference, _text(rdata.exchange)),
+    "PTR": lambda rdata: _text(rdata.target),
+    "CNAME": lambda rdata: _text(rdata.target),
+    "TLSA": lambda rdata: (rdata.usage, rdata.selector, rdata.mtype, rdata.cert),
+}
