@@ -1,2 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Asking others about content: clamd, spamd. A scanner that did not answer has not said "clean"."""
+"""Asking others about content: clamd for viruses, spamd for spam.
+
+What they answer is hostile too (a virus name, a symbol), and what they fail to answer is
+never "clean".
+"""

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A server process: started with a log, waited for with a deadline, stopped for sure."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+
+class StartError(Exception):
+    """A server did not start; the text ends with the tail of its log."""
+
+
+def free_port() -> int:
+    """Return a TCP port of 127.0.0.1 that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def program(name: str) -> str | None:
+    """Return the path of a program, looked for in the system directories too."""
+    return shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin")
+
+
+def tail(log: Path, lines: int = 15) -> str:
+    """Return the last lines of a log."""
+    if not log.exists():
+        return "(no log)"
+    return "\n".join(log.read_text("utf-8", "replace").splitlines()[-lines:])
+
+
+def listens(address: str | tuple[str, int]) -> bool:
+    """Tell whether something accepts connections at a unix path or (host, port)."""
+    family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(address)
+        except OSError:
+            return False
+        return True
+
+
+def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:
+    """Poll until `condition()`; raises TimeoutError naming `what`."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError(f"{what}: not within {seconds:g} s")
+        time.sleep(0.01)
+
+
+def own_by(path: Path, user: str) -> None:
+    """Give `path` to `user`, and let that user reach it, if we are root and the user exists."""
+    if os.geteuid() != 0:
+        return
+    with contextlib.suppress(KeyError):
+        entry = pwd.getpwnam(user)
+        os.chown(path, entry.pw_uid, entry.pw_gid)
+
+
+class Server:
+    """A server process with a log in `directory`. Subclasses say how to start it and when it is up."""
+
+    name = "server"
+    start_seconds = 30.0
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = Path(directory).absolute()
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.log = self.directory / f"{self.name}.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def command(self) -> Sequence[str]:
+        """Return what to run."""
+        raise TypeError(f"{type(self).__name__} does not say what to run")
+
+    def environment(self) -> Mapping[str, str]:
+        """Return the environment of the process."""
+        return os.environ
+
+    def is_up(self) -> bool:
+        """Tell whether the server accepts work."""
+        return True
+
+    def start(self) -> Self:
+        """Start it and wait until it accepts work; raises StartError."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.directory,
+                env=dict(self.environment()),
+                start_new_session=True,
+            )
+        end = time.monotonic() + self.start_seconds
+        while not self.is_up():
+            ended = self.process.poll()
+            if ended is not None or time.monotonic() > end:
+                self.stop()
+                why = f"ended with {ended}" if ended is not None else f"not up in {self.start_seconds:g} s"
+                raise StartError(f"{self.name} {why}; its log ends:\n{tail(self.log)}")
+            time.sleep(0.02)
+        return self
+
+    def stop(self, seconds: float = 10.0) -> int | None:
+        """End it, by force after `seconds`; return its exit status."""
+        process, self.process = self.process, None
+        if process is None:
+            return None
+        if process.poll() is None:
+            process.terminate()
+        try:
+            return process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            return process.wait(seconds)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
