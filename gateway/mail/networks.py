@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Is this client inside these networks? Settings name networks in CIDR form.
+
+Reads client addresses, which an MTA or a listed proxy has told us; anything that is not an IP
+address is inside no network. No I/O.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from functools import lru_cache
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+@lru_cache(maxsize=1024)
+def network(text: str) -> Network:
+    """The network `text` ("192.0.2.0/24", "::1") names. Raises ValueError; host bits must be zero."""
+    return ipaddress.ip_network(text)
+
+
+def address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The IP address `text`, an IPv4-mapped IPv6 address as the IPv4 address it is; None if not one."""
+    try:
+        found = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
+        return found.ipv4_mapped
+    return found
+
+
+def inside(client_ip: str, networks: tuple[str, ...]) -> bool:
+    """Whether `client_ip` lies in one of `networks`; never for "" or what is not an address."""
+    if not networks:
+        return False
+    found = address(client_ip)
+    return found is not None and any(found in network(text) for text in networks)

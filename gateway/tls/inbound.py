@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""TLS that clients must use towards us, by client network, listener and sender domain.
+
+One table for both doors: the smart host fills `Session.tls` from its own handshake, the milter
+from Postfix's {tls_version}, {cipher} and {cert_subject} macros. Pure, but for
+`server_context`, which reads certificate files of the administrator.
+"""
+
+from __future__ import annotations
+
+import ssl
+from typing import TYPE_CHECKING, Literal
+
+from gateway.mail.domains import domain_of, matches
+from gateway.mail.networks import inside, network
+from gateway.mail.types import Reply, Session, Tls
+from gateway.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+TlsVersion = Literal["TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"]
+
+_RANK = {"TLSv1": 0, "TLSv1.0": 0, "TLSv1.1": 1, "TLSv1.2": 2, "TLSv1.3": 3}
+_VERSIONS = {
+    "TLSv1": ssl.TLSVersion.TLSv1,
+    "TLSv1.1": ssl.TLSVersion.TLSv1_1,
+    "TLSv1.2": ssl.TLSVersion.TLSv1_2,
+    "TLSv1.3": ssl.TLSVersion.TLSv1_3,
+}
+# AEAD with forward secrecy only; TLS 1.3 suites are all of that kind and stay as OpenSSL has them.
+_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+
+_NO_TLS = Reply(530, "5.7.0", "Must issue a STARTTLS command first")  # RFC 3207 §4
+
+
+class InboundTlsRule(Settings, frozen=True, kw_only=True):
+    """One row of [[tls.inbound]]: whom it is about, and what their session must have.
+
+    All conditions that are set must hold for the row to apply, and every row that applies must
+    be met. A row without conditions is about everybody.
+    """
+
+    # Client networks, such as "192.0.2.0/24". Empty: any client, one without an address included.
+    client_networks: tuple[str, ...] = ()
+    # Domains of the envelope sender; ".example.com" means all below it. Empty: any sender.
+    sender_domains: tuple[str, ...] = ()
+    # Listener names: Postfix's {daemon_name}, or the name of our own listener. Empty: any.
+    listeners: tuple[str, ...] = ()
+    # The oldest TLS version that will do.
+    minimum_version: TlsVersion = "TLSv1.2"
+    # Whether the client must show a certificate that was verified against our CA file.
+    client_certificate: bool = False
+    # Common names of which the verified client certificate must have one. Empty: any.
+    client_subjects: tuple[str, ...] = ()
+    # SHA-256 fingerprints (hex, colons allowed) of which the client certificate must have one;
+    # never met through the milter, since Postfix does not tell the fingerprint. Empty: any.
+    client_fingerprints: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for text in self.client_networks:
+            network(text)
+        for text in self.client_fingerprints:
+            if len(bytes.fromhex(text.replace(":", ""))) != 32:
+                raise ValueError(f"not a SHA-256 fingerprint: {text}")
+
+
+def check(session: Session, mail_from: str | None, rules: Sequence[InboundTlsRule]) -> Reply | None:
+    """The refusal that `rules` have for this session and envelope sender, None if it may go on.
+
+    `mail_from` is None before MAIL; rows about sender domains do not apply then.
+    """
+    for rule in rules:
+        if _applies(rule, session, mail_from):
+            refusal = _unmet(rule, session.tls)
+            if refusal is not None:
+                return refusal
+    return None
+
+
+def _applies(rule: InboundTlsRule, session: Session, mail_from: str | None) -> bool:
+    if rule.client_networks and not inside(session.client_ip, rule.client_networks):
+        return False
+    if rule.listeners and session.listener not in rule.listeners:
+        return False
+    if not rule.sender_domains:
+        return True
+    return mail_from is not None and matches(domain_of(mail_from), rule.sender_domains)
+
+
+def _unmet(rule: InboundTlsRule, tls: Tls | None) -> Reply | None:
+    if tls is None or not tls.version:
+        return _NO_TLS
+    # An unknown version is weaker than any we know.
+    if _RANK.get(tls.version, -1) < _RANK[rule.minimum_version]:
+        return Reply(550, "5.7.10", f"{rule.minimum_version} or newer is required")
+    wants_subject = bool(rule.client_subjects)
+    if (rule.client_certificate or wants_subject) and not tls.client_verified:
+        return Reply(550, "5.7.10", "A verified client certificate is required")
+    names = {name.casefold() for name in rule.client_subjects}
+    if wants_subject and tls.client_subject.casefold() not in names:
+        return Reply(550, "5.7.10", "This client certificate is not accepted here")
+    prints = {text.replace(":", "").lower() for text in rule.client_fingerprints}
+    if prints and tls.client_fingerprint.lower() not in prints:
+        return Reply(550, "5.7.10", "This client certificate is not accepted here")
+    return None
+
+
+def server_context(
+    certificate: str, key: str, *, client_ca_file: str = "", minimum_version: TlsVersion = "TLSv1.2"
+) -> ssl.SSLContext:
+    """The context with which our listeners answer STARTTLS.
+
+    A client certificate is asked for only if there is a `client_ca_file`; one that does not
+    verify then ends the handshake, since Python has no way to take it and look later. A
+    self-signed client certificate goes into that file itself. Raises OSError, ssl.SSLError.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = _VERSIONS[minimum_version]
+    context.set_ciphers(_CIPHERS)
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
+    context.load_cert_chain(certificate, key or None)
+    if client_ca_file:
+        context.load_verify_locations(client_ca_file)
+        context.verify_mode = ssl.CERT_OPTIONAL
+    return context
+
+
+def tls_version(name: TlsVersion) -> ssl.TLSVersion:
+    """The ssl module's value for the version called `name`."""
+    return _VERSIONS[name]
