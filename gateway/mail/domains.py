@@ -6,6 +6,8 @@ Reads domains from hostile envelopes; bounded by the 255 octets of a domain name
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 _LONGEST = 255  # RFC 5321 §4.5.3.1.2
 
 
@@ -31,11 +33,12 @@ def normal(domain: str) -> str:
 
 def matches(domain: str, patterns: tuple[str, ...]) -> bool:
     """Whether `domain` is one of `patterns`, or below one that starts with a dot (".example.com")."""
+    exact, below = _table(patterns)
     wanted = normal(domain)
-    for pattern in patterns:
-        spelt = normal(pattern.removeprefix("."))
-        if wanted == spelt and not pattern.startswith("."):
-            return True
-        if pattern.startswith(".") and wanted.endswith("." + spelt):
-            return True
-    return False
+    return wanted in exact or any(wanted.endswith(parent) for parent in below)
+
+
+@lru_cache(maxsize=256)
+def _table(patterns: tuple[str, ...]) -> tuple[frozenset[str], tuple[str, ...]]:
+    exact = frozenset(normal(p) for p in patterns if not p.startswith("."))
+    return exact, tuple("." + normal(p[1:]) for p in patterns if p.startswith("."))

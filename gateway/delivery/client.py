@@ -1,0 +1,437 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One session with a next hop over SMTP or LMTP, held open for as long as its caller likes.
+
+Reads hostile bytes (the next hop's answers, through `protocol`) under a time limit for each
+phase. aiosmtplib is not used here: it speaks no LMTP and so no reply per recipient, has no
+PIPELINING, silently rewrites bare CR and LF instead of refusing them, and joins replies it
+cannot bound in lines. What a TLS policy demands is settled before MAIL: without it there is no
+session, and so no way to send in clear.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from typing import TYPE_CHECKING
+
+from gateway.delivery.protocol import (
+    HopReply,
+    ProtocolError,
+    ReplyReader,
+    command,
+    extensions,
+    is_sound,
+    stuffed,
+)
+from gateway.settings import Seconds, Settings
+from gateway.tls.outbound import TlsPolicy, context_for
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gateway.delivery.routes import NextHop
+
+_BLOCK = 131_072  # octets of a message written at a time
+_BATCH = 100  # commands in one pipelined group
+
+
+class RelayTimeouts(Settings, frozen=True, kw_only=True):
+    """How long, in seconds, the relay client waits in each phase (RFC 5321 §4.5.3.2)."""
+
+    # For a TCP connection, and again for the TLS handshake.
+    connect: Seconds = 30.0
+    # For the greeting, and again for the answer to EHLO or LHLO.
+    greeting: Seconds = 60.0
+    # For the answer to MAIL, RCPT, RSET and STARTTLS, each.
+    command: Seconds = 120.0
+    # For the answer to DATA, and for each block of the message to be taken.
+    data: Seconds = 120.0
+    # For the answer to the end of the message.
+    end_of_data: Seconds = 300.0
+    # For the answer to QUIT.
+    quit: Seconds = 2.0
+
+
+class HopLost(Exception):  # noqa: N818  # it is a state of affairs, with a reply to pass on
+    """The next hop cannot be used now. `reply` is a 4xx; nothing of a message was sent."""
+
+    def __init__(self, enhanced: str, text: str) -> None:
+        super().__init__(text)
+        self.reply = HopReply(451, enhanced, text[:400])
+
+
+class _TlsError(Exception):
+    """The TLS handshake failed; `text` says how."""
+
+
+class _Wire(asyncio.Protocol):
+    """The connection: replies in, bytes out, with back-pressure."""
+
+    def __init__(self) -> None:
+        self.reader = ReplyReader()
+        self.lost = False
+        self.error: ProtocolError | None = None
+        self._paused = False
+        self._changed = asyncio.Event()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            if self.error is None:
+                self.reader.feed(data)
+        except ProtocolError as error:
+            self.error = error
+        self._changed.set()
+
+    def eof_received(self) -> bool:
+        self.lost = True
+        self._changed.set()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc  # how it ended makes no difference
+        self.lost = True
+        self._changed.set()
+
+    def pause_writing(self) -> None:
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        self._changed.set()
+
+    async def reply(self) -> HopReply:
+        """The next reply. Raises ProtocolError or ConnectionError."""
+        while True:
+            found = self.reader.next()
+            if found is not None:
+                return found
+            if self.error is not None:
+                raise self.error
+            if self.lost:
+                raise ConnectionError("connection lost")
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def writable(self) -> None:
+        """Wait until more may be written. Raises ConnectionError."""
+        while self._paused and not self.lost:
+            self._changed.clear()
+            await self._changed.wait()
+        if self.lost:
+            raise ConnectionError("connection lost")
+
+
+class Transaction:
+    """A session with a next hop: MAIL, RCPT one by one, DATA, and again after `reset`.
+
+    Every method but `data`, `close` and `abort` raises HopLost if the session broke.
+    """
+
+    def __init__(
+        self, hop: NextHop, transport: asyncio.Transport, wire: _Wire, timeouts: RelayTimeouts
+    ) -> None:
+        self.hop = hop
+        self.tls_version = ""  # of the session, "" in clear
+        self.extensions: dict[str, str] = {}
+        self.accepted: list[str] = []  # recipients the hop has taken since MAIL, in order
+        self._transport = transport
+        self._wire = wire
+        self._timeouts = timeouts
+        self._smtputf8 = False
+        self._in_data = False
+
+    # ---------------------------------------------------------------- opening
+
+    @classmethod
+    async def open(
+        cls, hop: NextHop, tls: TlsPolicy, helo: str, timeouts: RelayTimeouts | None = None
+    ) -> Transaction:
+        """Connect, greet and start TLS as `tls` demands. Raises HopLost."""
+        waits = timeouts or RelayTimeouts()
+        try:
+            return await cls._open(hop, tls, helo, waits)
+        except _TlsError as failure:
+            if tls.mandatory:
+                raise HopLost("4.7.5", f"cannot start TLS with {hop}: {failure}") from None
+        # Opportunistic TLS that fails is given up for this session (RFC 7435 §3).
+        try:
+            return await cls._open(hop, TlsPolicy(level="none"), helo, waits)
+        except _TlsError as failure:  # cannot be: no TLS was tried
+            raise HopLost("4.7.5", str(failure)) from None
+
+    @classmethod
+    async def _open(cls, hop: NextHop, tls: TlsPolicy, helo: str, waits: RelayTimeouts) -> Transaction:
+        loop = asyncio.get_running_loop()
+        wire = _Wire()
+        try:
+            async with asyncio.timeout(waits.connect):
+                if hop.path:
+                    transport, _ = await loop.create_unix_connection(lambda: wire, hop.path)
+                else:
+                    transport, _ = await loop.create_connection(lambda: wire, hop.host, hop.port)
+        except TimeoutError:
+            raise HopLost("4.4.1", f"connecting to {hop} timed out") from None
+        except OSError as error:
+            raise HopLost(
+                "4.4.1", f"cannot connect to {hop}: {error.strerror or type(error).__name__}"
+            ) from None
+        self = cls(hop, transport, wire, waits)
+        try:
+            await self._banner()
+            await self._greet(helo, allow_helo=not tls.mandatory)
+            await self._secure(tls, helo)
+        except BaseException:
+            self.abort()
+            raise
+        return self
+
+    async def _banner(self) -> None:
+        greeting = await self._reply(self._timeouts.greeting)
+        if greeting.code != 220:
+            raise HopLost("4.4.1", f"{self.hop} greets with: {greeting}")
+
+    async def _greet(self, helo: str, *, allow_helo: bool) -> None:
+        verb = "LHLO" if self.hop.protocol == "lmtp" else "EHLO"
+        reply = await self._ask(verb, helo, self._timeouts.greeting)
+        if reply.status == "refused" and verb == "EHLO" and allow_helo:
+            reply = await self._ask("HELO", helo, self._timeouts.greeting)
+            self.extensions = {}
+        else:
+            self.extensions = extensions(reply)
+        if reply.status != "accepted":
+            raise HopLost("4.4.1", f"{self.hop} answers {verb} with: {reply}")
+
+    async def _secure(self, tls: TlsPolicy, helo: str) -> None:
+        if tls.level == "none":
+            return
+        if "STARTTLS" not in self.extensions:
+            if tls.mandatory:
+                raise HopLost("4.7.4", f"TLS is required, but {self.hop} does not offer it")
+            return
+        reply = await self._ask("STARTTLS", "", self._timeouts.command)
+        if reply.code != 220:
+            if tls.mandatory:
+                raise HopLost("4.7.4", f"TLS is required, but {self.hop} answers: {reply}")
+            return
+        if self._wire.reader.pending:
+            # An answer that came in clear must not be read as one that came over TLS.
+            raise HopLost("4.7.5", f"{self.hop} sent more than its answer to STARTTLS")
+        await self._handshake(tls)
+        await self._greet(helo, allow_helo=False)
+
+    async def _handshake(self, tls: TlsPolicy) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            context = context_for(tls)
+            assert context is not None
+            secured = await loop.start_tls(
+                self._transport,
+                self._wire,
+                context,
+                server_hostname=tls.match or self.hop.host or None,
+                ssl_handshake_timeout=self._timeouts.connect,
+            )
+        except ssl.SSLCertVerificationError as error:
+            raise _TlsError(f"certificate not accepted, {error.verify_message}") from None
+        except (OSError, ValueError, EOFError) as error:  # ssl.SSLError is an OSError
+            raise _TlsError(getattr(error, "reason", None) or str(error) or type(error).__name__) from None
+        if secured is None:
+            raise _TlsError("connection lost")
+        self._transport = secured
+        self.tls_version = secured.get_extra_info("ssl_object").version() or ""
+
+    # ---------------------------------------------------------------- the envelope
+
+    async def mail(self, sender: str, options: Sequence[str] = (), size: int = 0) -> HopReply:
+        """MAIL for `sender` ("" is null), with those ESMTP `options` that the hop offers.
+
+        `size` is announced if the hop wants to know (0: unknown).
+        """
+        line = self._mail_line(sender, options, size)
+        return line if isinstance(line, HopReply) else await self._ask_line(line)
+
+    def _mail_line(self, sender: str, options: Sequence[str], size: int) -> bytes | HopReply:
+        self.accepted = []
+        self._smtputf8 = "SMTPUTF8" in options or not sender.isascii()
+        if self._smtputf8 and "SMTPUTF8" not in self.extensions:
+            return HopReply(550, "5.6.7", "the next hop does not support SMTPUTF8")  # RFC 6531 §3.5
+        parameters = [f"FROM:<{sender}>"]
+        if size and "SIZE" in self.extensions:
+            parameters.append(f"SIZE={size}")
+        if "8BITMIME" in self.extensions:
+            parameters.append("BODY=7BIT" if "BODY=7BIT" in options else "BODY=8BITMIME")
+        if self._smtputf8:
+            parameters.append("SMTPUTF8")
+        return _line("MAIL", " ".join(parameters))
+
+    async def rcpt(self, recipient: str) -> HopReply:
+        """RCPT for one recipient."""
+        line = self._rcpt_line(recipient)
+        reply = line if isinstance(line, HopReply) else await self._ask_line(line)
+        if reply.status == "accepted":
+            self.accepted.append(recipient)
+        return reply
+
+    def _rcpt_line(self, recipient: str) -> bytes | HopReply:
+        if not recipient.isascii() and not self._smtputf8:
+            return HopReply(553, "5.6.7", "the recipient needs SMTPUTF8")
+        return _line("RCPT", f"TO:<{recipient}>")
+
+    async def envelope(
+        self, sender: str, recipients: Sequence[str], options: Sequence[str] = (), size: int = 0
+    ) -> tuple[HopReply, dict[str, HopReply]]:
+        """MAIL and all RCPT, in pipelined groups where the hop offers PIPELINING (RFC 2920).
+
+        Returns the answer to MAIL and those to each RCPT; no RCPT counts if MAIL was not accepted.
+        """
+        if "PIPELINING" not in self.extensions:
+            first = await self.mail(sender, options, size)
+            if first.status != "accepted":
+                return first, {}
+            return first, {recipient: await self.rcpt(recipient) for recipient in recipients}
+        lines = [self._mail_line(sender, options, size), *map(self._rcpt_line, recipients)]
+        if isinstance(lines[0], HopReply):
+            return lines[0], {}
+        replies: list[HopReply] = []
+        for start in range(0, len(lines), _BATCH):
+            group = lines[start : start + _BATCH]
+            self._send(b"".join(line for line in group if isinstance(line, bytes)))
+            for line in group:
+                local = isinstance(line, HopReply)
+                replies.append(line if local else await self._reply(self._timeouts.command))  # type: ignore[arg-type]  # `local` says which
+            if replies[0].status != "accepted":
+                return replies[0], {}
+        answers = dict(zip(recipients, replies[1:], strict=True))
+        self.accepted = [r for r, reply in answers.items() if reply.status == "accepted"]
+        return replies[0], answers
+
+    # ---------------------------------------------------------------- the message
+
+    async def data(self, message: bytes) -> dict[str, HopReply]:
+        """Send `message` to the accepted recipients; the answer for each (LMTP: its own).
+
+        Raises HopLost only if nothing of the message was sent. A session that breaks later
+        answers "later" for every recipient without an answer: it may have taken the message.
+        """
+        refusal = self._unfit(message)
+        if refusal is None:
+            go = await self._ask("DATA", "", self._timeouts.data)
+            if go.code != 354:
+                if go.status == "accepted":
+                    raise HopLost("4.5.0", f"{self.hop} answers DATA with: {go}")
+                refusal = go
+        if refusal is not None:
+            return dict.fromkeys(self.accepted, refusal)
+        self._in_data = True
+        broken = await self._send_message(stuffed(message))
+        if broken is not None:
+            self.abort()
+            return dict.fromkeys(self.accepted, broken)
+        self._in_data = False
+        return await self._final_replies()
+
+    def _unfit(self, message: bytes) -> HopReply | None:
+        """Why `message` cannot be sent to this hop as it is, if so."""
+        if not is_sound(message):
+            return HopReply(554, "5.6.0", "the message has a bare CR or LF")
+        if not message.isascii() and "8BITMIME" not in self.extensions:
+            return HopReply(554, "5.6.3", "the next hop takes no 8-bit message")  # RFC 6152 §3
+        limit = self.extensions.get("SIZE", "")
+        if limit.isdigit() and len(limit) < 20 and 0 < int(limit) < len(message):
+            return HopReply(552, "5.3.4", "the message is larger than the next hop takes")
+        return None
+
+    async def _send_message(self, data: bytes) -> HopReply | None:
+        """Write all of `data`; how it failed, or None. An early refusal of the hop is its answer."""
+        try:
+            with memoryview(data) as view:
+                for start in range(0, len(data), _BLOCK):
+                    async with asyncio.timeout(self._timeouts.data):
+                        self._transport.write(bytes(view[start : start + _BLOCK]))
+                        await self._wire.writable()
+        except (OSError, TimeoutError):
+            early = self._wire.reader.next()
+            if early is not None and early.status != "accepted":
+                return early
+            return HopReply(451, "4.4.2", f"lost {self.hop} while sending the message")
+        return None
+
+    async def _final_replies(self) -> dict[str, HopReply]:
+        found: dict[str, HopReply] = {}
+        try:
+            for recipient in self.accepted:
+                found[recipient] = reply = await self._reply(self._timeouts.end_of_data)
+                if self.hop.protocol == "smtp":
+                    return dict.fromkeys(self.accepted, reply)
+        except HopLost as lost:
+            self.abort()
+            for recipient in self.accepted:
+                found.setdefault(recipient, lost.reply)
+        return found
+
+    # ---------------------------------------------------------------- the end
+
+    @property
+    def lost(self) -> bool:
+        """Whether the session is known to be over, or out of step with its replies."""
+        return self._wire.lost or self._wire.error is not None or self._wire.reader.pending
+
+    async def reset(self) -> None:
+        """RSET: forget the envelope."""
+        self.accepted = []
+        reply = await self._ask("RSET", "", self._timeouts.command)
+        if reply.status != "accepted":
+            raise HopLost("4.4.2", f"{self.hop} answers RSET with: {reply}")
+
+    async def close(self) -> None:
+        """QUIT politely, or break off if a message is half sent. Never raises."""
+        if not self.lost and not self._in_data:
+            with contextlib.suppress(HopLost):
+                await self._ask("QUIT", "", self._timeouts.quit)
+        self.abort()
+
+    def abort(self) -> None:
+        """Break the connection at once."""
+        self._wire.lost = True
+        self._transport.abort()
+
+    # ---------------------------------------------------------------- question and answer
+
+    async def _ask(self, verb: str, argument: str, seconds: float) -> HopReply:
+        line = _line(verb, argument)
+        return line if isinstance(line, HopReply) else await self._ask_line(line, seconds)
+
+    async def _ask_line(self, line: bytes, seconds: float | None = None) -> HopReply:
+        self._send(line)
+        return await self._reply(seconds or self._timeouts.command)
+
+    def _send(self, data: bytes) -> None:
+        if self.lost:
+            raise HopLost("4.4.2", f"lost the connection to {self.hop}")
+        self._transport.write(data)
+
+    async def _reply(self, seconds: float) -> HopReply:
+        try:
+            async with asyncio.timeout(seconds):
+                reply = await self._wire.reply()
+        except TimeoutError:
+            self.abort()
+            raise HopLost("4.4.2", f"{self.hop} did not answer in time") from None
+        except ConnectionError:
+            raise HopLost("4.4.2", f"lost the connection to {self.hop}") from None
+        except ProtocolError as error:
+            self.abort()
+            raise HopLost("4.5.0", f"{self.hop}: {error}") from None
+        if reply.code == 421:
+            self.abort()
+            raise HopLost("4.4.2", f"{self.hop} closes: {reply}")
+        return reply
+
+
+def _line(verb: str, argument: str) -> bytes | HopReply:
+    """The command line, or our own refusal to send such an address."""
+    try:
+        return command(verb, argument)
+    except ProtocolError as error:
+        return HopReply(553, "5.1.3", str(error))
