@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Who did what to which held message, when and why: append-only, each row chained to the last.
+
+A row's hash covers the row and the hash before it, and the newest hash is kept apart, so that a row
+changed, removed or cut off the end is found by `verify`. The database itself refuses to update or
+delete rows. `why` may quote hostile text (a next hop's reply); it is made printable here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, insert, select, update
+
+from gateway.mail.headers import printable
+from gateway.store import schema
+
+_HEAD = "audit-head"
+_START = "0" * 64
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One row of the audit. `time` is in seconds since 1970."""
+
+    number: int
+    time: float
+    item: str
+    who: str
+    action: str
+    why: str
+
+
+def append(connection: Connection, item: str, who: str, action: str, why: str = "") -> None:
+    """Add a row, in the transaction that does what it tells of."""
+    secrets = schema.secrets
+    head = connection.execute(
+        select(secrets.c.value).where(secrets.c.name == _HEAD).with_for_update()
+    ).scalar()
+    if head is None:
+        number, previous = 0, _START
+        connection.execute(insert(secrets).values(name=_HEAD, value=b""))
+    else:
+        text, _, previous = head.decode().partition(" ")
+        number = int(text)
+    row = Event(number + 1, time.time(), item, printable(who, 100), action, printable(why, 500))
+    digest = _hash(row, previous)
+    connection.execute(insert(schema.audit).values(**_columns(row), hash=digest))
+    connection.execute(
+        update(secrets).where(secrets.c.name == _HEAD).values(value=f"{row.number} {digest}".encode())
+    )
+
+
+def events(connection: Connection, item: str) -> list[Event]:
+    """What happened to one item, oldest first."""
+    audit = schema.audit
+    rows = connection.execute(select(audit).where(audit.c.item == item).order_by(audit.c.number))
+    return [_event(row._mapping) for row in rows]  # noqa: SLF001  # SQLAlchemy's public name for it
+
+
+def verify(connection: Connection) -> int | None:
+    """Check the whole chain. Returns None, or the number of the first row that does not fit."""
+    previous, expected = _START, 1
+    for row in connection.execution_options(yield_per=1_000).execute(
+        select(schema.audit).order_by(schema.audit.c.number)
+    ):
+        event = _event(row._mapping)  # noqa: SLF001  # as above
+        if event.number != expected or row.hash != _hash(event, previous):
+            return expected
+        previous, expected = row.hash, expected + 1
+    head = connection.execute(select(schema.secrets.c.value).where(schema.secrets.c.name == _HEAD)).scalar()
+    if head is None:
+        return None if expected == 1 else expected
+    return None if head.decode() == f"{expected - 1} {previous}" else expected
+
+
+def _columns(event: Event) -> dict[str, object]:
+    return {
+        "number": event.number,
+        "time": event.time,
+        "item": event.item,
+        "who": event.who,
+        "action": event.action,
+        "why": event.why,
+    }
+
+
+def _event(row: object) -> Event:
+    return Event(*(row[name] for name in ("number", "time", "item", "who", "action", "why")))  # type: ignore[index]  # a RowMapping
+
+
+def _hash(event: Event, previous: str) -> str:
+    fields = [previous, event.number, repr(event.time), event.item, event.who, event.action, event.why]
+    return hashlib.sha256(json.dumps(fields).encode()).hexdigest()

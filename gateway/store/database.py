@@ -1,0 +1,325 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One database for journal and quarantine: SQLite by default, PostgreSQL for several nodes.
+
+SQLAlchemy Core, no ORM: imports stay cheap and each statement is visible. What is guarded for SQLite:
+pysqlite's own transaction control is switched off, because its late BEGIN lets two writers deadlock;
+every write begins IMMEDIATE and waits for its turn. `synchronous=FULL` makes a durable commit an
+fsync. A file that was removed or replaced under a running process is noticed after each durable
+commit, since such a commit went nowhere. Deleted bytes are overwritten (`secure_delete`).
+
+Open it after fork: a connection never crosses one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import random
+import sqlite3
+import stat
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from urllib.parse import quote
+
+import msgspec
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.pool import QueuePool
+
+from gateway.settings import Seconds, Settings
+from gateway.store import schema
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+BUSY_SECONDS = 5.0  # how long SQLite waits for another writer, each try
+ATTEMPTS = 4  # tries of one transaction that met a lock or a serialization failure
+POOL_SIZE = 2  # connections kept; more are opened under load and closed again
+POOL_OVERFLOW = 30
+
+Days = Annotated[int, msgspec.Meta(ge=1, le=3_650)]
+
+
+class StoreSettings(Settings, frozen=True):
+    """Where messages are recorded and held, and for how long."""
+
+    # Database URL. sqlite:////absolute/path, or postgresql://user@host/name where several nodes
+    # share one quarantine (needs the package psycopg).
+    database: str = "sqlite:////var/lib/mailwarden/mailwarden.db"
+    # Days a record of each message is kept for `mailwarden explain`.
+    journal_days: Days = 30
+    # Days a held message is kept before it expires.
+    quarantine_days: Days = 30
+    # Days the empty row of a released, deleted or expired message is kept after that.
+    tombstone_days: Days = 90
+    # How long a release under way keeps others from releasing the same message.
+    lease_seconds: Seconds = 600.0
+    # How long a released message may take to come back through Postfix.
+    token_seconds: Seconds = 21_600.0
+
+
+class StoreError(Exception):
+    """The store could not do what was asked. Nothing was changed; the caller defers."""
+
+
+class Database:
+    """Two pools of connections to one database: durable commits, and quick ones.
+
+    Thread-safe. Belongs to the process that opened it.
+    """
+
+    __slots__ = ("_durable", "_pid", "_quick", "path")
+
+    def __init__(self, durable: Engine, quick: Engine, path: Path | None) -> None:
+        self._durable = durable
+        self._quick = quick
+        self._pid = os.getpid()
+        self.path = path
+
+    @property
+    def dialect(self) -> str:
+        """Either "sqlite" or "postgresql"."""
+        return self._durable.dialect.name
+
+    def read(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` in a read transaction and return its result. Raises StoreError."""
+        return self._run(self._quick.execution_options(reading=True), work)
+
+    def write(self, work: Callable[[Connection], T], *, durable: bool = True) -> T:
+        """Run `work` in a write transaction; with `durable` it is on disk when this returns.
+
+        `work` may be run again when the database was busy, so it keeps its effects inside the
+        connection. Raises StoreError, and then nothing was changed.
+        """
+        return self._run(self._durable if durable else self._quick, work)
+
+    def close(self) -> None:
+        """Close all connections that are not in use."""
+        self._durable.dispose()
+        self._quick.dispose()
+
+    def purge(self) -> None:
+        """Move deleted content out of SQLite's write-ahead log, as far as other readers allow."""
+        if self.path is None:
+            return
+        with contextlib.suppress(SQLAlchemyError, sqlite3.Error), _raw(self._durable) as connection:
+            connection.execute("PRAGMA incremental_vacuum(1000)").fetchall()
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def _run(self, engine: Engine, work: Callable[[Connection], T]) -> T:
+        if os.getpid() != self._pid:
+            raise StoreError("the database was opened before fork")
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                with engine.connect() as connection:
+                    with connection.begin():
+                        result = work(connection)
+                    self._still_there(connection)
+                    return result
+            except (SQLAlchemyError, sqlite3.Error, OSError) as error:
+                if attempt == ATTEMPTS or not _worth_another_try(error):
+                    raise StoreError(_words(error)) from error
+                time.sleep(random.uniform(0.01, 0.05) * attempt)  # noqa: S311  # jitter, not a secret
+        raise StoreError("the database stayed busy")
+
+    def _still_there(self, connection: Connection) -> None:
+        if self.path is None or connection.info.get("file") == _identity(self.path):
+            return
+        connection.invalidate()
+        self._durable.dispose()
+        self._quick.dispose()
+        raise StoreError(f"the database file {self.path} was removed or replaced")
+
+
+def open_database(url: str) -> Database:
+    """Open the database, making file, directory and tables as needed. Raises StoreError."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise StoreError(f"not a database URL: {url!r}") from error
+    backend = parsed.get_backend_name()
+    if backend == "sqlite":
+        database = _open_sqlite(parsed)
+    elif backend == "postgresql":
+        database = _open_postgresql(parsed)
+    else:
+        raise StoreError(f"not a database for this: {backend!r}; use sqlite or postgresql")
+    try:
+        database.write(schema.prepare)
+    except schema.NewerSchemaError as error:
+        database.close()
+        raise StoreError(f"{parsed.render_as_string()}: {error}") from error
+    except StoreError:
+        database.close()
+        raise
+    return database
+
+
+# ---------------------------------------------------------------- SQLite
+
+
+def _open_sqlite(url: URL) -> Database:
+    if not url.database or url.database == ":memory:" or url.query:
+        raise StoreError("sqlite needs a file, as in sqlite:////var/lib/mailwarden/mailwarden.db")
+    path = Path(os.path.abspath(url.database))  # noqa: PTH100  # resolve() would follow a symlink
+    try:
+        _make_file(path)
+        _use_wal(path)
+    except (OSError, sqlite3.Error) as error:
+        raise StoreError(f"{path}: {error}") from error
+    return Database(_sqlite_engine(path, "FULL"), _sqlite_engine(path, "NORMAL"), path)
+
+
+def _make_file(path: Path) -> None:
+    """Create directory (0700) and file (0600) durably; refuse links and what others may write."""
+    directory = path.parent
+    if not directory.exists():
+        directory.mkdir(mode=0o700, parents=True)
+        _sync_directory(directory.parent)
+    if directory.stat().st_mode & stat.S_IWOTH:
+        raise OSError(f"anyone may write to {directory}")
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        # Looked at, never opened: closing a descriptor of it would drop this process's locks.
+        mode = path.lstat().st_mode
+        if not stat.S_ISREG(mode):
+            raise OSError("not a regular file") from None
+        if mode & (stat.S_IRWXG | stat.S_IRWXO):
+            path.chmod(0o600)
+        return
+    os.close(descriptor)
+    _sync_directory(directory)
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _use_wal(path: Path) -> None:
+    """Set what SQLite keeps in the file. Others may be doing the same, so wait and try again."""
+    for attempt in range(1, 41):
+        connection = _connect(path)
+        try:
+            if connection.execute("PRAGMA journal_mode").fetchone() == ("wal",):
+                return
+            connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
+            if connection.execute("PRAGMA journal_mode=WAL").fetchone() == ("wal",):
+                return
+        except sqlite3.OperationalError as error:
+            if attempt == 40 or not _worth_another_try(error):
+                raise
+        finally:
+            connection.close()
+        time.sleep(0.05)
+    raise OSError("SQLite's write-ahead log does not work here; use a local file system")
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    # mode=rw: a file that has gone is an error, never a new, empty quarantine.
+    return sqlite3.connect(
+        f"file:{quote(str(path))}?mode=rw",
+        uri=True,
+        timeout=BUSY_SECONDS,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+
+
+def _sqlite_engine(path: Path, synchronous: str) -> Engine:
+    engine = create_engine(
+        "sqlite://",
+        creator=lambda: _connect(path),
+        poolclass=QueuePool,
+        pool_size=POOL_SIZE,
+        max_overflow=POOL_OVERFLOW,
+        pool_reset_on_return=None,  # every transaction ends before its connection goes back
+    )
+
+    @event.listens_for(engine, "connect")
+    def set_up(connection: Any, record: Any) -> None:
+        for pragma in (f"synchronous={synchronous}", "secure_delete=ON", "trusted_schema=OFF"):
+            connection.execute(f"PRAGMA {pragma}")
+        connection.execute("PRAGMA journal_size_limit=67108864")
+        record.info["file"] = _identity(path)
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        reading = connection.get_execution_options().get("reading")
+        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+# ---------------------------------------------------------------- PostgreSQL
+
+
+def _open_postgresql(url: URL) -> Database:
+    url = url.set(drivername="postgresql+psycopg")
+    options: dict[str, Any] = {
+        "pool_size": POOL_SIZE,
+        "max_overflow": POOL_OVERFLOW,
+        "pool_pre_ping": True,
+        "connect_args": {"connect_timeout": 5},
+    }
+    try:
+        durable, quick = create_engine(url, **options), create_engine(url, **options)
+    except ImportError as error:
+        raise StoreError("PostgreSQL needs the package psycopg: pip install 'psycopg[binary]'") from error
+    _on_connect(durable, "SET synchronous_commit = on")
+    _on_connect(quick, "SET synchronous_commit = off")
+    return Database(durable, quick, None)
+
+
+def _on_connect(engine: Engine, statement: str) -> None:
+    @event.listens_for(engine, "connect")
+    def set_up(connection: Any, _record: Any) -> None:
+        connection.execute(statement)
+        connection.commit()
+
+
+# ---------------------------------------------------------------- errors
+
+
+@contextlib.contextmanager
+def _raw(engine: Engine) -> Any:
+    connection = engine.raw_connection()
+    try:
+        yield connection.driver_connection
+    finally:
+        connection.close()
+
+
+def _worth_another_try(error: BaseException) -> bool:
+    """Whether another transaction was in the way, so that the same one may work in a moment."""
+    if isinstance(error, IntegrityError):
+        return True  # two wrote the same row at once; the next try sees the other's
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    code = getattr(cause, "sqlite_errorcode", None)
+    if code is not None:
+        return code & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+    return getattr(cause, "sqlstate", None) in {"40001", "40P01"}
+
+
+def _words(error: BaseException) -> str:
+    """What went wrong, without the statement and its parameters: those are people's mail."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return f"{type(cause).__name__}: {str(cause).splitlines()[0] if str(cause) else ''}"[:300]

@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a held message is, and the statements that its states are made of.
+
+Takes hostile text; every column that is searched or shown is made printable and bounded here, and
+all SQL is parameterised. `quarantine.py` says when each statement runs, and in which transaction.
+
+States of a recipient, and of the item as a whole:
+    held -> releasing (leased by one releaser) -> released
+    releasing -> held (delivery failed), releasing -> releasing (the lease ran out, another took over)
+    held -> deleted | expired
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import ColumnElement, Connection, RowMapping, Table, delete, func, select, update
+
+from gateway.mail.headers import printable
+from gateway.store import schema
+from gateway.store.database import StoreError
+from gateway.store.encoding import from_json, to_json
+from gateway.store.journal import message_id
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from gateway.mail.types import Content, Envelope, Evidence, Mail, Session, Signal, Verdict
+
+MAX_REASONS = 200
+
+
+class State(StrEnum):
+    """Where a held message, or its recipient, is."""
+
+    HELD = "held"
+    RELEASING = "releasing"
+    RELEASED = "released"
+    DELETED = "deleted"
+    EXPIRED = "expired"
+
+
+@dataclass(frozen=True, slots=True)
+class HeldRecipient:
+    """One recipient of a held message. `delivered_to` differs where it was redirected."""
+
+    address: str
+    state: State
+    changed: float
+    delivered_to: str = ""
+    note: str = ""  # the last failure
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A held message without its bytes. Texts are printable; times are seconds since 1970."""
+
+    id: str
+    queue_id: str
+    received: float
+    held_at: float
+    client_ip: str
+    helo: str
+    sender: str
+    subject: str
+    message_id: str
+    size: int
+    sha256: str
+    score: float
+    reason: str
+    state: State
+    changed: float
+    reasons: tuple[str, ...]
+    recipients: tuple[HeldRecipient, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """Why an item was held (the first), or what a later scan said."""
+
+    time: float
+    evidence: Evidence
+    signals: tuple[Signal, ...]
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """What a release delivers: exact envelope and bytes."""
+
+    session: Session
+    envelope: Envelope
+    raw: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to deliver an item to these recipients, for this claimant alone, until then."""
+
+    item: str
+    lease: str
+    recipients: tuple[str, ...]
+    until: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """What to look for. Texts match any part, in any case; an empty one matches everything."""
+
+    sender: str = ""
+    recipient: str = ""
+    subject: str = ""
+    reason: str = ""
+    state: State | None = None
+    since: float | None = None  # by when it was held
+    until: float | None = None
+    limit: int = 100
+    offset: int = 0
+
+
+def reasons_of(verdict: Verdict) -> tuple[str, ...]:
+    """What a message is held for: the deciding reason, and the signals that speak against it.
+
+    Where one signal decides, the others that decide stand beside it. Where the score decides, all
+    that added to it do, since a release must not meet any of them again.
+    """
+    by_score = verdict.reason == "score"
+    names = [verdict.reason] if verdict.reason else []
+    names += [c.name for c in verdict.contributions if c.decides is not None or (by_score and c.points > 0)]
+    return tuple(dict.fromkeys(names))[:MAX_REASONS]
+
+
+def rows_of(
+    mail: Mail,
+    content: Content | None,
+    judgement: Judgement,
+    people: Sequence[str],
+    reasons: Sequence[str],
+) -> list[tuple[Table, Any]]:
+    """All that is inserted for one item, but for its bytes. `people` are the held recipients."""
+    now, verdict = judgement.time, judgement.verdict
+    item = {
+        "id": mail.id,
+        "queue_id": printable(mail.queue_id, 64),
+        "received": mail.received,
+        "held_at": now,
+        "client_ip": printable(mail.session.client_ip, 64),
+        "helo": printable(mail.session.helo, 255),
+        "sender": printable(mail.envelope.mail_from, 320),
+        "subject": printable(content.subject, 300) if content else "",
+        "message_id": message_id(content),
+        "size": len(mail.raw),
+        "sha256": hashlib.sha256(mail.raw).hexdigest(),
+        "score": verdict.score,
+        "reason": printable(verdict.reason, 128),
+        "state": State.HELD,
+        "changed": now,
+    }
+    exact = {
+        "item": mail.id,
+        "session": to_json(mail.session),
+        "envelope": to_json(mail.envelope),
+        "held": to_json(people),
+    }
+    free = {"lease": "", "lease_until": 0.0, "delivered_to": "", "note": ""}
+    recipients = [
+        {"item": mail.id, "position": n, "address": printable(a, 320), "state": State.HELD, "changed": now}
+        for n, a in enumerate(people)
+    ]
+    judged = {
+        "item": mail.id,
+        "number": 0,
+        "time": now,
+        "evidence": to_json(judgement.evidence),
+        "signals": to_json(judgement.signals),
+        "verdict": to_json(verdict),
+    }
+    names = [{"item": mail.id, "name": name} for name in dict.fromkeys(printable(r, 128) for r in reasons)]
+    found: list[tuple[Table, Any]] = [
+        (schema.quarantine, item),
+        (schema.quarantine_envelopes, exact),
+        (schema.quarantine_recipients, [{**recipient, **free} for recipient in recipients]),
+        (schema.quarantine_judgements, judged),
+    ]
+    return [*found, (schema.quarantine_reasons, names)] if names else found
+
+
+def decode(text: str, kind: Any) -> Any:
+    """Decode a JSON column into `kind`. Raises StoreError."""
+    try:
+        return from_json(text, kind)
+    except ValueError as error:
+        raise StoreError(f"a held message's record cannot be read: {error}") from error
+
+
+def bytes_of(connection: Connection, item: str) -> bytes:
+    """The message, unpacked to no more than its size and proven by its SHA-256."""
+    table, packed = schema.quarantine, schema.quarantine_bytes
+    row = connection.execute(
+        select(table.c.size, table.c.sha256, packed.c.data)
+        .join(packed, packed.c.item == table.c.id)
+        .where(table.c.id == item)
+    ).first()
+    if row is None:
+        raise StoreError(f"{item} holds no message any more")
+    try:
+        raw = zlib.decompressobj().decompress(row.data, row.size + 1)
+    except zlib.error as error:
+        raise StoreError(f"{item} is damaged: {error}") from error
+    if hashlib.sha256(raw).hexdigest() != row.sha256:
+        raise StoreError(f"{item} is damaged: its SHA-256 differs")
+    return raw
+
+
+def lock(connection: Connection, item: str, *, gone_too: bool = False) -> tuple[str, ...]:
+    """Lock the item against other writers and return its held recipients, exactly as received."""
+    table, exact = schema.quarantine, schema.quarantine_envelopes
+    state = connection.execute(select(table.c.state).where(table.c.id == item).with_for_update()).scalar()
+    if state is None or (state not in {State.HELD, State.RELEASING} and not gone_too):
+        return ()
+    held = connection.execute(select(exact.c.held).where(exact.c.item == item)).scalar()
+    return decode(held, tuple[str, ...]) if held is not None else ()
+
+
+def settle_item(connection: Connection, item: str, now: float) -> None:
+    """The item's state follows from its recipients'."""
+    rows, table = schema.quarantine_recipients, schema.quarantine
+    states = set(connection.execute(select(rows.c.state).where(rows.c.item == item)).scalars())
+    for state in (State.RELEASING, State.HELD, State.RELEASED):
+        if state in states:
+            gone = [State.DELETED, State.EXPIRED]
+            connection.execute(
+                update(table)
+                .where(table.c.id == item, table.c.state.not_in(gone))
+                .values(state=state, changed=now)
+            )
+            return
+
+
+def free(connection: Connection, items: Sequence[str], now: float, *states: State) -> list[str]:
+    """Those of `items` in one of `states` that nobody is releasing. Locks them."""
+    table, rows = schema.quarantine, schema.quarantine_recipients
+    wanted = select(table.c.id).where(table.c.id.in_(items), table.c.state.in_(states))
+    found = list(connection.execute(wanted.with_for_update()).scalars())
+    leased = select(rows.c.item).where(
+        rows.c.item.in_(found), rows.c.state == State.RELEASING, rows.c.lease_until >= now
+    )
+    busy = set(connection.execute(leased).scalars())
+    return [item for item in found if item not in busy]
+
+
+def remove(connection: Connection, items: Sequence[str], state: State, now: float) -> None:
+    """Delete all content of `items`. Those fully released stay "released"."""
+    for rows in (
+        schema.quarantine_bytes,
+        schema.quarantine_envelopes,
+        schema.quarantine_judgements,
+        schema.release_tokens,
+    ):
+        connection.execute(delete(rows).where(rows.c.item.in_(items)))
+    people, table = schema.quarantine_recipients, schema.quarantine
+    connection.execute(
+        update(people)
+        .where(people.c.item.in_(items), people.c.state != State.RELEASED)
+        .values(state=state, changed=now, lease="", lease_until=0.0)
+    )
+    blank = {"subject": "", "message_id": "", "helo": "", "client_ip": "", "changed": now}
+    connection.execute(update(table).where(table.c.id.in_(items)).values(**blank))
+    open_ones = table.c.state != State.RELEASED
+    if state is State.DELETED:
+        open_ones = table.c.id.is_not(None)
+    connection.execute(update(table).where(table.c.id.in_(items), open_ones).values(state=state))
+
+
+def reasons_by_item(connection: Connection, items: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The reasons each item is held for."""
+    table = schema.quarantine_reasons
+    found: dict[str, tuple[str, ...]] = {}
+    for row in connection.execute(select(table).where(table.c.item.in_(items)).order_by(table.c.name)):
+        found[row.item] = (*found.get(row.item, ()), row.name)
+    return found
+
+
+def recipients_by_item(connection: Connection, items: Sequence[str]) -> dict[str, list[HeldRecipient]]:
+    """The recipients of each item, in envelope order."""
+    table = schema.quarantine_recipients
+    found: dict[str, list[HeldRecipient]] = {}
+    statement = select(table).where(table.c.item.in_(items)).order_by(table.c.item, table.c.position)
+    for row in connection.execute(statement):
+        one = HeldRecipient(row.address, State(row.state), row.changed, row.delivered_to, row.note)
+        found.setdefault(row.item, []).append(one)
+    return found
+
+
+def item_of(
+    row: RowMapping, reasons: Mapping[str, tuple[str, ...]], recipients: Mapping[str, list[HeldRecipient]]
+) -> Item:
+    """An item from its row."""
+    values = dict(row)
+    item = values["id"]
+    values["state"] = State(values["state"])
+    return Item(**values, reasons=reasons.get(item, ()), recipients=tuple(recipients.get(item, ())))
+
+
+def conditions(wanted: Search) -> list[ColumnElement[bool]]:
+    """`wanted` as SQL conditions on the item."""
+    table, rows, names = schema.quarantine, schema.quarantine_recipients, schema.quarantine_reasons
+    found: list[ColumnElement[bool]] = []
+    if wanted.sender:
+        found.append(table.c.sender.icontains(wanted.sender, autoescape=True))
+    if wanted.subject:
+        found.append(table.c.subject.icontains(wanted.subject, autoescape=True))
+    if wanted.recipient:
+        matching = select(rows.c.item).where(rows.c.address.icontains(wanted.recipient, autoescape=True))
+        found.append(table.c.id.in_(matching))
+    if wanted.reason:
+        matching = select(names.c.item).where(func.lower(names.c.name) == wanted.reason.lower())
+        found.append(table.c.id.in_(matching))
+    if wanted.state is not None:
+        found.append(table.c.state == wanted.state)
+    if wanted.since is not None:
+        found.append(table.c.held_at >= wanted.since)
+    if wanted.until is not None:
+        found.append(table.c.held_at < wanted.until)
+    return found

@@ -1,0 +1,385 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Messages held back, from the moment before the 250 until they are released, deleted or expired.
+
+Holds hostile messages and text. Bytes go in and out untouched and are checked against their SHA-256.
+A message, its row and its recipients commit together and durably, or `StoreError` is raised and
+nothing is kept. A release goes out once for each recipient: who delivers holds a lease, which only
+its time or a settled delivery ends.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+import zlib
+from typing import TYPE_CHECKING
+
+from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, or_, select, update
+
+from gateway.mail.headers import printable
+from gateway.mail.types import (
+    ID_PATTERN,
+    Content,
+    Envelope,
+    Evidence,
+    Mail,
+    Release,
+    Session,
+    Signal,
+    Verdict,
+)
+from gateway.store import audit, held, schema, tokens
+from gateway.store.database import Database, StoreError
+from gateway.store.encoding import to_json
+from gateway.store.held import Claim, Item, Judgement, Original, Search, State, reasons_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+LEASE_SECONDS = 600.0
+TOKEN_SECONDS = 21_600.0
+
+
+class Quarantine:
+    """The quarantine in one database. Thread-safe; all methods raise StoreError."""
+
+    def __init__(self, database: Database, *, token_seconds: float = TOKEN_SECONDS) -> None:
+        self._database = database
+        self._token_seconds = token_seconds
+        self._key: bytes | None = None
+
+    # -------------------------------------------------------------- holding
+
+    def hold(
+        self,
+        mail: Mail,
+        verdict: Verdict,
+        evidence: Evidence,
+        signals: Sequence[Signal],
+        *,
+        content: Content | None = None,
+        reasons: Sequence[str] | None = None,
+    ) -> str:
+        """Keep a message for the recipients that `verdict` holds it for; on disk when this returns.
+
+        Holding the same `mail.id` again changes nothing. Returns the item's id, which is the mail's.
+        """
+        people = tuple(dict.fromkeys(verdict.held))
+        if not people:
+            raise StoreError("nobody to hold the message for")
+        if not ID_PATTERN.fullmatch(mail.id):
+            raise StoreError("not an id of ours")
+        names = reasons_of(verdict) if reasons is None else tuple(dict.fromkeys(reasons))
+        now = time.time()
+        try:
+            judgement = Judgement(now, evidence, tuple(signals), verdict)
+            rows = held.rows_of(mail, content, judgement, people, names)
+            packed = zlib.compress(mail.raw, 1)
+        except (TypeError, ValueError, MemoryError) as error:
+            raise StoreError(f"cannot be kept: {type(error).__name__}") from error
+
+        def work(connection: Connection) -> None:
+            known = select(schema.quarantine.c.sha256).where(schema.quarantine.c.id == mail.id)
+            found = connection.execute(known).scalar()
+            if found is not None:
+                if found != hashlib.sha256(mail.raw).hexdigest():
+                    raise StoreError("another message is held under this id")
+                return
+            for table, values in rows:
+                connection.execute(insert(table), values)
+            connection.execute(insert(schema.quarantine_bytes).values(item=mail.id, data=packed))
+            audit.append(connection, mail.id, "mailwarden", "held", ", ".join(names))
+
+        self._database.write(work)
+        return mail.id
+
+    # -------------------------------------------------------------- looking
+
+    def find(self, item: str) -> Item | None:
+        """One item by its id, whatever its state."""
+        if not ID_PATTERN.fullmatch(item):
+            return None
+        found = self._items(schema.quarantine.c.id == item, limit=1, offset=0)
+        return found[0] if found else None
+
+    def search(self, wanted: Search) -> list[Item]:
+        """Items that match, newest first."""
+        return self._items(*held.conditions(wanted), limit=wanted.limit, offset=wanted.offset)
+
+    def count(self, wanted: Search) -> int:
+        """How many items match, limit and offset aside."""
+        statement = select(func.count()).select_from(schema.quarantine).where(*held.conditions(wanted))
+        return int(self._database.read(lambda connection: connection.execute(statement).scalar_one()))
+
+    def raw(self, item: str) -> bytes:
+        """The message exactly as received, proven by its SHA-256."""
+        return self._database.read(lambda connection: held.bytes_of(connection, item))
+
+    def original(self, item: str) -> Original:
+        """Session, envelope and bytes exactly as received."""
+        table = schema.quarantine_envelopes
+
+        def work(connection: Connection) -> Original:
+            row = connection.execute(select(table).where(table.c.item == item)).mappings().first()
+            if row is None:
+                raise StoreError(f"{item} holds no message any more")
+            return Original(
+                held.decode(row["session"], Session),
+                held.decode(row["envelope"], Envelope),
+                held.bytes_of(connection, item),
+            )
+
+        return self._database.read(work)
+
+    def judgements(self, item: str) -> list[Judgement]:
+        """Why the item is held, oldest first. Empty once its content is gone."""
+        table = schema.quarantine_judgements
+        statement = select(table).where(table.c.item == item).order_by(table.c.number)
+        rows = self._database.read(lambda connection: connection.execute(statement).mappings().all())
+        return [
+            Judgement(
+                row["time"],
+                held.decode(row["evidence"], Evidence),
+                held.decode(row["signals"], tuple[Signal, ...]),
+                held.decode(row["verdict"], Verdict),
+            )
+            for row in rows
+        ]
+
+    def history(self, item: str) -> list[audit.Event]:
+        """The audit of one item, oldest first."""
+        return self._database.read(lambda connection: audit.events(connection, item))
+
+    # -------------------------------------------------------------- releasing
+
+    def claim(
+        self,
+        item: str,
+        recipients: Sequence[str] | None,
+        who: str,
+        lease_seconds: float = LEASE_SECONDS,
+        *,
+        why: str = "",
+    ) -> Claim | None:
+        """Take the held ones of `recipients` (None: all), so that nobody else delivers to them.
+
+        Of two claims at once one gets a recipient, the other does not. None if nothing was left.
+        """
+        lease = os.urandom(16).hex()
+
+        def work(connection: Connection) -> Claim | None:
+            now = time.time()
+            people = held.lock(connection, item)
+            table = schema.quarantine_recipients
+            free = or_(
+                table.c.state == State.HELD,
+                and_(table.c.state == State.RELEASING, table.c.lease_until < now),
+            )
+            wanted = [table.c.item == item, free]
+            if recipients is not None:
+                names = {recipient.lower() for recipient in recipients}
+                wanted.append(table.c.position.in_([n for n, a in enumerate(people) if a.lower() in names]))
+            values = {"state": State.RELEASING, "lease": lease, "changed": now}
+            connection.execute(update(table).where(*wanted).values(**values, lease_until=now + lease_seconds))
+            mine = select(table.c.position).where(table.c.item == item, table.c.lease == lease)
+            taken = tuple(people[n] for n in connection.execute(mine.order_by(table.c.position)).scalars())
+            if not taken:
+                return None
+            held.settle_item(connection, item, now)
+            audit.append(connection, item, who, "claimed", _listed(taken, why))
+            return Claim(item, lease, taken, now + lease_seconds)
+
+        return self._database.write(work)
+
+    def settle(
+        self,
+        claim: Claim,
+        *,
+        who: str,
+        delivered: Mapping[str, str] | None = None,
+        failed: Mapping[str, str] | None = None,
+    ) -> tuple[str, ...]:
+        """Note what became of a claim.
+
+        `delivered` maps recipients to the address they went to, `failed` to the error; the failed
+        are held again. Returns the recipients whose lease had passed to another claimant meanwhile:
+        a delivered one among them may arrive twice.
+        """
+        done = [(r, State.RELEASED, to, "") for r, to in (delivered or {}).items()]
+        done += [(r, State.HELD, "", error) for r, error in (failed or {}).items()]
+
+        def work(connection: Connection) -> tuple[str, ...]:
+            now = time.time()
+            people = held.lock(connection, claim.item, gone_too=True)
+            table = schema.quarantine_recipients
+            late = []
+            for recipient, state, to, note in done:
+                mine = update(table).where(
+                    table.c.item == claim.item,
+                    table.c.position == (people.index(recipient) if recipient in people else -1),
+                    table.c.lease == claim.lease,
+                    table.c.state == State.RELEASING,
+                )
+                values = {"delivered_to": printable(to, 320), "note": printable(note, 500)}
+                settled = connection.execute(
+                    mine.values(**values, state=state, lease="", lease_until=0.0, changed=now)
+                ).rowcount
+                if not settled:
+                    late.append(recipient)
+                word = ("released" if state is State.RELEASED else "failed") + ("" if settled else " late")
+                audit.append(connection, claim.item, who, word, f"{recipient}: {to or note}")
+            held.settle_item(connection, claim.item, now)
+            return tuple(late)
+
+        return self._database.write(work)
+
+    def issue_token(self, item: str, recipients: Sequence[str]) -> str:
+        """Make the token that lets this message, for these recipients, in again until it expires."""
+        key = self._release_key()
+        nonce, bound = tokens.new_nonce(), tokens.normal(recipients)
+
+        def work(connection: Connection) -> tokens.Bond:
+            table, issued = schema.quarantine, schema.release_tokens
+            row = connection.execute(select(table.c.sha256, table.c.state).where(table.c.id == item)).first()
+            if row is None or row.state not in {State.RELEASING, State.RELEASED}:
+                raise StoreError(f"{item} is not being released")
+            now = time.time()
+            connection.execute(delete(issued).where(issued.c.expires < now))
+            bond = tokens.Bond(item, nonce, row.sha256, bound, now + self._token_seconds)
+            values = {"item": item, "recipients": to_json(bound), "expires": bond.expires}
+            connection.execute(insert(issued).values(nonce=nonce, **values))
+            return bond
+
+        return tokens.seal(key, self._database.write(work))
+
+    def check_token(self, value: str, raw: bytes, recipients: Sequence[str]) -> Release | None:
+        """The release that a token proves for this message and all these recipients, or None.
+
+        `raw` is the message without the token's own field. Raises StoreError when it cannot be told.
+        """
+        token = tokens.parse(value)
+        if token is None or not recipients:
+            return None
+        key = self._release_key()
+
+        def work(connection: Connection) -> Release | None:
+            found = _issued(connection, token)
+            if found is None or not tokens.proves(token, key, found[0]):
+                return None
+            bond, size = found
+            if bond.expires < time.time() or not set(tokens.normal(recipients)) <= set(bond.recipients):
+                return None
+            if not tokens.same_message(raw, size, bond.sha256):
+                return None
+            return Release(token.item, held.reasons_by_item(connection, [token.item]).get(token.item, ()))
+
+        return self._database.read(work)
+
+    # -------------------------------------------------------------- removing
+
+    def delete(self, item: str, who: str, *, why: str = "") -> bool:
+        """Remove a message and its content for good; an empty row stays, saying so.
+
+        False if there is no such item, it is gone already, or it is being released right now.
+        """
+
+        def work(connection: Connection) -> bool:
+            now = time.time()
+            if not held.free(connection, [item], now, State.HELD, State.RELEASING, State.RELEASED):
+                return False
+            held.remove(connection, [item], State.DELETED, now)
+            audit.append(connection, item, who, "deleted", why)
+            return True
+
+        done = self._database.write(work)
+        if done:
+            self._database.purge()
+        return done
+
+    def expire(self, older_than: float, batch: int = 200) -> int:
+        """Remove the content of what was held before `older_than`, `batch` at most; how many it was."""
+        table = schema.quarantine
+        present = select(schema.quarantine_bytes.c.item).where(schema.quarantine_bytes.c.item == table.c.id)
+        old = select(table.c.id).where(table.c.held_at < older_than, present.exists())
+
+        def work(connection: Connection) -> int:
+            now = time.time()
+            found = list(connection.execute(old.order_by(table.c.held_at).limit(batch)).scalars())
+            free = held.free(connection, found, now, State.HELD, State.RELEASING, State.RELEASED)
+            held.remove(connection, free, State.EXPIRED, now)
+            for item in free:
+                audit.append(connection, item, "mailwarden", "expired")
+            return len(free)
+
+        return self._database.write(work, durable=False)
+
+    def forget(self, older_than: float, batch: int = 1_000) -> int:
+        """Drop the empty rows of what was removed before `older_than`, `batch` at most."""
+        table = schema.quarantine
+        present = select(schema.quarantine_bytes.c.item).where(schema.quarantine_bytes.c.item == table.c.id)
+        old = select(table.c.id).where(table.c.changed < older_than, ~present.exists())
+
+        def work(connection: Connection) -> int:
+            found = list(connection.execute(old.limit(batch)).scalars())
+            for rows in (schema.quarantine_recipients, schema.quarantine_reasons):
+                connection.execute(delete(rows).where(rows.c.item.in_(found)))
+            return connection.execute(delete(table).where(table.c.id.in_(found))).rowcount
+
+        return self._database.write(work, durable=False)
+
+    def verify_audit(self) -> int | None:
+        """None if the audit is whole, else the number of the first row that does not fit."""
+        return self._database.read(audit.verify)
+
+    # -------------------------------------------------------------- inside
+
+    def _items(self, *conditions: ColumnElement[bool], limit: int, offset: int) -> list[Item]:
+        table = schema.quarantine
+        statement = select(table).where(*conditions).order_by(table.c.id.desc()).limit(limit).offset(offset)
+
+        def work(connection: Connection) -> list[Item]:
+            rows = connection.execute(statement).mappings().all()
+            ids = [row["id"] for row in rows]
+            reasons, recipients = (
+                held.reasons_by_item(connection, ids),
+                held.recipients_by_item(connection, ids),
+            )
+            return [held.item_of(row, reasons, recipients) for row in rows]
+
+        return self._database.read(work)
+
+    def _release_key(self) -> bytes:
+        if self._key is None:
+            table = schema.secrets
+
+            def work(connection: Connection) -> bytes:
+                found = connection.execute(select(table.c.value).where(table.c.name == "release")).scalar()
+                if found is None:
+                    found = os.urandom(tokens.KEY_BYTES)
+                    connection.execute(insert(table).values(name="release", value=found))
+                return bytes(found)
+
+            self._key = self._database.write(work)
+        return self._key
+
+
+def _issued(connection: Connection, token: tokens.Token) -> tuple[tokens.Bond, int] | None:
+    """What the token was bound to, and the message's size, if its item goes out or has gone out."""
+    table, issued, people = schema.quarantine, schema.release_tokens, schema.quarantine_recipients
+    going = select(people.c.item).where(
+        people.c.item == table.c.id, people.c.state.in_([State.RELEASING, State.RELEASED])
+    )
+    row = connection.execute(
+        select(table.c.sha256, table.c.size, issued.c.recipients, issued.c.expires)
+        .join(issued, issued.c.item == table.c.id)
+        .where(table.c.id == token.item, issued.c.nonce == token.nonce, going.exists())
+    ).first()
+    if row is None:
+        return None
+    bound: tuple[str, ...] = held.decode(row.recipients, tuple[str, ...])
+    return tokens.Bond(token.item, token.nonce, row.sha256, bound, row.expires), row.size
+
+
+def _listed(recipients: Sequence[str], why: str) -> str:
+    return ", ".join(recipients) + (f" ({why})" if why else "")

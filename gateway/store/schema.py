@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The tables of the store, and how an older schema is brought forward.
+
+Columns that people search hold printable, bounded text; what replay and release need is JSON
+written by `encoding.py`. Message bytes are in a table of their own, so that listing a million held
+messages never reads past them.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    func,
+    insert,
+    inspect,
+    select,
+    text,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+VERSION = 1
+
+# From version n to n + 1, each within the transaction that opens the database.
+MIGRATIONS: dict[int, Callable[[Connection], None]] = {}
+
+metadata = MetaData()
+_Number = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER counts by itself in SQLite
+_Id = String(32)
+
+schema_version = Table(
+    "schema_version",
+    metadata,
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("applied", Float, nullable=False),
+)
+
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("value", LargeBinary, nullable=False),
+)
+
+journal = Table(
+    "journal",
+    metadata,
+    Column("number", _Number, primary_key=True),
+    Column("id", _Id, nullable=False),
+    Column("queue_id", Text, nullable=False),
+    Column("received", Float, nullable=False),
+    Column("door", Text, nullable=False),
+    Column("client_ip", Text, nullable=False),
+    Column("helo", Text, nullable=False),
+    Column("sender", Text, nullable=False),
+    Column("recipients", Text, nullable=False),  # one a line, for searching; exact in `envelope`
+    Column("subject", Text, nullable=False),
+    Column("message_id", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("action", String(16), nullable=False),
+    Column("score", Float, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("seconds", Float, nullable=False),
+    Column("session", Text, nullable=False),
+    Column("envelope", Text, nullable=False),
+    Column("evidence", Text, nullable=False),
+    Column("signals", Text, nullable=False),
+    Column("verdict", Text, nullable=False),
+    Column("reply", Text, nullable=False),
+    Index("journal_id", "id"),
+    Index("journal_received", "received"),
+)
+
+quarantine = Table(
+    "quarantine",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("queue_id", Text, nullable=False),
+    Column("received", Float, nullable=False),
+    Column("held_at", Float, nullable=False),
+    Column("client_ip", Text, nullable=False),
+    Column("helo", Text, nullable=False),
+    Column("sender", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("message_id", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("score", Float, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("changed", Float, nullable=False),
+    Index("quarantine_state", "state", "id"),
+    Index("quarantine_held_at", "held_at"),
+)
+
+# The exact session, envelope and held recipients, as JSON; gone with the message.
+quarantine_envelopes = Table(
+    "quarantine_envelopes",
+    metadata,
+    Column("item", _Id, primary_key=True),
+    Column("session", Text, nullable=False),
+    Column("envelope", Text, nullable=False),
+    Column("held", Text, nullable=False),
+)
+
+quarantine_recipients = Table(
+    "quarantine_recipients",
+    metadata,
+    Column("item", _Id, primary_key=True),
+    Column("position", Integer, primary_key=True, autoincrement=False),  # in quarantine_envelopes.held
+    Column("address", Text, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("lease", String(32), nullable=False),
+    Column("lease_until", Float, nullable=False),
+    Column("changed", Float, nullable=False),
+    Column("delivered_to", Text, nullable=False),
+    Column("note", Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+quarantine_reasons = Table(
+    "quarantine_reasons",
+    metadata,
+    Column("item", _Id, primary_key=True),
+    Column("name", String(128), primary_key=True),
+    Index("quarantine_reasons_name", "name", "item"),
+    sqlite_with_rowid=False,
+)
+
+# Number 0 is the verdict it was held for; a re-scan adds the next.
+quarantine_judgements = Table(
+    "quarantine_judgements",
+    metadata,
+    Column("item", _Id, primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("time", Float, nullable=False),
+    Column("evidence", Text, nullable=False),
+    Column("signals", Text, nullable=False),
+    Column("verdict", Text, nullable=False),
+)
+
+quarantine_bytes = Table(
+    "quarantine_bytes",
+    metadata,
+    Column("item", _Id, primary_key=True),
+    Column("data", LargeBinary, nullable=False),  # zlib
+)
+
+release_tokens = Table(
+    "release_tokens",
+    metadata,
+    Column("nonce", String(32), primary_key=True),
+    Column("item", _Id, nullable=False),
+    Column("recipients", Text, nullable=False),  # JSON
+    Column("expires", Float, nullable=False),
+    Index("release_tokens_item", "item"),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("number", _Number, primary_key=True, autoincrement=False),
+    Column("time", Float, nullable=False),
+    Column("item", _Id, nullable=False),
+    Column("who", Text, nullable=False),
+    Column("action", String(32), nullable=False),
+    Column("why", Text, nullable=False),
+    Column("hash", String(64), nullable=False),
+    Index("audit_item", "item"),
+)
+
+_SQLITE_APPEND_ONLY = (
+    (
+        "CREATE TRIGGER audit_no_update BEFORE UPDATE ON audit "
+        "BEGIN SELECT RAISE(ABORT, 'the audit is append-only'); END"
+    ),
+    (
+        "CREATE TRIGGER audit_no_delete BEFORE DELETE ON audit "
+        "BEGIN SELECT RAISE(ABORT, 'the audit is append-only'); END"
+    ),
+)
+_POSTGRESQL_APPEND_ONLY = (
+    (
+        "CREATE FUNCTION audit_append_only() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE EXCEPTION 'the audit is append-only'; END $$"
+    ),
+    (
+        "CREATE TRIGGER audit_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit "
+        "FOR EACH STATEMENT EXECUTE FUNCTION audit_append_only()"
+    ),
+)
+
+
+class NewerSchemaError(Exception):
+    """The database was written by a later program than this one."""
+
+
+def prepare(connection: Connection) -> None:
+    """Create the tables, or bring an older schema forward, within the caller's transaction."""
+    postgresql = connection.dialect.name == "postgresql"
+    if postgresql:  # two nodes starting at once
+        connection.execute(text("SELECT pg_advisory_xact_lock(6245190)"))
+    if not inspect(connection).has_table(schema_version.name):
+        metadata.create_all(connection, checkfirst=False)
+        for statement in _POSTGRESQL_APPEND_ONLY if postgresql else _SQLITE_APPEND_ONLY:
+            connection.exec_driver_sql(statement)
+        connection.execute(insert(schema_version).values(version=VERSION, applied=time.time()))
+        return
+    found = connection.execute(select(func.max(schema_version.c.version))).scalar() or 0
+    if found > VERSION:
+        raise NewerSchemaError(f"schema version {found}, this program knows up to {VERSION}")
+    for version in range(found, VERSION):
+        MIGRATIONS[version](connection)
+        connection.execute(insert(schema_version).values(version=version + 1, applied=time.time()))
