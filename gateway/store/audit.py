@@ -11,15 +11,26 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from gateway.mail.headers import printable
 from gateway.store import schema
 
 _HEAD = "audit-head"
 _START = "0" * 64
+
+# Built once: most of a statement's cost is building it.
+_READ_HEAD = (
+    select(schema.secrets.c.value).where(schema.secrets.c.name == bindparam("head", _HEAD)).with_for_update()
+)
+_WRITE_HEAD = (
+    update(schema.secrets)
+    .where(schema.secrets.c.name == bindparam("head", _HEAD))
+    .values(value=bindparam("text"))
+)
+_INSERT = insert(schema.audit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,22 +47,17 @@ class Event:
 
 def append(connection: Connection, item: str, who: str, action: str, why: str = "") -> None:
     """Add a row, in the transaction that does what it tells of."""
-    secrets = schema.secrets
-    head = connection.execute(
-        select(secrets.c.value).where(secrets.c.name == _HEAD).with_for_update()
-    ).scalar()
+    head = connection.execute(_READ_HEAD).scalar()
     if head is None:
         number, previous = 0, _START
-        connection.execute(insert(secrets).values(name=_HEAD, value=b""))
+        connection.execute(insert(schema.secrets), {"name": _HEAD, "value": b""})
     else:
         text, _, previous = head.decode().partition(" ")
         number = int(text)
     row = Event(number + 1, time.time(), item, printable(who, 100), action, printable(why, 500))
     digest = _hash(row, previous)
-    connection.execute(insert(schema.audit).values(**_columns(row), hash=digest))
-    connection.execute(
-        update(secrets).where(secrets.c.name == _HEAD).values(value=f"{row.number} {digest}".encode())
-    )
+    connection.execute(_INSERT, {**asdict(row), "hash": digest})
+    connection.execute(_WRITE_HEAD, {"text": f"{row.number} {digest}".encode()})
 
 
 def events(connection: Connection, item: str) -> list[Event]:
@@ -71,21 +77,10 @@ def verify(connection: Connection) -> int | None:
         if event.number != expected or row.hash != _hash(event, previous):
             return expected
         previous, expected = row.hash, expected + 1
-    head = connection.execute(select(schema.secrets.c.value).where(schema.secrets.c.name == _HEAD)).scalar()
+    head = connection.execute(_READ_HEAD).scalar()
     if head is None:
         return None if expected == 1 else expected
     return None if head.decode() == f"{expected - 1} {previous}" else expected
-
-
-def _columns(event: Event) -> dict[str, object]:
-    return {
-        "number": event.number,
-        "time": event.time,
-        "item": event.item,
-        "who": event.who,
-        "action": event.action,
-        "why": event.why,
-    }
 
 
 def _event(row: object) -> Event:

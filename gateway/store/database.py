@@ -137,12 +137,12 @@ class Database:
         raise StoreError(f"the database file {self.path} was removed or replaced")
 
 
-def open_database(url: str) -> Database:
+def open_database(settings: StoreSettings) -> Database:
     """Open the database, making file, directory and tables as needed. Raises StoreError."""
     try:
-        parsed = make_url(url)
+        parsed = make_url(settings.database)
     except ArgumentError as error:
-        raise StoreError(f"not a database URL: {url!r}") from error
+        raise StoreError(f"not a database URL: {settings.database!r}") from error
     backend = parsed.get_backend_name()
     if backend == "sqlite":
         database = _open_sqlite(parsed)

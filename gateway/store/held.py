@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, Table, delete, func, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, delete, func, insert, select, update
 
 from gateway.mail.headers import printable
 from gateway.store import schema
@@ -29,9 +29,17 @@ from gateway.store.journal import message_id
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from sqlalchemy import Insert
+
     from gateway.mail.types import Content, Envelope, Evidence, Mail, Session, Signal, Verdict
 
-MAX_REASONS = 200
+
+# Built once: most of a statement's cost is building it.
+_ITEM = insert(schema.quarantine)
+_EXACT = insert(schema.quarantine_envelopes)
+_RECIPIENT = insert(schema.quarantine_recipients)
+_JUDGEMENT = insert(schema.quarantine_judgements)
+_REASON = insert(schema.quarantine_reasons)
 
 
 class State(StrEnum):
@@ -122,25 +130,13 @@ class Search:
     offset: int = 0
 
 
-def reasons_of(verdict: Verdict) -> tuple[str, ...]:
-    """What a message is held for: the deciding reason, and the signals that speak against it.
-
-    Where one signal decides, the others that decide stand beside it. Where the score decides, all
-    that added to it do, since a release must not meet any of them again.
-    """
-    by_score = verdict.reason == "score"
-    names = [verdict.reason] if verdict.reason else []
-    names += [c.name for c in verdict.contributions if c.decides is not None or (by_score and c.points > 0)]
-    return tuple(dict.fromkeys(names))[:MAX_REASONS]
-
-
 def rows_of(
     mail: Mail,
     content: Content | None,
     judgement: Judgement,
     people: Sequence[str],
     reasons: Sequence[str],
-) -> list[tuple[Table, Any]]:
+) -> list[tuple[Insert, Any]]:
     """All that is inserted for one item, but for its bytes. `people` are the held recipients."""
     now, verdict = judgement.time, judgement.verdict
     item = {
@@ -180,13 +176,13 @@ def rows_of(
         "verdict": to_json(verdict),
     }
     names = [{"item": mail.id, "name": name} for name in dict.fromkeys(printable(r, 128) for r in reasons)]
-    found: list[tuple[Table, Any]] = [
-        (schema.quarantine, item),
-        (schema.quarantine_envelopes, exact),
-        (schema.quarantine_recipients, [{**recipient, **free} for recipient in recipients]),
-        (schema.quarantine_judgements, judged),
+    found: list[tuple[Insert, Any]] = [
+        (_ITEM, item),
+        (_EXACT, exact),
+        (_RECIPIENT, [{**recipient, **free} for recipient in recipients]),
+        (_JUDGEMENT, judged),
     ]
-    return [*found, (schema.quarantine_reasons, names)] if names else found
+    return [*found, (_REASON, names)] if names else found
 
 
 def decode(text: str, kind: Any) -> Any:

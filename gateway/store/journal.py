@@ -36,7 +36,7 @@ from gateway.store.database import Database, StoreError
 from gateway.store.encoding import from_json, to_json
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 log = logging.getLogger(__name__)
 
@@ -124,10 +124,19 @@ def message_id(content: Content | None) -> str:
 class Journal:
     """The journal of one process. Its thread starts with the first record."""
 
-    def __init__(self, database: Database, flush_interval: float = 0.5, batch: int = 200) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        flush_interval: float = 0.5,
+        batch: int = 200,
+        lost: Callable[[int], None] | None = None,
+    ) -> None:
+        """`lost` is told, from any thread, of each number of records that could not be kept."""
         self.dropped = 0
         self.written = 0
         self._database = database
+        self._lost = lost
         self._interval = flush_interval
         self._batch = batch
         # Besides records: an event to set once all before it is written; None to stop.
@@ -160,8 +169,7 @@ class Journal:
         try:
             self._queue.put(record, timeout=PATIENCE)
         except queue.Full:
-            with self._lock:
-                self.dropped += 1
+            self._drop(1)
             log.warning("journal is behind: record of %s lost, %d so far", record.id, self.dropped)
 
     def flush(self, timeout: float = 10.0) -> bool:
@@ -267,16 +275,20 @@ class Journal:
             else:
                 self.written += len(rows)
                 return
-        with self._lock:
-            self.dropped += len(rows)
+        self._drop(len(rows))
         log.error("journal lost %d records", len(rows))
+
+    def _drop(self, count: int) -> None:
+        with self._lock:
+            self.dropped += count
+        if self._lost is not None:
+            self._lost(count)
 
     def _row(self, record: Record) -> dict[str, object] | None:
         try:
             return _to_row(record)
         except (TypeError, ValueError) as error:  # one strange record must not cost its batch
-            with self._lock:
-                self.dropped += 1
+            self._drop(1)
             log.error("journal cannot keep %s: %s", record.id, error)  # noqa: TRY400  # hostile text in a trace
             return None
 

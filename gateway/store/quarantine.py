@@ -15,7 +15,7 @@ import time
 import zlib
 from typing import TYPE_CHECKING
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func, insert, or_, select, update
 
 from gateway.mail.headers import printable
 from gateway.mail.types import (
@@ -30,23 +30,27 @@ from gateway.mail.types import (
     Verdict,
 )
 from gateway.store import audit, held, schema, tokens
-from gateway.store.database import Database, StoreError
+from gateway.store.database import Database, StoreError, StoreSettings
 from gateway.store.encoding import to_json
-from gateway.store.held import Claim, Item, Judgement, Original, Search, State, reasons_of
+from gateway.store.held import Claim, Item, Judgement, Original, Search, State
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-LEASE_SECONDS = 600.0
-TOKEN_SECONDS = 21_600.0
+MAX_REASONS = 200
+OURSELVES = "mailwarden"  # in the audit, for what nobody asked for
+
+# Built once: most of a statement's cost is building it.
+_SHA256 = select(schema.quarantine.c.sha256).where(schema.quarantine.c.id == bindparam("item"))
+_BYTES = insert(schema.quarantine_bytes)
 
 
 class Quarantine:
     """The quarantine in one database. Thread-safe; all methods raise StoreError."""
 
-    def __init__(self, database: Database, *, token_seconds: float = TOKEN_SECONDS) -> None:
+    def __init__(self, database: Database, settings: StoreSettings | None = None) -> None:
         self._database = database
-        self._token_seconds = token_seconds
+        self._settings = settings or StoreSettings()
         self._key: bytes | None = None
 
     # -------------------------------------------------------------- holding
@@ -55,41 +59,41 @@ class Quarantine:
         self,
         mail: Mail,
         verdict: Verdict,
+        content: Content | None,
+        held_for: Sequence[str],
+        reasons: Sequence[str],
+        *,
         evidence: Evidence,
         signals: Sequence[Signal],
-        *,
-        content: Content | None = None,
-        reasons: Sequence[str] | None = None,
     ) -> str:
-        """Keep a message for the recipients that `verdict` holds it for; on disk when this returns.
+        """Keep a message for the recipients `held_for`; it is on disk when this returns.
 
-        Holding the same `mail.id` again changes nothing. Returns the item's id, which is the mail's.
+        `reasons` are what it is held for, and what its release lifts. Holding the same `mail.id`
+        again changes nothing. Returns the item's id, which is the mail's.
         """
-        people = tuple(dict.fromkeys(verdict.held))
+        people = tuple(dict.fromkeys(held_for))
         if not people:
             raise StoreError("nobody to hold the message for")
         if not ID_PATTERN.fullmatch(mail.id):
             raise StoreError("not an id of ours")
-        names = reasons_of(verdict) if reasons is None else tuple(dict.fromkeys(reasons))
-        now = time.time()
+        names = tuple(dict.fromkeys(reasons))[:MAX_REASONS]
+        judgement = Judgement(time.time(), evidence, tuple(signals), verdict)
         try:
-            judgement = Judgement(now, evidence, tuple(signals), verdict)
             rows = held.rows_of(mail, content, judgement, people, names)
             packed = zlib.compress(mail.raw, 1)
         except (TypeError, ValueError, MemoryError) as error:
             raise StoreError(f"cannot be kept: {type(error).__name__}") from error
 
         def work(connection: Connection) -> None:
-            known = select(schema.quarantine.c.sha256).where(schema.quarantine.c.id == mail.id)
-            found = connection.execute(known).scalar()
+            found = connection.execute(_SHA256, {"item": mail.id}).scalar()
             if found is not None:
                 if found != hashlib.sha256(mail.raw).hexdigest():
                     raise StoreError("another message is held under this id")
                 return
-            for table, values in rows:
-                connection.execute(insert(table), values)
-            connection.execute(insert(schema.quarantine_bytes).values(item=mail.id, data=packed))
-            audit.append(connection, mail.id, "mailwarden", "held", ", ".join(names))
+            for statement, values in rows:
+                connection.execute(statement, values)
+            connection.execute(_BYTES, {"item": mail.id, "data": packed})
+            audit.append(connection, mail.id, OURSELVES, "held", ", ".join(names))
 
         self._database.write(work)
         return mail.id
@@ -158,8 +162,8 @@ class Quarantine:
         item: str,
         recipients: Sequence[str] | None,
         who: str,
-        lease_seconds: float = LEASE_SECONDS,
         *,
+        lease_seconds: float | None = None,
         why: str = "",
     ) -> Claim | None:
         """Take the held ones of `recipients` (None: all), so that nobody else delivers to them.
@@ -167,6 +171,7 @@ class Quarantine:
         Of two claims at once one gets a recipient, the other does not. None if nothing was left.
         """
         lease = os.urandom(16).hex()
+        seconds = self._settings.lease_seconds if lease_seconds is None else lease_seconds
 
         def work(connection: Connection) -> Claim | None:
             now = time.time()
@@ -181,14 +186,14 @@ class Quarantine:
                 names = {recipient.lower() for recipient in recipients}
                 wanted.append(table.c.position.in_([n for n, a in enumerate(people) if a.lower() in names]))
             values = {"state": State.RELEASING, "lease": lease, "changed": now}
-            connection.execute(update(table).where(*wanted).values(**values, lease_until=now + lease_seconds))
+            connection.execute(update(table).where(*wanted).values(**values, lease_until=now + seconds))
             mine = select(table.c.position).where(table.c.item == item, table.c.lease == lease)
             taken = tuple(people[n] for n in connection.execute(mine.order_by(table.c.position)).scalars())
             if not taken:
                 return None
             held.settle_item(connection, item, now)
             audit.append(connection, item, who, "claimed", _listed(taken, why))
-            return Claim(item, lease, taken, now + lease_seconds)
+            return Claim(item, lease, taken, now + seconds)
 
         return self._database.write(work)
 
@@ -246,7 +251,7 @@ class Quarantine:
                 raise StoreError(f"{item} is not being released")
             now = time.time()
             connection.execute(delete(issued).where(issued.c.expires < now))
-            bond = tokens.Bond(item, nonce, row.sha256, bound, now + self._token_seconds)
+            bond = tokens.Bond(item, nonce, row.sha256, bound, now + self._settings.token_seconds)
             values = {"item": item, "recipients": to_json(bound), "expires": bond.expires}
             connection.execute(insert(issued).values(nonce=nonce, **values))
             return bond
@@ -309,7 +314,7 @@ class Quarantine:
             free = held.free(connection, found, now, State.HELD, State.RELEASING, State.RELEASED)
             held.remove(connection, free, State.EXPIRED, now)
             for item in free:
-                audit.append(connection, item, "mailwarden", "expired")
+                audit.append(connection, item, OURSELVES, "expired")
             return len(free)
 
         return self._database.write(work, durable=False)
