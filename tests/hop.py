@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A next hop for tests: an SMTP or LMTP server whose every answer can be scripted.
+
+Runs in the test's own event loop. It records what it was sent, octet for octet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import ipaddress
+import ssl
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from gateway.delivery.routes import NextHop
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+OFFERED = ("PIPELINING", "SIZE 1000000", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES")
+
+
+@dataclass
+class Received:
+    """A message the hop has taken: envelope lines as sent, and the data as sent, dots and all."""
+
+    mail: bytes
+    rcpts: list[bytes]
+    data: bytes
+    tls: str
+    replies: list[bytes]
+
+    @property
+    def message(self) -> bytes:
+        body = self.data[:-3] if self.data.endswith(b".\r\n") else self.data
+        return b"".join(
+            line[1:] if line.startswith(b".") else line for line in body.splitlines(keepends=True)
+        )
+
+
+@dataclass
+class Hop:
+    """`answers` maps the start of a command line to the bytes answered (b"" hangs, None closes)."""
+
+    protocol: str = "smtp"
+    offered: tuple[str, ...] = OFFERED
+    greeting: bytes | None = b"220 hop.example.net ready\r\n"
+    answers: dict[bytes, bytes | None] = field(default_factory=dict)
+    final: list[bytes | None] = field(default_factory=list)
+    context: ssl.SSLContext | None = None
+    drop_after: int = -1  # close once, after that many accepted RCPT
+    taken: list[Received] = field(default_factory=list)
+    commands: list[bytes] = field(default_factory=list)
+    octets: bytearray = field(default_factory=bytearray)
+    sessions: int = 0
+    port: int = 0
+
+    @property
+    def next_hop(self) -> NextHop:
+        return NextHop("lmtp" if self.protocol == "lmtp" else "smtp", "127.0.0.1", self.port)
+
+    def answer(self, line: bytes) -> bytes | None:
+        for start, reply in self.answers.items():
+            if line.upper().startswith(start.upper()):
+                return reply
+        return b"250 2.0.0 ok\r\n"
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.sessions += 1
+        try:
+            await self._session(reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError, ssl.SSLError, asyncio.CancelledError):
+            pass
+        finally:
+            writer.close()
+
+    async def _session(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.greeting is None:
+            return
+        writer.write(self.greeting)
+        mail, tls = b"", ""
+        rcpts: list[bytes] = []
+        while True:
+            line = await reader.readuntil(b"\n")
+            self.octets += line
+            self.commands.append(line.rstrip())
+            verb = line[:4].upper()
+            reply = self.answer(line)
+            if verb in (b"EHLO", b"LHLO") and reply == b"250 2.0.0 ok\r\n":
+                words = list(self.offered)
+                if self.context and not tls:
+                    words.append("STARTTLS")
+                texts = ["hop.example.net", *words]
+                marks = ["-"] * (len(texts) - 1) + [" "]
+                reply = "".join(f"250{m}{t}\r\n" for m, t in zip(marks, texts, strict=True)).encode()
+            elif verb == b"STAR" and reply == b"250 2.0.0 ok\r\n":
+                writer.write(b"220 2.0.0 go\r\n")
+                assert self.context
+                await writer.start_tls(self.context)
+                reader._transport = writer.transport  # type: ignore[attr-defined]  # Python 3.11 forgets it
+                tls = writer.get_extra_info("ssl_object").version()
+                continue
+            elif verb == b"DATA" and reply == b"250 2.0.0 ok\r\n":
+                reply = b"354 go\r\n" if rcpts else b"503 5.5.1 no\r\n"
+            elif verb == b"QUIT":
+                writer.write(b"221 2.0.0 bye\r\n")
+                return
+            if reply is None:
+                return
+            writer.write(reply)
+            if verb == b"MAIL" and reply.startswith(b"2"):
+                mail, rcpts = line.rstrip(), []
+            elif verb == b"RCPT" and reply.startswith(b"2"):
+                rcpts.append(line.rstrip())
+                if self.drop_after == len(rcpts):
+                    self.drop_after = -1
+                    return
+            elif verb == b"RSET":
+                mail, rcpts = b"", []
+            elif reply.startswith(b"354"):
+                lines = [b"\r\n"]
+                while lines[-1] != b".\r\n" or not lines[-2].endswith(b"\r\n"):
+                    lines.append(await reader.readuntil(b"\n"))
+                data = b"".join(lines[1:])
+                self.octets += data
+                replies = self._final(len(rcpts) if self.protocol == "lmtp" else 1)
+                given = []
+                for one in replies:
+                    if one is None:
+                        return
+                    writer.write(one)
+                    given.append(one)
+                if any(one.startswith(b"2") for one in given):
+                    self.taken.append(Received(mail, rcpts, data, tls, given))
+                mail, rcpts = b"", []
+
+    def _final(self, count: int) -> list[bytes | None]:
+        scripted = [self.final.pop(0) for _ in range(min(count, len(self.final)))]
+        return scripted + [b"250 2.0.0 taken\r\n"] * (count - len(scripted))
+
+
+@contextlib.asynccontextmanager
+async def running(hop: Hop) -> AsyncIterator[Hop]:
+    """The hop, listening on a free port of the loopback."""
+    server = await asyncio.start_server(hop.serve, "127.0.0.1", 0, limit=2**22)
+    hop.port = server.sockets[0].getsockname()[1]
+    try:
+        yield hop
+    finally:
+        server.close()
+
+
+def certificates(folder: Path, name: str = "localhost") -> tuple[str, str]:
+    """A self-signed certificate for `name` and 127.0.0.1, and its key: the paths of both."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    now = dt.datetime.now(dt.UTC)
+    names: list[x509.GeneralName] = [x509.DNSName(name)]
+    if name == "localhost":
+        names.append(x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=30))
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    crt, pem = folder / f"{name}.crt", folder / f"{name}.key"
+    crt.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    pem.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    return str(crt), str(pem)
