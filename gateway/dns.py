@@ -253,7 +253,8 @@ class Lookup:
         self._limit = resolver.settings.max_queries_per_message
         self._count = itertools.count(1)
 
-    def _query(self, name: str, kind: Kind) -> Answer[Any]:
+    def query(self, name: str, kind: Kind) -> Answer[Any]:
+        """Answer one question, if this message has not asked too many yet."""
         answer = self.resolver.cached(name, kind)
         if answer is not None:
             return answer
@@ -275,27 +276,27 @@ class Lookup:
 
     def txt(self, name: str) -> Answer[bytes]:
         """The TXT records, each with its strings joined."""
-        return self._query(name, "TXT")
+        return self.query(name, "TXT")
 
     def a(self, name: str) -> Answer[str]:
         """The IPv4 addresses."""
-        return self._query(name, "A")
+        return self.query(name, "A")
 
     def aaaa(self, name: str) -> Answer[str]:
         """The IPv6 addresses."""
-        return self._query(name, "AAAA")
+        return self.query(name, "AAAA")
 
     def mx(self, name: str) -> Answer[tuple[int, str]]:
         """The mail exchangers as (preference, host), in the order received."""
-        return self._query(name, "MX")
+        return self.query(name, "MX")
 
     def ptr(self, address: str) -> Answer[str]:
         """The names of an IP address; ValueError if it is none."""
-        return self._query(reverse_name(address), "PTR")
+        return self.query(reverse_name(address), "PTR")
 
     def tlsa(self, name: str) -> Answer[tuple[int, int, int, bytes]]:
         """The TLSA records as (usage, selector, matching type, data)."""
-        return self._query(name, "TLSA")
+        return self.query(name, "TLSA")
 
 
 _MALFORMED: Final[Answer[Any]] = Answer("nxdomain", reason="not a domain name")

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""From a configuration to a `Gateway`.
+
+In two steps, because a process forks in between: `load` reads rules and model once, in the
+supervisor, so that the workers share the pages; `assemble` opens what belongs to one process.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gateway.auth import dmarc
+from gateway.classifier.model import Classifier, ModelError
+from gateway.config import Config, ConfigError
+from gateway.data import data_dir
+from gateway.delivery.routes import Routes, routes
+from gateway.dns import Resolver
+from gateway.gather import Sources
+from gateway.pipeline import Gateway
+from gateway.policy import rules
+from gateway.policy.patterns import RuleError
+from gateway.scanners.clamd import Clamd
+from gateway.scanners.spamd import Spamd
+from gateway.store.database import Database, open_database
+from gateway.store.journal import Journal
+from gateway.store.quarantine import Quarantine
+
+if TYPE_CHECKING:
+    from gateway.log import Log
+    from gateway.metrics import Counters
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration with everything that it names, read and checked."""
+
+    config: Config
+    policy: rules.Policy
+    classifier: Classifier | None
+    routes: Routes
+
+
+def load(config: Config, log: Log | None = None) -> Loaded:
+    """Read rules, model and routes. Raises `ConfigError` for what must not be used."""
+    try:
+        policy = rules.load(data_dir("rules"), config.policy)
+    except RuleError as error:
+        raise ConfigError(str(error)) from error
+    try:
+        classifier = Classifier.open(config.classifier, data_dir("models"))
+    except ModelError as error:
+        if config.classifier.required:
+            raise ConfigError(f"classifier: {error}") from error
+        # A missing model is "unavailable" in every verdict and in the metrics, never a score of 0.
+        classifier = None
+        if log:
+            log.error("classifier unavailable", error=str(error))
+    if config.auth.dmarc:
+        dmarc.load()
+    return Loaded(config, policy, classifier, routes(config.routes, config.next_hop))
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A `Gateway` and what must be closed after it."""
+
+    gateway: Gateway
+    database: Database | None
+    pool: ThreadPoolExecutor
+
+    def close(self) -> None:
+        """Write what is still to be written, and let go."""
+        if self.gateway.journal:
+            self.gateway.journal.close()
+        self.pool.shutdown(wait=False, cancel_futures=True)
+        if self.database:
+            self.database.close()
+
+
+def assemble(loaded: Loaded, counters: Counters, log: Log, *, threads: int, keep: bool = True) -> Opened:
+    """Open what one process needs; call it after the fork. `keep=False` judges without a store."""
+    config = loaded.config
+    database = open_database(config.store) if keep else None
+    quarantine = Quarantine(database, config.store) if database else None
+    journal = (
+        Journal(database, lost=lambda n: counters.add("failures", "journal", value=n)) if database else None
+    )
+    pool = ThreadPoolExecutor(threads, "ask")
+    gateway = Gateway(
+        authserv_id=config.authserv,
+        deadline=config.deadline,
+        limits=config.limits,
+        sources=Sources(
+            resolver=Resolver(config.dns),
+            auth=config.auth,
+            antivirus=Clamd(config.antivirus) if config.antivirus.enabled else None,
+            spamd=Spamd(config.spamassassin) if config.spamassassin.enabled else None,
+            check_token=quarantine.check_token if quarantine else None,
+            pool=pool,
+        ),
+        classifier=loaded.classifier,
+        policy=loaded.policy,
+        tls_rules=config.tls.inbound,
+        quarantine=quarantine,
+        journal=journal,
+        counters=counters,
+        log=log,
+    )
+    return Opened(gateway, database, pool)

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One TOML file, one typed tree.
+
+Each room states its settings; here they are only joined. An unknown key, a wrong type or a value
+out of range stops the start with file, line and the likely mend: a typo in a policy key must
+never pass for the default.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import socket
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from gateway.auth.gather import AuthSettings
+from gateway.classifier.settings import ClassifierSettings
+from gateway.delivery.routes import RouteSettings, parse_next_hop
+from gateway.dns import DnsSettings
+from gateway.log import LogSettings
+from gateway.mail.mime import MimeLimits
+from gateway.mail.networks import network
+from gateway.milter import MilterSettings
+from gateway.policy.rules import PolicySettings
+from gateway.scanners.clamd import ClamdSettings
+from gateway.scanners.spamd import SpamdSettings
+from gateway.settings import Seconds, Settings
+from gateway.smarthost import SmarthostSettings
+from gateway.store.database import StoreSettings
+from gateway.tls.inbound import InboundTlsRule
+from gateway.tls.outbound import OutboundTlsRule
+
+DEFAULT_PATH = Path("/etc/mailwarden/mailwarden.toml")
+SIZE_LIMIT = 1 << 20
+
+
+class ConfigError(Exception):
+    """A configuration that must not be used; the text names file, line and likely mend."""
+
+
+class TlsSettings(Settings, frozen=True):
+    """TLS as policy."""
+
+    # What clients must bring, in both doors; every row that applies must be met.
+    inbound: tuple[InboundTlsRule, ...] = ()
+    # What next hops must offer, smart host only; the first row that applies rules, otherwise "may".
+    outbound: tuple[OutboundTlsRule, ...] = ()
+
+
+class ReleaseSettings(Settings, frozen=True):
+    """Where released messages go."""
+
+    # "smtp:host:port" to bring them back into Postfix (they pass the milter with a token of ours),
+    # or "" for the next hop of the recipient's route.
+    next_hop: str = ""
+
+    def __post_init__(self) -> None:
+        if self.next_hop:
+            parse_next_hop(self.next_hop)
+
+
+class HttpSettings(Settings, frozen=True):
+    """Metrics and health over HTTP."""
+
+    # "127.0.0.1:9464" serves /metrics (Prometheus) and /healthz; "" serves nothing.
+    listen: str = "127.0.0.1:9464"
+
+
+class Config(Settings, frozen=True):
+    """The whole configuration file."""
+
+    # Our name in SMTP and in Received fields; "" takes the machine's name.
+    hostname: str = ""
+    # Who we are in Authentication-Results (RFC 8601); "" takes the hostname.
+    authserv_id: str = ""
+    # Domains that we take mail for from everybody; ".example.com" means all below it.
+    domains: tuple[str, ...] = ()
+    # Networks of our own users: their mail is outbound, and the smart host relays it anywhere.
+    relay_networks: tuple[str, ...] = ()
+    # User to run as after the sockets are bound; "" stays who we are.
+    user: str = ""
+    # Seconds for all evidence about one message; below the MTA's milter_content_timeout.
+    deadline: Seconds = 20.0
+    # Seconds that messages under way get when a process is told to stop.
+    grace: Seconds = 30.0
+    # Next hop of all recipients that no row of [[routes]] names: "smtp:host:port".
+    next_hop: str = ""
+    # Next hops by recipient domain.
+    routes: tuple[RouteSettings, ...] = ()
+    milter: MilterSettings = MilterSettings()
+    smarthost: SmarthostSettings = SmarthostSettings()
+    dns: DnsSettings = DnsSettings()
+    auth: AuthSettings = AuthSettings()
+    antivirus: ClamdSettings = ClamdSettings()
+    spamassassin: SpamdSettings = SpamdSettings()
+    classifier: ClassifierSettings = ClassifierSettings()
+    policy: PolicySettings = PolicySettings()
+    limits: MimeLimits = MimeLimits()
+    tls: TlsSettings = TlsSettings()
+    store: StoreSettings = StoreSettings()
+    release: ReleaseSettings = ReleaseSettings()
+    http: HttpSettings = HttpSettings()
+    log: LogSettings = LogSettings()
+
+    def __post_init__(self) -> None:
+        for text in self.relay_networks:
+            network(text)
+        if self.next_hop:
+            parse_next_hop(self.next_hop)
+
+    @property
+    def name(self) -> str:
+        """Our host name."""
+        return self.hostname or socket.getfqdn()
+
+    @property
+    def authserv(self) -> str:
+        """Our authserv-id."""
+        return self.authserv_id or self.name
+
+
+def load(path: Path) -> Config:
+    """Read the file. Raises `ConfigError`."""
+    try:
+        data = path.read_bytes()
+        if len(data) > SIZE_LIMIT:
+            raise ConfigError(f"{path}: larger than {SIZE_LIMIT} octets: not a configuration of ours")
+        text = data.decode("utf-8")
+        table = tomllib.loads(text)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such file; name another one with --config") from error
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise ConfigError(f"{path}:{line}: not UTF-8") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        line = getattr(error, "lineno", None) or _line_in(str(error))
+        raise ConfigError(f"{path}:{line}: not TOML: {error}") from error
+    try:
+        return msgspec.convert(table, Config, strict=True)
+    except msgspec.ValidationError as error:
+        raise ConfigError(_explained(path, text, str(error))) from error
+
+
+def _line_in(message: str) -> int:
+    found = re.search(r"line (\d+)", message)
+    return int(found[1]) if found else 1
+
+
+def _explained(path: Path, text: str, message: str) -> str:
+    """Turn msgspec's message ("… - at `$.milter.workers`") into file, line and mend."""
+    what, _, place = message.partition(" - at `")
+    keys = re.findall(r"[A-Za-z0-9_-]+", place.rstrip("`").removeprefix("$"))
+    unknown = re.search(r"unknown field `([^`]*)`", what)
+    if unknown:
+        known = _known_keys(keys)
+        close = difflib.get_close_matches(unknown[1], known, 1, cutoff=0.5)
+        mend = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
+        where = ".".join(keys)
+        what = f"unknown key {unknown[1]}{f' in [{where}]' if where else ''}; {mend}"
+        keys = [*keys, unknown[1]]
+    elif keys:
+        what = f"{'.'.join(keys)}: {what}"
+    return f"{path}:{locate(text, keys)}: {what}"
+
+
+def _known_keys(keys: list[str]) -> list[str]:
+    """Return the keys of the table at this place of the tree."""
+    kind: Any = Config
+    for key in keys:
+        if key.isdecimal() or key == "...":
+            continue
+        fields = {f.name: f.type for f in msgspec.inspect.type_info(kind).fields}  # type: ignore[union-attr]  # structs only
+        inner = fields.get(key)
+        inner = getattr(inner, "item_type", inner)
+        kind = getattr(inner, "cls", None)
+        if kind is None:
+            return []
+    return sorted(f.name for f in msgspec.inspect.type_info(kind).fields)  # type: ignore[union-attr]  # structs only
+
+
+def locate(text: str, keys: list[str]) -> int:
+    """Return the line of a key, as well as a scan of `[table]` headers and `key =` lines can tell.
+
+    `keys` is a path such as ("milter", "workers") or ("tls", "inbound", "0", "level").
+    """
+    names = [k for k in keys if not k.isdecimal()]
+    index = next((int(k) for k in keys if k.isdecimal()), 0)
+    current: list[str] = []
+    seen: dict[str, int] = {}
+    best = 1
+    for number, line in enumerate(text.splitlines(), 1):
+        stripped = line.strip()
+        header = re.match(r"\[\[?\s*([^\]]+?)\s*\]\]?", stripped)
+        if header and "=" not in stripped.partition("#")[0]:
+            current = [part.strip().strip("\"'") for part in header[1].split(".")]
+            if stripped.startswith("[["):
+                seen[header[1]] = seen.get(header[1], -1) + 1
+            if current == names[: len(current)] and seen.get(header[1], index) == index:
+                best = number
+            continue
+        key = re.match(r"([A-Za-z0-9_.\"'-]+)\s*=", stripped)
+        if key:
+            full = current + [part.strip().strip("\"'") for part in key[1].split(".")]
+            in_row = seen.get(".".join(current), index) == index
+            if full == names[: len(full)] and in_row:
+                best = number
+                if len(full) == len(names):
+                    return number
+    return best

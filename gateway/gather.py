@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Ask everything that needs the network or a scanner, side by side, under one deadline.
+
+What does not answer in time is an error with that name, never a good answer. The order of the
+results is fixed by their fields, whoever answered first.
+"""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import TimeoutError as NoAnswer
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
+
+from gateway.auth.gather import authenticate
+from gateway.mail.types import Content, Evidence, Mail, Release, Scan, SpamCheck
+from gateway.policy.annotate import RELEASE_FIELD
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Executor, Future
+
+    from gateway.auth.gather import AuthSettings
+    from gateway.dns import Resolver
+    from gateway.scanners.clamd import Clamd
+    from gateway.scanners.spamd import Spamd
+
+T = TypeVar("T")
+
+
+class Sources:
+    """Whom to ask. A scanner that is None is not configured."""
+
+    __slots__ = ("antivirus", "auth", "check_token", "pool", "resolver", "spamd")
+
+    def __init__(
+        self,
+        *,
+        resolver: Resolver,
+        auth: AuthSettings,
+        antivirus: Clamd | None,
+        spamd: Spamd | None,
+        check_token: Callable[[str, bytes, tuple[str, ...]], Release | None] | None,
+        pool: Executor,
+    ) -> None:
+        self.resolver = resolver
+        self.auth = auth
+        self.antivirus = antivirus
+        self.spamd = spamd
+        self.check_token = check_token
+        self.pool = pool
+
+
+def gather(mail: Mail, content: Content, sources: Sources, deadline: float) -> Evidence:
+    """Return the evidence about one message; `deadline` is on `time.monotonic()`."""
+    pool, antivirus, spamd = sources.pool, sources.antivirus, sources.spamd
+    scan = pool.submit(_timed, antivirus.scan, (mail.raw, *content.readings), deadline) if antivirus else None
+    check = pool.submit(_timed, spamd.check, mail.raw, deadline) if spamd else None
+    evidence = authenticate(mail, content, sources.resolver, sources.auth, deadline, pool.submit)
+    durations = dict(evidence.durations)
+    answer, spam = Scan("off"), SpamCheck("off")
+    if scan:
+        answer, durations["antivirus"] = _wait(scan, deadline, Scan("error", detail="no answer in time"))
+    if check:
+        spam, durations["spamassassin"] = _wait(
+            check, deadline, SpamCheck("error", detail="no answer in time")
+        )
+    return replace(
+        evidence,
+        antivirus=answer,
+        spamd=spam,
+        release=_release(mail, content, sources),
+        durations=durations,
+    )
+
+
+def _timed(ask: Callable[..., T], *arguments: object) -> tuple[T, float]:
+    started = time.monotonic()
+    answer = ask(*arguments)
+    return answer, round((time.monotonic() - started) * 1000, 2)
+
+
+def _wait(future: Future[tuple[T, float]], deadline: float, otherwise: T) -> tuple[T, float]:
+    started = time.monotonic()
+    try:
+        return future.result(max(0.0, deadline - started) + 0.05)
+    except NoAnswer:
+        return otherwise, round((time.monotonic() - started) * 1000, 2)
+
+
+def _release(mail: Mail, content: Content, sources: Sources) -> Release | None:
+    """Check the token of a message that comes back from the quarantine.
+
+    Only the topmost field counts, and the rest must be the held message to the octet.
+    """
+    if (
+        sources.check_token is None
+        or not content.fields
+        or content.fields[0].name.lower() != RELEASE_FIELD.lower()
+    ):
+        return None
+    token = content.fields[0]
+    original = mail.raw[len(token.raw) + 2 :]
+    return sources.check_token(
+        token.value.decode("ascii", "replace").strip(), original, mail.envelope.recipients
+    )

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One process for what is nobody else's: metrics, health, and retention.
+
+Reads requests from whoever reaches its address, loopback unless told otherwise: two paths, no
+query, no body, a few threads, short time-outs.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, generate_latest
+
+from gateway.listeners import split_host_port
+from gateway.mail.headers import printable
+from gateway.store.database import Database, StoreError, open_database
+from gateway.store.journal import Journal
+from gateway.store.quarantine import Quarantine
+
+if TYPE_CHECKING:
+    from gateway.config import Config
+    from gateway.log import Log
+    from gateway.metrics import Metrics
+
+_ROUND = 600.0  # seconds between two rounds of retention
+_DAY = 86_400.0
+
+
+def serve(settings: Config, metrics: Metrics, log: Log) -> None:
+    """Work until SIGTERM ends the process: nothing here needs to be finished."""
+    database = open_database(settings.store)
+    if settings.http.listen:
+        registry = CollectorRegistry()
+        registry.register(metrics)  # type: ignore[arg-type]  # collect() is all that it calls
+        server = _Server(split_host_port(settings.http.listen), registry, metrics, database)
+        threading.Thread(target=server.serve_forever, name="http", daemon=True).start()
+    while True:
+        try:
+            tidy(settings, database)
+        except StoreError as error:
+            log.error("retention failed", error=printable(str(error), 200))
+        time.sleep(_ROUND)
+
+
+def tidy(settings: Config, database: Database) -> tuple[int, int]:
+    """Remove what is older than the settings keep it; return (journal records, held messages)."""
+    now = time.time()
+    records = items = 0
+    journal, quarantine = Journal(database), Quarantine(database, settings.store)
+    while removed := journal.prune(now - settings.store.journal_days * _DAY):
+        records += removed
+    while removed := quarantine.expire(now - settings.store.quarantine_days * _DAY):
+        items += removed
+    return records, items
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 16
+
+    def __init__(
+        self, address: tuple[str, int], registry: CollectorRegistry, metrics: Metrics, database: Database
+    ) -> None:
+        super().__init__(address, _Handler)
+        self.registry, self.metrics, self.database = registry, metrics, database
+
+    def health(self) -> tuple[bool, dict[str, str]]:
+        """Say what works: workers that are alive, and a store that answers."""
+        state = {"workers": str(int(self.metrics.total("alive")))}
+        try:
+            Journal(self.database).find("0" * 16)
+            state["store"] = "ok"
+        except StoreError as error:
+            state["store"] = printable(str(error), 200)
+        return state["store"] == "ok" and state["workers"] not in ("0", "1"), state
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    timeout = 5
+    server_version = "Mailwarden"
+    sys_version = ""
+
+    def do_GET(self) -> None:
+        if self.path == "/metrics":
+            self._send(200, generate_latest(self.server.registry), "text/plain; version=0.0.4; charset=utf-8")
+        elif self.path == "/healthz":
+            well, state = self.server.health()
+            body = json.dumps({"status": "ok" if well else "failing", **state}).encode() + b"\n"
+            self._send(200 if well else 503, body, "application/json")
+        else:
+            self._send(404, b"try /metrics or /healthz\n", "text/plain")
+
+    def _send(self, status: int, body: bytes, kind: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Cache-Control", "no-store")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_arguments: object) -> None:
+        """Requests for metrics are no events."""

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The log: one line per decision, and one per event of the service.
+
+Structured (key=value, or JSON), on standard error, so that systemd or a container keeps it.
+Values are printable and bounded; no message content and no secret is ever among them.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TYPE_CHECKING, Any, Literal
+
+import structlog
+
+from gateway.mail.headers import printable
+from gateway.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
+    from gateway.mail.types import Mail, Reply, Verdict
+
+Log = structlog.typing.FilteringBoundLogger
+
+
+class LogSettings(Settings, frozen=True):
+    """How the log is written."""
+
+    # "text" (key=value) or "json".
+    format: Literal["text", "json"] = "text"
+    # The least severe level that is written: "debug", "info", "warning" or "error".
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+def open_log(settings: LogSettings) -> Log:
+    """Return a logger on standard error. Holds no thread and no lock across a fork."""
+    render: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer()
+        if settings.format == "json"
+        else structlog.processors.KeyValueRenderer(
+            key_order=["timestamp", "level", "event"], repr_native_str=False
+        )
+    )
+    log: Log = structlog.wrap_logger(
+        structlog.WriteLogger(sys.stderr),
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            _safe,
+            render,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(settings.level.upper())),
+        cache_logger_on_first_use=True,
+    )
+    return log
+
+
+def _safe(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Keep every value on one line and in bounds; tracebacks are our own text."""
+    for key, value in event.items():
+        if isinstance(value, str):
+            if key == "exception":
+                event[key] = printable(value.replace("\n", " | "), 4000)
+            elif not (value.isascii() and value.isprintable() and len(value) <= 500 and " " not in value):
+                text = printable(value, 500)
+                event[key] = (
+                    text if key in ("event", "timestamp", "level") else f'"{text.replace(chr(34), chr(39))}"'
+                )
+    return event
+
+
+def decision(log: Log, door: str, mail: Mail, verdict: Verdict, reply: Reply, seconds: float) -> None:
+    """Write the one line that says what happened to a message."""
+    log.info(
+        "decision",
+        id=mail.id,
+        queue_id=mail.queue_id,
+        door=door,
+        client=mail.session.client_ip,
+        sender=mail.envelope.mail_from,
+        recipients=len(mail.envelope.recipients),
+        size=len(mail.raw),
+        action=verdict.action.value,
+        score=verdict.score,
+        reason=verdict.reason,
+        held=len(verdict.held),
+        reply=f"{reply.code} {reply.enhanced}",
+        ms=round(seconds * 1000, 1),
+    )

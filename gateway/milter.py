@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The milter door: Postfix (or Sendmail) asks about each message.
+
+Reads hostile bytes only through libmilter. Guards around pymilter and libmilter:
+
+* libmilter moves a connection's callbacks between threads, and C code that takes the interpreter
+  lock in them can deadlock. So callbacks only collect bytes; judging runs in a pool of threads
+  that Python owns, made after the fork.
+* Without SMFIP_HDR_LEADSPC the MTA eats the space after the colon, and DKIM's "simple" header
+  canonicalisation breaks. It is asked for, and header fields are rebuilt octet by octet.
+* pymilter decodes macros and arguments strictly in places; undecodable ones are read as absent.
+* Actions are sent only after the decision, and only those that were negotiated; where one is
+  missing or fails, the message is deferred.
+"""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Annotated, Any
+
+import Milter
+import msgspec
+
+from gateway.mail.edits import ordered
+from gateway.mail.headers import printable
+from gateway.mail.networks import address, inside
+from gateway.mail.types import (
+    Action,
+    Direction,
+    Edit,
+    EditOp,
+    Envelope,
+    Mail,
+    Reply,
+    Session,
+    Tls,
+    Verdict,
+    new_id,
+)
+from gateway.pipeline import Gateway, admit, judge_safely
+from gateway.reply import failure
+from gateway.settings import Positive, Seconds, Settings
+
+if TYPE_CHECKING:
+    import socket
+
+DOOR = "milter"
+
+
+class MilterSettings(Settings, frozen=True):
+    """The milter door."""
+
+    # Where to listen: "unix:/run/mailwarden/milter.sock" or "inet:127.0.0.1:10025"; () closes the door.
+    listen: tuple[str, ...] = ()
+    # Permissions of unix sockets; Postfix must be able to write to them.
+    socket_mode: Annotated[str, msgspec.Meta(pattern="^0[0-7]{3}$")] = "0660"
+    # Group of unix sockets ("postfix"); "" leaves the group of the process.
+    socket_group: str = ""
+    # Worker processes for each address.
+    workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 2
+    # Messages that one worker judges at the same time.
+    threads: Annotated[int, msgspec.Meta(ge=1, le=256)] = 16
+    # Seconds without a word from the MTA after which a connection is closed.
+    timeout: Seconds = 1800.0
+    # Largest message in octets; the MTA's own limit should be lower.
+    max_size: Positive = 104_857_600
+    # Values of {daemon_name} that mark listeners for our own users' mail.
+    outbound_listeners: tuple[str, ...] = ("ORIGINATING",)
+
+
+@Milter.header_leading_space  # type: ignore[untyped-decorator]  # pymilter has no types
+class Connection(Milter.Base):  # type: ignore[misc]  # pymilter has no types
+    """One connection of the MTA: collects, asks `judge`, and carries out the verdict."""
+
+    # Set on a subclass by `serve`: libmilter makes the instances.
+    gateway: Gateway
+    settings: MilterSettings
+    relay_networks: tuple[str, ...]
+    judges: ThreadPoolExecutor
+
+    def __init__(self) -> None:
+        self.client_ip = self.client_name = self.helo = ""
+        self._reset()
+
+    def _reset(self) -> None:
+        self.session = Session()
+        self.mail_from = ""
+        self.options: tuple[str, ...] = ()
+        self.recipients: list[str] = []
+        self.head: list[bytes] = []
+        self.chunks: list[bytes] = []
+        self.size = 0
+
+    # ---- the client
+
+    def connect(self, hostname: str, family: int, hostaddr: Any) -> int:
+        """Keep the client's address; there is none for local submission."""
+        del family
+        self.gateway.counters.add("connections", DOOR)
+        self.client_ip = _address(hostaddr[0]) if isinstance(hostaddr, tuple) else ""
+        # The MTA gives "[address]" or "unknown" where no name leads back to the address.
+        named = hostname and not hostname.startswith("[") and hostname.lower() not in ("unknown", "localhost")
+        self.client_name = hostname if named else ""
+        return int(Milter.CONTINUE)
+
+    def hello(self, hostname: str) -> int:
+        """Keep the HELO name."""
+        self.helo = hostname
+        return int(Milter.CONTINUE)
+
+    # ---- the envelope
+
+    def envfrom_bytes(self, *arguments: bytes) -> int:
+        """Start a message: everything of the one before is forgotten."""
+        self._reset()
+        words = [a.decode("utf-8", "backslashreplace") for a in arguments]
+        self.mail_from = _bare(words[0])
+        self.options = tuple(words[1:])
+        login = self._macro("{auth_authen}")
+        listener = self._macro("{daemon_name}")
+        self.session = Session(
+            client_ip=self.client_ip,
+            client_name=self.client_name,
+            helo=self.helo,
+            tls=self._tls(),
+            login=login,
+            listener=listener,
+            direction=self._direction(login, listener),
+        )
+        reply = admit(self.session, self.mail_from, self.gateway)
+        if reply is None:
+            return int(Milter.CONTINUE)
+        self.gateway.counters.add("refused", DOOR)
+        self.gateway.log.info("refused", client=self.client_ip, sender=self.mail_from, reply=str(reply))
+        return self._answer(reply)
+
+    def envfrom(self, *_arguments: str) -> int:
+        """Stand here so that pymilter asks the MTA for MAIL; `envfrom_bytes` does the work."""
+        return int(Milter.CONTINUE)
+
+    def envrcpt_bytes(self, *arguments: bytes) -> int:
+        """Collect a recipient, as the MTA wrote it."""
+        self.recipients.append(arguments[0].decode("utf-8", "backslashreplace"))
+        return int(Milter.CONTINUE)
+
+    def envrcpt(self, *_arguments: str) -> int:
+        """Stand here so that pymilter asks the MTA for RCPT; `envrcpt_bytes` does the work."""
+        return int(Milter.CONTINUE)
+
+    # ---- the message
+
+    def header_bytes(self, name: str, value: bytes) -> int:
+        """Rebuild one header field exactly; the MTA gives line ends as LF."""
+        if not self._protocol & Milter.P_HDR_LEADSPC:
+            value = b" " + value
+        field = (
+            name.encode("ascii", "surrogateescape")
+            + b":"
+            + value.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+        )
+        self._collect(self.head, field)
+        return int(Milter.NOREPLY if self._protocol & Milter.P_NR_HDR else Milter.CONTINUE)
+
+    @Milter.noreply  # type: ignore[untyped-decorator]
+    def header(self, _name: str, _value: str) -> int:
+        """Stand here so that pymilter asks the MTA for header fields, without a reply to each."""
+        return int(Milter.CONTINUE)
+
+    @Milter.noreply  # type: ignore[untyped-decorator]
+    def body(self, chunk: bytes) -> int:
+        """Collect a piece of the body."""
+        self._collect(self.chunks, chunk)
+        return int(Milter.CONTINUE)
+
+    def _collect(self, pieces: list[bytes], piece: bytes) -> None:
+        self.size += len(piece)
+        if self.size <= self.settings.max_size:
+            pieces.append(piece)
+
+    def eom(self) -> int:
+        """Judge the message and carry out the verdict."""
+        if self.size > self.settings.max_size:
+            return self._answer(Reply(552, "5.3.4", "Message size exceeds the limit"))
+        mail = Mail(
+            id=new_id(),
+            session=self.session,
+            envelope=Envelope(self.mail_from, tuple(_bare(r) for r in self.recipients), self.options),
+            raw=b"".join((*(field + b"\r\n" for field in self.head), b"\r\n", *self.chunks)),
+            received=time.time(),
+            queue_id=self._macro("i"),
+        )
+        try:
+            verdict, reply = self.judges.submit(judge_safely, mail, self.gateway, DOOR).result()
+            return self._carry_out(verdict, reply)
+        except Exception as error:  # noqa: BLE001  # an action that was not negotiated, or a pool that ends
+            self.gateway.log.error("verdict not carried out", id=mail.id, error=printable(repr(error), 200))
+            return self._answer(failure(mail.id))
+        finally:
+            self._reset()
+
+    def abort(self) -> int:
+        """Forget the message; the connection may bring another."""
+        self._reset()
+        return int(Milter.CONTINUE)
+
+    def close(self) -> int:
+        """Forget everything."""
+        self._reset()
+        return int(Milter.CONTINUE)
+
+    # ---- verdicts
+
+    def _carry_out(self, verdict: Verdict, reply: Reply) -> int:
+        if verdict.action in (Action.REJECT, Action.DEFER):
+            return self._answer(reply)
+        if verdict.action is Action.QUARANTINE:
+            return int(Milter.DISCARD)
+        held = set(verdict.held)
+        for edit in ordered(verdict.edits):
+            self._edit(edit)
+        for recipient in self.recipients:
+            if _bare(recipient) in held:
+                self.delrcpt(recipient)
+        return int(Milter.CONTINUE)
+
+    def _edit(self, edit: Edit) -> None:
+        value = edit.value
+        if self._protocol & Milter.P_HDR_LEADSPC and edit.op is not EditOp.DELETE:
+            value = f" {value}"
+        if edit.op is EditOp.INSERT:
+            self.addheader(edit.name, value, 0)
+        elif edit.op is EditOp.ADD:
+            self.addheader(edit.name, value)
+        elif edit.op is EditOp.REPLACE:
+            self.chgheader(edit.name, edit.index, value)
+        else:
+            self.chgheader(edit.name, edit.index, None)
+
+    def _answer(self, reply: Reply) -> int:
+        # libmilter reads the text as a format.
+        self.setreply(str(reply.code), reply.enhanced, reply.text.replace("%", "%%"))
+        return int(Milter.REJECT if reply.code >= 500 else Milter.TEMPFAIL)
+
+    # ---- macros
+
+    def _macro(self, name: str) -> str:
+        try:
+            return self.getsymval(name) or ""
+        except UnicodeDecodeError:
+            return ""
+
+    def _tls(self) -> Tls | None:
+        version = self._macro("{tls_version}")
+        if not version:
+            return None
+        bits = self._macro("{cipher_bits}")
+        # Postfix gives subject and issuer only for a certificate that it has verified.
+        subject = self._macro("{cert_subject}")
+        return Tls(
+            version=version,
+            cipher=self._macro("{cipher}"),
+            bits=int(bits) if bits.isdecimal() and len(bits) < 6 else 0,
+            client_subject=subject,
+            client_issuer=self._macro("{cert_issuer}"),
+            client_verified=bool(subject),
+        )
+
+    def _direction(self, login: str, listener: str) -> Direction:
+        if login or listener in self.settings.outbound_listeners:
+            return Direction.OUTBOUND
+        return Direction.OUTBOUND if inside(self.client_ip, self.relay_networks) else Direction.INBOUND
+
+
+def serve(
+    listener: socket.socket, settings: MilterSettings, relay_networks: tuple[str, ...], gateway: Gateway
+) -> None:
+    """Serve one listening socket in this process until SIGTERM; libmilter waits for the signal.
+
+    The caller has blocked SIGTERM, SIGHUP and SIGINT in all threads, and made no threads before
+    the fork. With `fd:` the socket's path outlives the worker.
+    """
+    judges = ThreadPoolExecutor(settings.threads, "judge")
+
+    class Bound(Connection):
+        pass
+
+    Bound.gateway, Bound.settings, Bound.judges = gateway, settings, judges
+    Bound.relay_networks = relay_networks
+    Milter.factory = Bound
+    Milter.set_flags(Milter.ADDHDRS | Milter.CHGHDRS | Milter.DELRCPT)
+    Milter.runmilter("mailwarden", f"fd:{listener.fileno()}", int(settings.timeout), rmsock=False)
+    judges.shutdown(wait=True)
+
+
+def _bare(address: str) -> str:
+    """Return an envelope address without its angle brackets."""
+    return address[1:-1] if address.startswith("<") and address.endswith(">") else address
+
+
+def _address(text: str) -> str:
+    """Return a client address in its normal form, or "" for something else."""
+    found = address(text.removeprefix("IPv6:"))
+    return "" if found is None else str(found)

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The story of a message, for both doors: read this first.
+
+`judge` turns a received message into a verdict and keeps what the verdict promises before
+anybody is told; `admit` is its cheap sibling before DATA. Both are called from threads.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from gateway import __version__, log
+from gateway.gather import gather
+from gateway.mail.headers import printable
+from gateway.mail.mime import parse
+from gateway.mail.types import Action, Mail, Outcome, Thresholds, Verdict, Versions
+from gateway.policy.annotate import annotate
+from gateway.policy.decide import decide, reasons
+from gateway.policy.examine import Spam, examine
+from gateway.reply import failure, reply_to, storage_failure
+from gateway.store.database import StoreError
+from gateway.tls.inbound import check
+
+if TYPE_CHECKING:
+    from gateway.classifier.model import Classifier
+    from gateway.gather import Sources
+    from gateway.log import Log
+    from gateway.mail.mime import MimeLimits
+    from gateway.mail.types import Content, Evidence, Reply, Session, Signal
+    from gateway.metrics import Counters
+    from gateway.policy.rules import Policy
+    from gateway.store.journal import Journal
+    from gateway.store.quarantine import Quarantine
+    from gateway.tls.inbound import InboundTlsRule
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """What judging needs, built once in each process."""
+
+    authserv_id: str
+    deadline: float  # seconds for all evidence about one message
+    limits: MimeLimits
+    sources: Sources
+    classifier: Classifier | None  # None: no model could be loaded
+    policy: Policy
+    tls_rules: tuple[InboundTlsRule, ...]
+    quarantine: Quarantine | None  # None: nothing is kept (`mailwarden scan`)
+    journal: Journal | None
+    counters: Counters
+    log: Log
+
+
+class Judgement(NamedTuple):
+    """A verdict with all that led to it."""
+
+    content: Content
+    evidence: Evidence
+    signals: tuple[Signal, ...]
+    verdict: Verdict
+
+
+def judge(mail: Mail, gateway: Gateway, door: str) -> Verdict:
+    """Judge one message and keep our promises about it before anyone replies."""
+    started = time.monotonic()
+    judgement = consider(mail, gateway)
+    keep(mail, judgement, gateway, door, time.monotonic() - started)
+    return judgement.verdict
+
+
+def consider(mail: Mail, gateway: Gateway) -> Judgement:
+    """Look at one message from all sides, and promise nothing yet."""
+    content = parse(mail.raw, gateway.limits)
+    evidence = gather(mail, content, gateway.sources, time.monotonic() + gateway.deadline)
+    spam = classify(mail, content, gateway)
+    signals = examine(mail, content, evidence, spam, gateway.policy)
+    lifted = evidence.release.lifted if evidence.release else ()
+    verdict = decide(signals, mail, gateway.policy, versions(gateway), lifted)
+    edits = annotate(mail, content, evidence, verdict, gateway.policy, gateway.authserv_id)
+    return Judgement(content, evidence, signals, replace(verdict, edits=edits))
+
+
+def judge_safely(mail: Mail, gateway: Gateway, door: str) -> tuple[Verdict, Reply]:
+    """Judge, and turn a failure of our own into a temporary one: the only place that does."""
+    started = time.monotonic()
+    try:
+        verdict = judge(mail, gateway, door)
+        reply = reply_to(verdict)
+    except Exception as error:  # whatever it is, the client hears "later" and never "clean"
+        storage = isinstance(error, StoreError)
+        gateway.counters.add("failures", "storage" if storage else "crash")
+        gateway.log.error(
+            "judging failed", id=mail.id, door=door, error=printable(repr(error), 300), exc_info=error
+        )
+        verdict = _failed(mail, gateway, error)
+        reply = storage_failure(mail.id) if storage else failure(mail.id)
+    seconds = time.monotonic() - started
+    gateway.counters.judged(door, verdict.action.value, len(mail.raw), seconds)
+    log.decision(gateway.log, door, mail, verdict, reply, seconds)
+    return verdict, reply
+
+
+def admit(session: Session, mail_from: str | None, gateway: Gateway) -> Reply | None:
+    """Say no before DATA, cheaply and without the network; None lets the command through."""
+    return check(session, mail_from, gateway.tls_rules)
+
+
+def classify(mail: Mail, content: Content, gateway: Gateway) -> Spam | None:
+    """Ask the classifier; a model that is missing or fails is "unavailable", which is not 0."""
+    if gateway.classifier is None:
+        return None
+    score = gateway.classifier.score(mail.raw, content)
+    return None if score is None else Spam(score.probability, score.reasons)
+
+
+def keep(mail: Mail, judgement: Judgement, gateway: Gateway, door: str, seconds: float) -> None:
+    """Hold what is to be held, durably, and write the journal's record."""
+    content, evidence, signals, verdict = judgement
+    _count_failures(evidence, signals, gateway.counters)
+    if verdict.held and gateway.quarantine is not None:
+        gateway.quarantine.hold(mail, verdict, evidence, signals, content=content, reasons=reasons(verdict))
+        gateway.counters.add("held")
+    if gateway.journal is not None:
+        reply = reply_to(verdict)
+        gateway.journal.record(
+            mail, content, evidence, signals, verdict, reply=reply, door=door, seconds=seconds
+        )
+
+
+def versions(gateway: Gateway) -> Versions:
+    """What judges now."""
+    model = gateway.classifier.version if gateway.classifier else "none"
+    return Versions(program=__version__, policy=gateway.policy.hash, model=model)
+
+
+def _failed(mail: Mail, gateway: Gateway, error: Exception) -> Verdict:
+    """Return the verdict of a message that could not be judged: deferred, for all recipients."""
+    thresholds: Thresholds = gateway.policy.thresholds
+    return Verdict(
+        id=mail.id,
+        action=Action.DEFER,
+        outcomes=tuple(Outcome(r, Action.DEFER, 0.0, thresholds) for r in mail.envelope.recipients),
+        score=0.0,
+        reason="FAILURE",
+        reason_text=printable(type(error).__name__, 80),
+        contributions=(),
+        edits=(),
+        versions=versions(gateway),
+    )
+
+
+_FAILURES = {"VIRUS": "antivirus", "SPAMASSASSIN": "spamassassin", "CLASSIFIER": "classifier"}
+
+
+def _count_failures(evidence: Evidence, signals: tuple[Signal, ...], counters: Counters) -> None:
+    for signal in signals:
+        if signal.state == "error":
+            counters.add("failures", _FAILURES.get(signal.name, "dns"))
+    if evidence.antivirus.status == "limit":
+        counters.add("failures", "antivirus_limit")

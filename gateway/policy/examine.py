@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What can be seen in a message and in the evidence about it, as named signals.
+
+Reads values made of hostile bytes; no network, no files. Observes only: what a signal is worth
+stands in `rules/signals.toml`. The order of the signals is fixed, so that records compare.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
+
+from gateway.mail.headers import printable
+from gateway.mail.types import Content, Direction, Evidence, Mail, Signal, Url
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gateway.policy.rules import Policy
+
+# Split, so that this file and mail about it do not trip a filter.
+GTUBE = "XJS*C4JDBQADN1.NSBN3*2IDNEN*" + "GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X"
+_URL_LIMIT = 500
+_WORDS_SHOWN = 8
+
+
+class Spam(NamedTuple):
+    """The classifier's answer: probability, and the features that weighed most, signed."""
+
+    probability: float
+    reasons: tuple[tuple[str, float], ...]
+
+
+def examine(
+    mail: Mail, content: Content, evidence: Evidence, spam: Spam | None, policy: Policy
+) -> tuple[Signal, ...]:
+    """Return all signals of one message. `spam` is None where no model could answer."""
+    signals = [*_test_strings(mail, content), *_scanners(evidence), _classifier(spam)]
+    if mail.session.direction is Direction.INBOUND:
+        signals += _authentication(evidence)
+    signals += _structure(mail, content)
+    signals += _links(content.urls)
+    signals += _attachments(content, policy)
+    signals += (Signal(name, f"“{printable(text, 80)}”") for name, text in policy.patterns.matches(content))
+    return tuple(signals)
+
+
+def _test_strings(mail: Mail, content: Content) -> Iterator[Signal]:
+    if GTUBE.encode() in mail.raw or any(GTUBE in t.text for t in content.texts):
+        yield Signal("GTUBE", "the test string for spam filters")
+
+
+def _scanners(evidence: Evidence) -> Iterator[Signal]:
+    scan = evidence.antivirus
+    if scan.status == "infected":
+        yield Signal("VIRUS", scan.name)
+    elif scan.status == "limit":
+        yield Signal("VIRUS_LIMIT", printable(scan.detail, 200))
+    elif scan.status == "error":
+        yield Signal("VIRUS", printable(scan.detail, 200), state="error")
+    check = evidence.spamd
+    if check.status == "ok":
+        yield Signal("SPAMASSASSIN", " ".join(check.symbols)[:500], value=check.score)
+    elif check.status == "error":
+        yield Signal("SPAMASSASSIN", printable(check.detail, 200), state="error")
+
+
+def _classifier(spam: Spam | None) -> Signal:
+    if spam is None:
+        return Signal("CLASSIFIER", "no model could answer", state="error")
+    words = ", ".join(f"{printable(word, 40)} {weight:+.2f}" for word, weight in spam.reasons[:_WORDS_SHOWN])
+    return Signal(
+        "CLASSIFIER",
+        f"probability {spam.probability:.4f}" + (f": {words}" if words else ""),
+        spam.probability,
+    )
+
+
+def _authentication(evidence: Evidence) -> Iterator[Signal]:
+    yield from _spf(evidence)
+    yield from _dkim(evidence)
+    yield from _dmarc(evidence)
+    if evidence.arc is not None and evidence.arc.result == "fail":
+        yield Signal("ARC_FAIL", printable(evidence.arc.reason, 200))
+    if evidence.iprev is not None and evidence.iprev.result in ("fail", "permerror"):
+        yield Signal("IPREV_FAIL", printable(evidence.iprev.name, 200))
+
+
+def _spf(evidence: Evidence) -> Iterator[Signal]:
+    names = {
+        "pass": "SPF_PASS",
+        "fail": "SPF_FAIL",
+        "softfail": "SPF_SOFTFAIL",
+        "permerror": "SPF_PERMERROR",
+        "temperror": "SPF_ERROR",
+    }
+    for spf in evidence.spf:
+        # A HELO name is asked about as well, but only the envelope sender's answer weighs.
+        if spf.identity == "mailfrom" and spf.result in names:
+            name = names[spf.result]
+            text = printable(f"{spf.domain} {spf.reason}".rstrip(), 300)
+            yield Signal(name, text, state="error" if name == "SPF_ERROR" else "hit")
+
+
+def _dkim(evidence: Evidence) -> Iterator[Signal]:
+    passed = [d for d in evidence.dkim if d.result == "pass"]
+    if passed:
+        yield Signal("DKIM_PASS", printable(", ".join(d.domain for d in passed), 300))
+        partial = [d for d in passed if not d.covers_all]
+        if len(partial) == len(passed):
+            yield Signal("DKIM_PARTIAL", printable(", ".join(d.domain for d in partial), 300))
+    elif any(d.result == "temperror" for d in evidence.dkim):
+        yield Signal("DKIM_ERROR", "DNS failed", state="error")
+    elif evidence.dkim:
+        first = evidence.dkim[0]
+        yield Signal("DKIM_FAIL", printable(f"{first.domain} {first.result} {first.reason}".rstrip(), 300))
+
+
+def _dmarc(evidence: Evidence) -> Iterator[Signal]:
+    dmarc = evidence.dmarc
+    if dmarc is None or dmarc.result in ("none", "permerror"):
+        return
+    text = printable(f"{dmarc.domain} p={dmarc.policy or 'none'}", 300)
+    if dmarc.result == "pass":
+        yield Signal("DMARC_PASS", f"{text} by {' and '.join(dmarc.aligned)}")
+    elif dmarc.result == "temperror":
+        yield Signal("DMARC_ERROR", text, state="error")
+    elif dmarc.policy == "reject":
+        yield Signal("DMARC_REJECT", text)
+    elif dmarc.policy == "quarantine":
+        yield Signal("DMARC_QUARANTINE", text)
+    else:
+        yield Signal("DMARC_FAIL", text)
+
+
+def _structure(mail: Mail, content: Content) -> Iterator[Signal]:
+    for name, found in (
+        ("MIME_AMBIGUOUS", content.ambiguities),
+        ("MIME_LIMIT", content.limits),
+        ("MIME_DEFECT", content.defects),
+    ):
+        if found:
+            yield Signal(name, printable(", ".join(found), 300))
+    if content.from_fields > 1:
+        yield Signal("FROM_SEVERAL", f"{content.from_fields} fields")
+    if not any(address for _, address in content.from_addresses):
+        yield Signal("FROM_MISSING")
+    for display, address in content.from_addresses:
+        shown = _address_in(display)
+        if shown and shown.lower() != address.lower():
+            yield Signal("FROM_NAME_ADDRESS", printable(f"shows {shown}, sent as {address}", 300))
+            break
+    present = {f.name.lower() for f in content.fields}
+    for field, name in (
+        ("date", "DATE_MISSING"),
+        ("message-id", "MESSAGE_ID_MISSING"),
+        ("subject", "SUBJECT_MISSING"),
+    ):
+        if field not in present:
+            yield Signal(name)
+    if not mail.envelope.mail_from and len(mail.envelope.recipients) > 1:
+        yield Signal("NULL_SENDER_SEVERAL", f"{len(mail.envelope.recipients)} recipients")
+    if not content.attachments and not any(t.text.strip() for t in content.texts):
+        yield Signal("EMPTY")
+    hidden = sum(len(t.hidden) for t in content.texts)
+    if hidden > 200:
+        yield Signal("HIDDEN_TEXT", f"{hidden} characters")
+
+
+def _address_in(display: str) -> str:
+    """Return the address that a display name shows, or ""."""
+    if "@" not in display:
+        return ""
+    word = next((w for w in display.replace("<", " ").replace(">", " ").split() if "@" in w), "")
+    word = word.strip("\"'()[],;:")
+    local, _, domain = word.rpartition("@")
+    return word if local and "." in domain else ""
+
+
+def _links(urls: tuple[Url, ...]) -> Iterator[Signal]:
+    """Give each kind of doubtful link once, with the first link that shows it."""
+    seen: dict[str, Signal] = {}
+    for url in urls[:_URL_LIMIT]:
+        for signal in _link(url):
+            seen.setdefault(signal.name, signal)
+    yield from seen.values()
+
+
+def _link(url: Url) -> Iterator[Signal]:
+    host, userinfo = _host(url.target)
+    if not host:
+        return
+    target = printable(url.target, 150)
+    if userinfo and "." in userinfo:
+        yield Signal("URL_USERINFO", target)
+    if _is_address(host):
+        yield Signal("URL_IP", target)
+    if "xn--" in host:
+        yield Signal("URL_PUNYCODE", target)
+    shown = url.shown.strip()
+    if shown[:4].lower() in ("http", "www."):
+        shown_host, _ = _host(shown if "://" in shown else f"http://{shown}")
+        if shown_host and "." in shown_host and _site(shown_host) != _site(host):
+            yield Signal("URL_MISMATCH", printable(f"shows {shown_host}, leads to {host}", 200))
+
+
+def _host(url: str) -> tuple[str, str]:
+    """Return host and user name of an http or https URL, lower case, or empty strings."""
+    try:
+        parts = urlsplit(url[:2000])
+        if parts.scheme not in ("http", "https"):
+            return "", ""
+        return (parts.hostname or "").rstrip("."), parts.username or ""
+    except ValueError:
+        return "", ""
+
+
+def _is_address(host: str) -> bool:
+    if not (host[:1].isdigit() or ":" in host):
+        return False
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return host.isdigit() or host.startswith("0x")
+    return True
+
+
+def _site(host: str) -> str:
+    """Return the last two labels (three under a short second label such as co.uk)."""
+    labels = host.lower().split(".")
+    return ".".join(
+        labels[-3:] if len(labels) > 2 and len(labels[-2]) <= 3 and len(labels[-1]) == 2 else labels[-2:]
+    )
+
+
+def _attachments(content: Content, policy: Policy) -> Iterator[Signal]:
+    for attachment in content.attachments:
+        for name in attachment.names or ("",):
+            stem, _, extension = name.lower().rstrip(". ").rpartition(".")
+            inner = stem.rstrip(". ").rpartition(".")[2]
+            if stem and extension in policy.executable_extensions:
+                double = inner in policy.document_extensions
+                yield Signal(
+                    "ATTACHMENT_DOUBLE_EXTENSION" if double else "ATTACHMENT_EXECUTABLE", printable(name, 150)
+                )
+                return
+        if attachment.detected_type in policy.executable_types:
+            name = attachment.names[0] if attachment.names else attachment.declared_type
+            yield Signal("ATTACHMENT_TYPE_MISMATCH", printable(f"{name} is {attachment.detected_type}", 200))
+            return

@@ -1,0 +1,328 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The supervisor: binds every socket, loads rules and model once, forks, and watches.
+
+It reads no mail. HUP loads the configuration anew and, if it is good, starts new workers on it
+and drains the old ones; a bad one changes nothing and says why. TERM drains. A worker that dies
+is replaced: its messages cost a temporary failure, never a loss. Workers follow a supervisor
+that is gone, through a pipe whose other end only it holds.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import pwd
+import signal
+import socket
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from gateway import assembly, config, listeners
+from gateway.config import Config, ConfigError
+from gateway.mail.headers import printable
+from gateway.metrics import Metrics
+from gateway.store.database import open_database
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gateway.assembly import Loaded
+    from gateway.log import Log
+    from gateway.metrics import Counters
+
+Kind = Literal["milter", "smarthost", "housekeeper"]
+SLOTS = 256
+_SIGNALS = {signal.SIGCHLD, signal.SIGHUP, signal.SIGTERM, signal.SIGINT}
+_QUICK = 2.0  # a worker that lives shorter than this many seconds is not replaced at once
+_PAUSE = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """One place to be filled by a worker: which door, on which address, and its number there."""
+
+    kind: Kind
+    address: str = ""
+    number: int = 0
+
+
+@dataclass(slots=True)
+class Worker:
+    """A running worker."""
+
+    pid: int
+    post: Post
+    slot: int
+    started: float = field(default_factory=time.monotonic)
+    ends: float | None = None  # told to finish, and ended by force after this time
+
+
+class Supervisor:
+    """Holds the sockets, and the workers by process id."""
+
+    def __init__(self, path: Path, log: Log) -> None:
+        self.path = path
+        self.log = log
+        self.sockets: dict[str, socket.socket] = {}
+        self.workers: dict[int, Worker] = {}
+        self.vacant: dict[Post, float] = {}  # when a post may be filled again
+        self.metrics = Metrics(SLOTS)
+        self.counters = self.metrics.slot(0)
+        self.stopping = False
+        self.life, self.alive = os.pipe()
+        self.loaded: Loaded
+
+    def run(self) -> int:
+        """Serve until SIGTERM; return the exit status. Raises `ConfigError` before it serves."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        _fewer_arenas()
+        settings = config.load(self.path)
+        self.sockets = self._bind(settings, {})
+        become(settings, self.log)
+        self.loaded = assembly.load(settings, self.log)
+        open_database(settings.store).close()  # makes it, before several workers would
+        self._fill()
+        notify("READY=1")
+        self.log.info("serving", listen=" ".join(self.sockets), workers=len(self.workers))
+        while self.workers or not self.stopping:
+            received = signal.sigtimedwait(_SIGNALS, 0.5)
+            if received is not None:
+                self._handle(received.si_signo)
+            self._reap()
+            self._end_late()
+            if not self.stopping:
+                self._fill()
+        self.log.info("stopped")
+        return 0
+
+    # ---- signals
+
+    def _handle(self, number: int) -> None:
+        if number == signal.SIGHUP and not self.stopping:
+            self._reload()
+        elif number in (signal.SIGTERM, signal.SIGINT) and not self.stopping:
+            self.stopping = True
+            notify("STOPPING=1")
+            self.log.info("stopping", workers=len(self.workers))
+            self._drain(list(self.workers.values()))
+
+    def _reload(self) -> None:
+        """Validate first; whatever is wrong leaves everything as it is."""
+        notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        before = self.sockets
+        try:
+            settings = config.load(self.path)
+            loaded = assembly.load(settings, self.log)
+            sockets = self._bind(settings, before)
+        except (ConfigError, OSError) as error:
+            self.log.error("configuration refused, the old one stays", error=str(error))
+            notify("READY=1\nSTATUS=configuration refused, the old one stays")
+            return
+        old = list(self.workers.values())
+        self.loaded, self.sockets = loaded, sockets
+        self.vacant.clear()
+        for worker in old:
+            worker.ends = time.monotonic() + loaded.config.grace  # their posts are vacant now
+        self._fill()
+        self._drain(old)
+        for address, listener in before.items():
+            if address not in sockets:
+                listener.close()
+        notify("READY=1\nSTATUS=")
+        self.log.info("reloaded", policy=loaded.policy.hash, workers=len(self.workers) - len(old))
+
+    def _drain(self, workers: list[Worker]) -> None:
+        """Ask workers to finish within the grace time."""
+        for worker in workers:
+            worker.ends = time.monotonic() + self.loaded.config.grace
+            _kill(worker.pid, signal.SIGTERM)
+
+    def _end_late(self) -> None:
+        """End by force what did not finish in its grace time."""
+        for worker in self.workers.values():
+            if worker.ends is not None and worker.ends < time.monotonic():
+                self.log.warning("worker ended by force", pid=worker.pid, kind=worker.post.kind)
+                _kill(worker.pid, signal.SIGKILL)
+
+    # ---- workers
+
+    def _posts(self) -> list[Post]:
+        settings = self.loaded.config
+        posts = [
+            Post("milter", address, n)
+            for address in settings.milter.listen
+            for n in range(settings.milter.workers)
+        ]
+        if settings.smarthost.listen:
+            posts += [Post("smarthost", "", n) for n in range(settings.smarthost.workers)]
+        return [*posts, Post("housekeeper")]
+
+    def _fill(self) -> None:
+        """Start a worker on each post that has none."""
+        taken = {w.post for w in self.workers.values() if w.ends is None}
+        now = time.monotonic()
+        for post in self._posts():
+            if post not in taken and self.vacant.get(post, 0.0) <= now:
+                self._start(post)
+        self.counters.set("alive", value=sum(w.ends is None for w in self.workers.values()))
+
+    def _start(self, post: Post) -> None:
+        slot = min(set(range(1, SLOTS)) - {w.slot for w in self.workers.values()})
+        gc.collect()
+        gc.freeze()  # the shared pages stay shared: the collector does not touch what is there now
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid == 0:
+            os._exit(self._work(post, slot))
+        gc.unfreeze()
+        self.workers[pid] = Worker(pid, post, slot)
+
+    def _work(self, post: Post, slot: int) -> int:
+        """Run in the child; never returns into the supervisor's code."""
+        status = 1
+        try:
+            os.setpgid(0, 0)  # Ctrl-C is the supervisor's business
+            os.close(self.alive)
+            _follow(self.life)
+            run_worker(post, self.loaded, self.sockets, self.metrics, self.metrics.slot(slot), self.log)
+            status = 0
+        except BaseException as error:  # a worker reports, whatever it died of
+            self.log.error("worker failed", kind=post.kind, error=printable(repr(error), 300), exc_info=error)
+        sys.stderr.flush()
+        return status
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            worker = self.workers.pop(pid, None)
+            if worker is None:
+                continue
+            if worker.ends is not None:
+                self.log.debug("worker drained", pid=pid, kind=worker.post.kind)
+                continue
+            lived = time.monotonic() - worker.started
+            self.vacant[worker.post] = time.monotonic() + (_PAUSE if lived < _QUICK else 0.0)
+            self.counters.add("restarts")
+            self.log.error(
+                "worker died", pid=pid, kind=worker.post.kind, status=status, lived=round(lived, 1)
+            )
+
+    def _bind(self, settings: Config, have: dict[str, socket.socket]) -> dict[str, socket.socket]:
+        """Return the sockets of a configuration, those that are bound already among them."""
+        door = settings.milter
+        modes = {address: (int(door.socket_mode, 8), door.socket_group) for address in door.listen}
+        wanted = [*door.listen, *settings.smarthost.listen]
+        if not wanted:
+            raise ConfigError(f"{self.path}: no door is open: set listen in [milter] or in [smarthost]")
+        bound: dict[str, socket.socket] = {}
+        try:
+            for address in wanted:
+                mode, group = modes.get(address, (0o660, ""))
+                bound[address] = have.get(address) or listeners.bind(address, mode=mode, group=group)
+        except listeners.ListenError as error:
+            for address, listener in bound.items():
+                if address not in have:
+                    listener.close()
+            raise ConfigError(f"{self.path}: {error}") from error
+        return bound
+
+
+def run_worker(
+    post: Post,
+    loaded: Loaded,
+    sockets: dict[str, socket.socket],
+    metrics: Metrics,
+    counters: Counters,
+    log: Log,
+) -> None:
+    """Do the work of one post until SIGTERM."""
+    settings = loaded.config
+    if post.kind == "housekeeper":
+        from gateway import housekeeper  # noqa: PLC0415  # only this process pays for the import
+
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        housekeeper.serve(settings, metrics, log)
+        return
+    threads = settings.milter.threads if post.kind == "milter" else settings.smarthost.threads
+    opened = assembly.assemble(loaded, counters, log, threads=3 * threads)
+    try:
+        if post.kind == "milter":
+            from gateway import milter  # noqa: PLC0415  # libmilter is not loaded where it does not serve
+
+            milter.serve(sockets[post.address], settings.milter, settings.relay_networks, opened.gateway)
+        else:
+            from gateway import smarthost  # noqa: PLC0415
+
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            smarthost.serve([sockets[a] for a in settings.smarthost.listen], loaded, opened.gateway)
+    finally:
+        opened.close()
+
+
+def become(settings: Config, log: Log) -> None:
+    """Give up privileges after the sockets are bound."""
+    if os.getuid() != 0:
+        return
+    if not settings.user:
+        log.warning("running as root; set user in the configuration, or start as another user")
+        return
+    try:
+        account = pwd.getpwnam(settings.user)
+    except KeyError as error:
+        raise ConfigError(
+            f"user: there is no account {settings.user!r} on this machine; create it first"
+        ) from error
+    directory = Path(settings.store.database.removeprefix("sqlite:///")).parent
+    if settings.store.database.startswith("sqlite:///") and not directory.exists():
+        directory.mkdir(mode=0o700, parents=True)
+        os.chown(directory, account.pw_uid, account.pw_gid)
+    os.initgroups(account.pw_name, account.pw_gid)
+    os.setgid(account.pw_gid)
+    os.setuid(account.pw_uid)
+
+
+def notify(state: str) -> None:
+    """Tell systemd (sd_notify(3)); does nothing elsewhere."""
+    name = os.environ.get("NOTIFY_SOCKET")
+    if not name:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as messenger:
+        try:
+            messenger.sendto(state.encode(), "\0" + name[1:] if name.startswith("@") else name)
+        except OSError:
+            return  # systemd's own time-out speaks then
+
+
+def _follow(life: int) -> None:
+    """End this process, by the same signal as a drain, when the supervisor is gone."""
+
+    def wait() -> None:
+        os.read(life, 1)  # returns only when no process holds the other end
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, name="follow", daemon=True).start()
+
+
+def _kill(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def _fewer_arenas() -> None:
+    """Keep many threads from keeping many heaps: malloc's arenas, two as for a small machine."""
+    libc = ctypes.CDLL(None)
+    mallopt: Callable[[int, int], int] | None = getattr(libc, "mallopt", None)
+    if mallopt:
+        mallopt(-8, 2)  # M_ARENA_MAX
