@@ -289,7 +289,7 @@ class Journal:
             return _to_row(record)
         except (TypeError, ValueError) as error:  # one strange record must not cost its batch
             self._drop(1)
-            log.error("journal cannot keep %s: %s", record.id, error)  # noqa: TRY400  # hostile text in a trace
+            log.error("journal cannot keep %s: %s", record.id, error)  # hostile text in a trace
             return None
 
 

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-FIELD = "X-Mailwarden-Release"
 KEY_BYTES = 32
 
 _PURPOSE = "mailwarden release 1"

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the commands print: tables for people, JSON for scripts, and nothing that a message made.
+
+Prints hostile text. Every cell goes through `printable` and is a `Text`, so that neither terminal
+escapes nor rich's own markup in a subject are obeyed; JSON is ASCII. No colour where nobody looks.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from gateway.mail.headers import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+WIDE = 160  # columns where no terminal says how many there are
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console that obeys no markup. A pipe or file gets wide lines and no colour."""
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else WIDE
+    return Console(file=stream, width=width, markup=False, highlight=False, emoji=False, soft_wrap=False)
+
+
+def safe(text: object, limit: int = 200, style: str = "") -> Text:
+    """Hostile text as a cell or a line."""
+    return Text(printable(str(text), limit), style=style)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> Table:
+    """A plain table. A column whose name ends in ">" is aligned right; one in "!" is never cut."""
+    made = Table(
+        title=title or None, title_justify="left", title_style="bold", box=None, pad_edge=False, expand=False
+    )
+    for name in columns:
+        right, whole = name.endswith(">"), name.endswith("!")
+        made.add_column(
+            name.rstrip(">!"),
+            justify="right" if right else "left",
+            no_wrap=right or whole,
+            overflow="ellipsis" if right or whole else "fold",
+            header_style="bold",
+        )
+    for row in rows:
+        made.add_row(*[cell if isinstance(cell, Text) else safe(cell) for cell in row])
+    return made
+
+
+def facts(rows: Iterable[tuple[str, object]]) -> Table:
+    """Name and value, one pair a line; empty values are left out."""
+    made = Table.grid(padding=(0, 2))
+    made.add_column(no_wrap=True, style="bold")
+    made.add_column(overflow="fold")
+    for name, value in rows:
+        if value not in ("", None):
+            made.add_row(Text(name), value if isinstance(value, Text) else safe(value, 500))
+    return made
+
+
+def print_json(value: object) -> None:
+    """Print JSON in ASCII, so that no text in it can reach a terminal as anything else."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=True, indent=2) + "\n")
+
+
+def moment(seconds: float) -> str:
+    """A time in the local zone, to the second."""
+    if not 0 < seconds < 253_402_300_800:
+        return ""
+    return datetime.fromtimestamp(seconds, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def octets(count: int) -> str:
+    """A size for people."""
+    if count < 1_000:
+        return f"{count} B"
+    if count < 1_000_000:
+        return f"{count / 1_000:.1f} kB"
+    return f"{count / 1_000_000:.1f} MB"
