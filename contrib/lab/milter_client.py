@@ -64,7 +64,7 @@ class Peer:
     name: str = "client.example.net"
     helo: str = "client.example.net"
     port: int = 25_252
-    daemon_name: str = "smtpd"
+    daemon_name: str = "mx.example.org"
     login: str = ""
     tls: Mapping[str, str] = field(default_factory=dict)  # {tls_version} and so on
     macros: Mapping[str, str] = field(default_factory=dict)
@@ -85,7 +85,7 @@ class Peer:
             address=session.client_ip,
             name=session.client_name or (f"[{session.client_ip}]" if session.client_ip else "localhost"),
             helo=session.helo,
-            daemon_name=session.listener or "smtpd",
+            daemon_name=session.listener or "mx.example.org",
             login=session.login,
             tls=tls,
         )

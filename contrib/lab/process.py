@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pwd
 import shutil
 import signal
 import socket
@@ -61,15 +60,6 @@ def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:
         if time.monotonic() > end:
             raise TimeoutError(f"{what}: not within {seconds:g} s")
         time.sleep(0.01)
-
-
-def own_by(path: Path, user: str) -> None:
-    """Give `path` to `user`, and let that user reach it, if we are root and the user exists."""
-    if os.geteuid() != 0:
-        return
-    with contextlib.suppress(KeyError):
-        entry = pwd.getpwnam(user)
-        os.chown(path, entry.pw_uid, entry.pw_gid)
 
 
 class Server:
