@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Validation of the Authenticated Received Chain (RFC 8617).
+
+Reads hostile bytes: ARC fields, and key records of strangers. Asks the DNS through the message's
+`Lookup`. Canonical forms and verification are DKIM's, see `signature.py`; dkimpy's own
+`arc_verify` ignores its time-out, raises on folded instance tags and reads no Ed25519 key.
+
+A valid chain only says who sealed what; whether a sealer is to be believed is policy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+from gateway.auth.signature import (
+    BadSignatureError,
+    Canon,
+    Key,
+    Material,
+    UnknownKeyError,
+    canonical_field,
+    fetch_key,
+    header_hash,
+    key_name,
+    read_base64,
+    read_domain,
+    read_number,
+    unwrap,
+    verify,
+    without_signature,
+)
+from gateway.mail.headers import printable
+from gateway.mail.types import Arc, HeaderField
+
+if TYPE_CHECKING:
+    from gateway.auth.settings import AuthSettings
+    from gateway.dns import Lookup, Question
+
+_SEAL: Final = "arc-seal"
+_MESSAGE: Final = "arc-message-signature"
+_RESULTS: Final = "arc-authentication-results"
+_INSTANCE: Final = re.compile(rb"[ \t\r\n]*i[ \t\r\n]*=[ \t\r\n]*([0-9]{1,3})[ \t\r\n]*;(.*)\Z", re.DOTALL)
+_CANON: Final[dict[bytes, Canon]] = {b"simple": "simple", b"relaxed": "relaxed"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Set:
+    """One ARC set."""
+
+    instance: int
+    results: HeaderField
+    message: HeaderField
+    message_tags: dict[str, bytes]
+    seal: HeaderField
+    seal_tags: dict[str, bytes]
+
+
+def check_arc(material: Material, lookup: Lookup, settings: AuthSettings) -> Arc:
+    """Validate the chain of a message (§5.2). Never raises."""
+    sealers: tuple[str, ...] = ()
+    newest = ""
+    result: Literal["fail", "temperror"] = "fail"
+    try:
+        sets = _collect(material, settings.max_arc_sets)
+        if not sets:
+            return Arc("none")
+        sealers = tuple(read_domain(s.seal_tags.get("d", b""), "d") for s in reversed(sets))
+        newest = _results_text(sets[-1].results)
+        _check_states(sets)
+        _check_message(material, sets[-1], lookup, settings)
+        for one, digest in reversed(list(zip(sets, _seal_digests(sets), strict=True))):
+            _check_seal(one, digest, lookup, settings)
+    except UnknownKeyError as error:
+        result, reason = "temperror", str(error)
+    except BadSignatureError as error:
+        reason = str(error)
+    except Exception as error:  # noqa: BLE001 - whatever a hostile chain provokes, it is no pass
+        reason = type(error).__name__
+    else:
+        return Arc("pass", sealers, newest)
+    return Arc(result, sealers, newest, printable(reason))
+
+
+def arc_questions(material: Material, settings: AuthSettings) -> list[Question]:
+    """The DNS questions that `check_arc` will ask, so that they can be asked at once."""
+    found: list[Question] = []
+    for name in (_SEAL, _MESSAGE):
+        for index in material.indexes(name)[: settings.max_arc_sets]:
+            try:
+                tags = material.tags(index)
+                found.append((key_name(read_domain(tags["s"], "s"), read_domain(tags["d"], "d")), "TXT"))
+            except (BadSignatureError, KeyError):
+                continue
+    return found
+
+
+def _results_text(field: HeaderField) -> str:
+    """The value of ARC-Authentication-Results without its instance, on one line."""
+    found = _INSTANCE.match(field.value)
+    return printable(b" ".join((found[2] if found else b"").split()).decode("utf-8", "replace"), 2_000)
+
+
+def _collect(material: Material, limit: int) -> list[_Set]:
+    """The sets in the order of their instances, which must be complete (§5.2 steps 1 and 3)."""
+    seals, messages, results = (_by_instance(material, name, limit) for name in (_SEAL, _MESSAGE, _RESULTS))
+    wanted = set(range(1, len(seals) + 1))
+    if not set(seals) == set(messages) == set(results) == wanted:
+        raise BadSignatureError("ARC sets are incomplete")
+    return [
+        _Set(
+            instance=number,
+            results=material.fields[results[number]],
+            message=material.fields[messages[number]],
+            message_tags=material.tags(messages[number]),
+            seal=material.fields[seals[number]],
+            seal_tags=material.tags(seals[number]),
+        )
+        for number in range(1, len(seals) + 1)
+    ]
+
+
+def _by_instance(material: Material, name: str, limit: int) -> dict[int, int]:
+    """The positions of the fields of one name by their instance."""
+    indexes = material.indexes(name)
+    if len(indexes) > limit:
+        raise BadSignatureError(f"{len(indexes)} ARC sets")
+    found: dict[int, int] = {}
+    for index in indexes:
+        if name == _RESULTS:
+            match = _INSTANCE.match(material.fields[index].value)
+            number = int(match[1]) if match else 0
+        else:
+            number = read_number(material.tags(index).get("i", b""), "i", 3)
+        if number in found or not 1 <= number <= limit:
+            raise BadSignatureError("bad or repeated ARC instance")
+        found[number] = index
+    return found
+
+
+def _check_states(sets: list[_Set]) -> None:
+    """Check what each seal says of the chain before it (§5.2 step 2, 3)."""
+    for one in sets:
+        state = one.seal_tags.get("cv", b"").lower()
+        if state == b"fail":
+            raise BadSignatureError(f"seal {one.instance} reports a failed chain")
+        if state != (b"none" if one.instance == 1 else b"pass"):
+            raise BadSignatureError(f"seal {one.instance} states cv={printable(state.decode('latin-1'), 20)}")
+
+
+def _require(tags: dict[str, bytes], names: tuple[str, ...], what: str) -> None:
+    missing = [name for name in names if not tags.get(name)]
+    if missing:
+        raise BadSignatureError(f"{what} without {missing[0]}=")
+
+
+def _key(tags: dict[str, bytes], lookup: Lookup, settings: AuthSettings) -> tuple[Key, str]:
+    algorithm = unwrap(tags["a"]).lower().decode("latin-1")
+    if algorithm not in ("rsa-sha256", "ed25519-sha256"):
+        raise BadSignatureError("unknown algorithm")
+    key = fetch_key(lookup, read_domain(tags["s"], "s"), read_domain(tags["d"], "d"))
+    if key.hashes and b"sha256" not in key.hashes:
+        raise BadSignatureError("key does not allow sha256")
+    if algorithm == "rsa-sha256" and key.bits < settings.min_rsa_bits:
+        raise BadSignatureError(f"key of {key.bits} bits is too weak")
+    return key, algorithm
+
+
+def _check_message(material: Material, one: _Set, lookup: Lookup, settings: AuthSettings) -> None:
+    """Verify the newest ARC-Message-Signature (§5.2 step 4)."""
+    tags = one.message_tags
+    _require(tags, ("a", "b", "bh", "d", "h", "s"), "ARC-Message-Signature")
+    names = unwrap(tags["h"]).decode("latin-1").lower().split(":")
+    if _SEAL in names:  # §4.1.2
+        raise BadSignatureError("ARC-Message-Signature signs ARC-Seal")
+    header_canon, _, body_canon = unwrap(tags.get("c", b"simple/simple")).lower().partition(b"/")
+    body_canon = body_canon or b"simple"
+    if header_canon not in _CANON or body_canon not in _CANON:
+        raise BadSignatureError("unknown canonicalization")
+    if "t" in tags:
+        read_number(tags["t"], "t")
+    key, algorithm = _key(tags, lookup, settings)
+    digest = header_hash(material, names, one.message, _CANON[header_canon])
+    if not verify(key, algorithm, digest, read_base64(tags["b"], "b")):
+        raise BadSignatureError("newest ARC-Message-Signature did not verify")
+    length = read_number(tags["l"], "l", 76) if "l" in tags else None
+    if material.body_hash(_CANON[body_canon], length) != read_base64(tags["bh"], "bh"):
+        raise BadSignatureError("body hash of newest ARC-Message-Signature did not verify")
+
+
+def _seal_digests(sets: list[_Set]) -> list[bytes]:
+    """What each seal signs: all sets up to its own, itself last and without b= (§5.1.1)."""
+    hasher = hashlib.sha256()
+    digests = []
+    for one in sets:
+        hasher.update(canonical_field(one.results, "relaxed"))
+        hasher.update(canonical_field(one.message, "relaxed"))
+        own = hasher.copy()
+        own.update(canonical_field(one.seal, "relaxed", without_signature(one.seal.value))[:-2])
+        digests.append(own.digest())
+        hasher.update(canonical_field(one.seal, "relaxed"))
+    return digests
+
+
+def _check_seal(one: _Set, digest: bytes, lookup: Lookup, settings: AuthSettings) -> None:
+    """Verify a seal (§5.2 step 6)."""
+    tags = one.seal_tags
+    _require(tags, ("a", "b", "cv", "d", "s"), "ARC-Seal")
+    if "h" in tags:
+        raise BadSignatureError("ARC-Seal with h=")
+    if "t" in tags:
+        read_number(tags["t"], "t")
+    key, algorithm = _key(tags, lookup, settings)
+    if not verify(key, algorithm, digest, read_base64(tags["b"], "b")):
+        raise BadSignatureError(f"seal {one.instance} did not verify")

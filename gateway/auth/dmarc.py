@@ -1,0 +1,320 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""DMARC (RFC 7489), with the tags and, if set, the tree walk of RFC 9989.
+
+Reads hostile text: the From field's addresses, policy records of strangers. Asks the DNS through
+the message's `Lookup`.
+
+`fetch` asks for the record and may run beside SPF and DKIM; `evaluate` needs their results.
+A message without exactly one author domain never passes.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, Literal, cast
+
+from gateway.auth import suffixes
+from gateway.dns import Answer, to_ascii
+from gateway.mail.headers import printable
+from gateway.mail.types import Content, Dkim, Dmarc, Spf
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from gateway.dns import Lookup
+
+Method = Literal["psl", "tree-walk"]
+Policy = Literal["none", "quarantine", "reject"]
+_POLICIES: Final = ("none", "quarantine", "reject")
+_MAX_RECORD: Final = 4_096
+_VERSION: Final = re.compile(r"[ \t]*v[ \t]*=[ \t]*DMARC1[ \t]*\Z", re.IGNORECASE)
+_LOOKS_LIKE_ONE: Final = re.compile(rb"[ \t]*v[ \t]*=[ \t]*DMARC1[ \t]*(?:;|\Z)", re.IGNORECASE)
+_TAG: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
+_URI: Final = re.compile(r"mailto:[^\s,!]+@[^\s,!@]+(?:![0-9]{1,18}[kmgt]?)?\Z", re.IGNORECASE)
+_PSD: Final[dict[str, Literal["y", "n"]]] = {"y": "y", "n": "n"}
+_MAX_WALK: Final = 8  # labels; a longer name is asked for itself and then for its last seven
+
+
+class MalformedRecordError(ValueError):
+    """A record that starts like a policy and cannot be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A policy record. `p` is None where there is none of use: the record then has no effect."""
+
+    text: str
+    p: Policy | None
+    sp: Policy | None = None
+    np: Policy | None = None
+    adkim: Literal["r", "s"] = "r"
+    aspf: Literal["r", "s"] = "r"
+    percent: int = 100
+    testing: bool = False
+    psd: Literal["y", "n", "u"] = "u"
+    rua: tuple[str, ...] = ()
+    ruf: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What `fetch` found out about the author domain."""
+
+    status: Literal["found", "none", "temperror", "permerror"]
+    domain: str = ""
+    record_domain: str = ""  # where the record is
+    record: Record | None = None
+    organizational: str = ""
+    exists: bool = True  # False: the author domain is NXDOMAIN
+    reason: str = ""
+
+
+# ---------------------------------------------------------------- the record
+
+
+def read_record(text: str, *, any_order: bool = False) -> Record | None:
+    """Read a policy record; None if it is none, MalformedRecordError if its tag list is broken.
+
+    `any_order` lets `p` stand anywhere (RFC 9989 §4.7); RFC 7489 §6.4 wants it first after `v`.
+    """
+    version, semicolon, rest = text.partition(";")
+    # The word DMARC1 is case-sensitive (RFC 7489 §6.3), the tag's name is not.
+    if not semicolon or not _VERSION.match(version) or "DMARC1" not in version:
+        return None
+    tags = _read_tags(rest)
+    rua = _addresses(tags.get("rua", ""))
+    p, sp, np = (_policy(tags, name) for name in ("p", "sp", "np"))
+    misplaced = "p" in tags and not any_order and next(iter(tags)) != "p"
+    broken = misplaced or any(name in tags and value is None for name, value in (("sp", sp), ("np", np)))
+    if p is None or broken:
+        # RFC 7489 §6.6.3: without a valid policy, a record that asks for reports counts as p=none.
+        p, sp, np = ("none" if rua or (any_order and "psd" in tags and "p" not in tags) else None), None, None
+    percent = tags.get("pct", "100")
+    return Record(
+        text=printable(text, 2_000),
+        p=p,
+        sp=sp,
+        np=np,
+        adkim="s" if tags.get("adkim", "r").lower() == "s" else "r",
+        aspf="s" if tags.get("aspf", "r").lower() == "s" else "r",
+        percent=int(percent) if re.fullmatch(r"[0-9]{1,2}|100", percent) else 100,
+        testing=tags.get("t", "n").lower() == "y",
+        psd=_PSD.get(tags.get("psd", "").lower(), "u"),
+        rua=rua,
+        ruf=_addresses(tags.get("ruf", "")),
+    )
+
+
+def _read_tags(text: str) -> dict[str, str]:
+    """The tags behind the version, in order, names in lower case."""
+    specs = text.split(";")
+    if not specs[-1].strip(" \t"):
+        specs.pop()
+    tags: dict[str, str] = {}
+    for spec in specs:
+        name, equals, value = spec.partition("=")
+        name = name.strip(" \t").lower()
+        if not equals or not _TAG.match(name) or name in tags:
+            raise MalformedRecordError(f"malformed tag {printable(spec, 40)}")
+        tags[name] = value.strip(" \t")
+    return tags
+
+
+def _policy(tags: dict[str, str], name: str) -> Policy | None:
+    value = tags.get(name, "").lower()
+    return cast("Policy", value) if value in _POLICIES else None
+
+
+def _addresses(text: str) -> tuple[str, ...]:
+    uris = [uri.strip(" \t") for uri in text.split(",", 20)[:20]]
+    return tuple(uri for uri in uris if _URI.match(uri))
+
+
+def _pick(answer: Answer[bytes], *, any_order: bool) -> Record | None:
+    """The one policy record of an answer; several are none at all (RFC 7489 §6.6.3)."""
+    texts = [value for value in answer.values if _LOOKS_LIKE_ONE.match(value)]
+    if len(texts) != 1:
+        return None
+    if len(texts[0]) > _MAX_RECORD:
+        raise MalformedRecordError("record too long")
+    return read_record(texts[0].decode("utf-8", "replace"), any_order=any_order)
+
+
+# ---------------------------------------------------------------- finding it
+
+
+def author_domain(content: Content) -> tuple[str, str]:
+    """The author domain, and "" or the reason why there is none of use (RFC 7489 §6.6.1)."""
+    if content.from_fields != 1:
+        return "", "no From field" if not content.from_fields else f"{content.from_fields} From fields"
+    addresses = [address for _, address in content.from_addresses if address]
+    if len(addresses) != 1 or len(content.from_addresses) != 1:
+        return "", "From has no address" if not addresses else "From has several addresses"
+    domain = to_ascii(addresses[0].rpartition("@")[2]) if "@" in addresses[0] else None
+    if domain is None:
+        return "", "From has no domain"
+    return domain, ""
+
+
+class _DnsError(Exception):
+    """The DNS failed; the message says how."""
+
+
+def fetch(domain: str, lookup: Lookup, method: Method) -> Found:
+    """Find the policy that applies to an author domain. Never raises."""
+    try:
+        found = (_walk if method == "tree-walk" else _by_suffix)(domain, lookup)
+        record = found.record
+        if record and record.np and found.record_domain != domain:
+            found = replace(found, exists=_exists(domain, lookup))
+    except _DnsError as error:
+        return Found("temperror", domain, reason=printable(str(error)))
+    except MalformedRecordError as error:
+        return Found("permerror", domain, reason=printable(str(error)))
+    return found
+
+
+def _exists(domain: str, lookup: Lookup) -> bool:
+    """Tell whether the name exists; one without data does (RFC 9989 §3.2)."""
+    answer = lookup.a(domain)
+    if answer.status == "temperror":
+        raise _DnsError(answer.reason)
+    return answer.status != "nxdomain"
+
+
+def organizational_domain(domain: str, lookup: Lookup, method: Method) -> str | None:
+    """The organizational domain of any domain, itself if there is none above; None if the DNS failed."""
+    if method == "psl":
+        return suffixes.organizational(domain) or domain
+    try:
+        return _organizational(domain, _records_above(domain, lookup))
+    except _DnsError:
+        return None
+
+
+def _record_at(domain: str, lookup: Lookup, *, any_order: bool) -> Record | None:
+    answer = lookup.txt("_dmarc." + domain)
+    if answer.status == "temperror":
+        raise _DnsError(answer.reason)
+    return _pick(answer, any_order=any_order)
+
+
+def _by_suffix(domain: str, lookup: Lookup) -> Found:
+    """RFC 7489 §6.6.3: the author domain, then its organizational domain."""
+    organizational = suffixes.organizational(domain) or domain
+    for name in dict.fromkeys((domain, organizational)):
+        record = _record_at(name, lookup, any_order=False)
+        if record:
+            status: Literal["found", "none"] = "found" if record.p else "none"
+            return Found(status, domain, name, record, organizational)
+    return Found("none", domain, organizational=organizational)
+
+
+def walk(domain: str) -> list[str]:
+    """The names that the tree walk visits (RFC 9989 §4.10): itself, and its parents up to the top."""
+    labels = domain.split(".")
+    names = [domain]
+    labels = labels[-(_MAX_WALK - 1) :] if len(labels) > _MAX_WALK else labels[1:]
+    while labels:
+        names.append(".".join(labels))
+        labels = labels[1:]
+    return names
+
+
+def _walk(domain: str, lookup: Lookup) -> Found:
+    """The record of the author domain, else of the organizational domain, else of a public suffix domain."""
+    records = _records_above(domain, lookup)
+    organizational = _organizational(domain, records)
+    for name in dict.fromkeys((domain, organizational, *records)):
+        record = records.get(name)
+        if record:
+            return Found("found" if record.p else "none", domain, name, record, organizational)
+    return Found("none", domain, organizational=organizational)
+
+
+def _records_above(domain: str, lookup: Lookup) -> dict[str, Record]:
+    records: dict[str, Record] = {}
+    for name in walk(domain):
+        try:
+            record = _record_at(name, lookup, any_order=True)
+        except MalformedRecordError:
+            if name == domain:
+                raise
+            continue
+        if record:
+            records[name] = record
+            if record.psd == "n" or (record.psd == "y" and name != domain):
+                break
+    return records
+
+
+def _organizational(domain: str, records: dict[str, Record]) -> str:
+    """The organizational domain (RFC 9989 §4.10.2)."""
+    for name, record in records.items():
+        if record.psd == "n":
+            return name
+        if record.psd == "y" and name != domain:
+            return ".".join(domain.split(".")[-name.count(".") - 2 :])
+    return min(records, key=lambda name: name.count("."), default=domain)
+
+
+# ---------------------------------------------------------------- judging
+
+
+def evaluate(
+    found: Found, spf: Iterable[Spf], dkim: Iterable[Dkim], organizational: Callable[[str], str | None]
+) -> Dmarc:
+    """Judge by what `fetch` found.
+
+    `organizational` gives the organizational domain of an authenticated domain, None if the DNS
+    failed. SPF counts for MAIL FROM alone, a signature only if it covers all that a reader sees.
+    """
+    record = found.record
+    if found.status != "found" or record is None or record.p is None:
+        result = "none" if found.status == "found" else found.status
+        text = record.text if record else ""
+        return Dmarc(result, found.domain, found.organizational, record=text, reason=found.reason)
+    checks = [("spf", c.domain, c.result, record.aspf) for c in spf if c.identity == "mailfrom"]
+    checks += [("dkim", s.domain, s.result, record.adkim) for s in dkim if s.covers_all]
+    passed: list[str] = []
+    failing = False  # a check that might have passed and aligned could not be made
+    for method, domain, word, mode in checks:
+        if word in ("pass", "temperror"):
+            aligned = _aligned(found, domain, mode, organizational)
+            if aligned and word == "pass":
+                passed.append(method)
+            failing |= aligned is None or (aligned and word == "temperror")
+    return Dmarc(
+        result="pass" if passed else "temperror" if failing else "fail",
+        domain=found.domain,
+        organizational=found.record_domain,
+        policy=_applied(found, record),
+        percent=0 if record.testing else record.percent,
+        aligned=tuple(dict.fromkeys(passed)),
+        record=record.text,
+        reason="" if passed else "no answer from the DNS" if failing else "nothing aligned",
+    )
+
+
+def _aligned(
+    found: Found, domain: str, mode: str, organizational: Callable[[str], str | None]
+) -> bool | None:
+    """Tell whether an authenticated domain aligns with the author domain (RFC 7489 §3.1); None: unknown."""
+    name = to_ascii(domain)
+    if name is None:
+        return False
+    if name == found.domain or mode == "s":
+        return name == found.domain
+    above = organizational(name)
+    return None if above is None else above == found.organizational
+
+
+def _applied(found: Found, record: Record) -> Policy:
+    """The policy for the author domain: p, or for a subdomain np or sp (RFC 9989 §4.7)."""
+    policy = cast("Policy", record.p)
+    if found.domain == found.record_domain:
+        return policy
+    if not found.exists and record.np:
+        return record.np
+    return record.sp or policy

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""SPF (RFC 7208), on pyspf.
+
+Reads hostile text: the client's HELO name and envelope sender, and policy records of strangers.
+Asks the DNS through the message's `Lookup`.
+
+pyspf parses and evaluates the records. Guarded here, because of pyspf 2.0.14:
+- its DNS access, which appends search domains and keeps no cache: `_Query.dns` asks our resolver;
+- `exp=`, fetched even on "pass" and then never shown: `_Query.get_explanation` asks nothing;
+- macro expansion, quadratic in the length of a term, which cuts an overlong name to the wrong
+  length: `_Query.expand` is linear and keeps 253 octets (§7.3);
+- records of any size: the octets of all records of one check are limited;
+- exceptions other than its own: each becomes "permerror".
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
+
+import spf
+
+from gateway.dns import to_ascii
+from gateway.mail.headers import printable
+from gateway.mail.networks import address, inside
+from gateway.mail.types import AuthWord, Envelope, Session, Spf
+
+if TYPE_CHECKING:
+    from gateway.dns import Answer, Kind, Lookup
+
+_MAX_RECORDS_OCTETS: Final = 12_000  # of all policy records of one check; the largest senders need 5,000
+_MAX_TERM: Final = 512  # octets; a domain name has 253
+_RECORD: Final = re.compile(rb"v=spf1(?: |\Z)", re.IGNORECASE)
+_MACRO: Final = re.compile(r"%(?:%|_|-|\{([a-zA-Z])(\d{0,3})(r?)([.\-+,/_=]*)\})", re.IGNORECASE)
+_KINDS: Final[dict[str, Kind]] = {"A": "A", "AAAA": "AAAA", "MX": "MX", "TXT": "TXT"}
+_RESULTS: Final[frozenset[str]] = frozenset(
+    {"pass", "fail", "softfail", "neutral", "none", "temperror", "permerror"}
+)
+
+
+def check_spf(
+    session: Session,
+    envelope: Envelope,
+    lookup: Lookup,
+    *,
+    hostname: str = "",
+    trusted_forwarders: tuple[str, ...] = (),
+) -> tuple[Spf, ...]:
+    """Check MAIL FROM and HELO, in this order; the null sender stands for postmaster@HELO (§2.4).
+
+    `hostname` is the receiver's name for macros. Never raises.
+    """
+    if address(session.client_ip) is None:
+        return ()
+    trusted = inside(session.client_ip, trusted_forwarders)
+    helo = _check(session, "helo", f"postmaster@{session.helo}", lookup, hostname, trusted=trusted)
+    if not envelope.mail_from:
+        return Spf("mailfrom", helo.domain, helo.result, helo.reason), helo
+    mail_from = _check(session, "mailfrom", envelope.mail_from, lookup, hostname, trusted=trusted)
+    return mail_from, helo
+
+
+def _check(
+    session: Session, identity: Any, sender: str, lookup: Lookup, hostname: str, *, trusted: bool
+) -> Spf:
+    local, _, domain = sender.rpartition("@")
+    name = to_ascii(domain)
+    if name is None or "." not in name or name.startswith("["):  # §4.3
+        return Spf(identity, printable(domain, 255), "none", "not a domain name")
+    first = lookup.txt(name)
+    if first.status == "temperror":
+        return Spf(identity, name, "temperror", first.reason)
+    if not any(map(_RECORD.match, first.values)):
+        return Spf(identity, name, "none", "no policy record")
+    try:
+        query = _Query(session, local or "postmaster", name, lookup, hostname)
+        word, _, text = query.check()
+        reason = query.mechanism or ("" if word == "pass" else text)
+    except Exception as error:  # noqa: BLE001 - pyspf raises whatever a hostile record makes it raise
+        word, reason = "permerror", f"{type(error).__name__}: {error}"
+    result: AuthWord = word if word in _RESULTS else "permerror"
+    if trusted and result in ("fail", "softfail"):
+        return Spf(identity, name, "policy", f"trusted forwarder, otherwise {result}")
+    return Spf(identity, name, result, printable(reason))
+
+
+class _Query(spf.query):  # type: ignore[misc]  # pyspf has no types
+    """One evaluation by pyspf over our resolver."""
+
+    def __init__(self, session: Session, local: str, domain: str, lookup: Lookup, hostname: str) -> None:
+        super().__init__(session.client_ip, f"{local}@{domain}", session.helo, receiver=hostname or None)
+        self.l, self.o, self.d = local, domain, domain  # pyspf splits at the first "@"
+        self.lookup = lookup
+        self.octets = 0
+
+    def dns(self, name: str, qtype: str, _cnames: object = None, ignore_void: bool = False) -> list[Any]:
+        """The records of `name`, aliases followed; counts void lookups (§4.6.4)."""
+        if to_ascii(name) is None:
+            return []
+        if qtype == "PTR":
+            answer: Answer[Any] = self.lookup.ptr(str(self.ipaddr))
+        else:
+            answer = self.lookup.query(name, _KINDS[qtype])
+        if answer.status == "temperror":
+            raise spf.TempError(f"DNS: {answer.reason}")
+        if not answer and not ignore_void:
+            self.void_lookups += 1
+            if self.void_lookups > spf.MAX_VOID_LOOKUPS:
+                raise spf.PermError(f"Void lookup limit of {spf.MAX_VOID_LOOKUPS} exceeded")
+        return list(answer.values)
+
+    def dns_txt(self, domainname: str, rr: str = "TXT", ignore_void: bool = False) -> list[bytes]:
+        """The TXT records, strings joined (§3.3)."""
+        return self.dns(domainname, rr, ignore_void=ignore_void)
+
+    def dns_spf(self, domain: str) -> str | None:
+        """The one policy record of `domain`, None if there is none (§4.5)."""
+        records = [record for record in self.dns_txt(domain) if _RECORD.match(record)]
+        if not records:
+            return None
+        if len(records) > 1:
+            raise spf.PermError("Two or more policy records found", domain)
+        self.octets += len(records[0])
+        if self.octets > _MAX_RECORDS_OCTETS:
+            raise spf.PermError("Policy records too long", domain)
+        if not records[0].isascii():
+            raise spf.PermError("Policy record is not ASCII", domain)
+        return records[0].decode("ascii")
+
+    def get_explanation(self, _spec: str) -> None:
+        """Ask nothing: explanations are the senders' words, and we do not repeat them."""
+
+    def expand_domain(self, arg: str) -> str:
+        """Check and expand a domain-spec."""
+        if len(arg) > _MAX_TERM:
+            raise spf.PermError("Domain too long", arg[:64])
+        return str(super().expand_domain(arg))
+
+    def expand(self, s: str, stripdot: bool = True) -> str:
+        """Expand macros (§7.2, §7.3) in time linear in the length of `s` and its result."""
+        if len(s) > _MAX_TERM:
+            raise spf.PermError("Term too long", s[:64])
+        pieces: list[str] = []
+        end = 0
+        while (start := s.find("%", end)) >= 0:
+            macro = _MACRO.match(s, start)
+            if macro is None:
+                raise spf.PermError("invalid-macro-char ", s[start : start + 16])
+            pieces += (s[end:start], self._expand_one(macro))
+            end = macro.end()
+        result = "".join((*pieces, s[end:]))
+        if stripdot and result.endswith("."):
+            result = result[:-1]
+        while len(result) > 253 and "." in result:  # §7.3: labels are dropped from the left
+            result = result.partition(".")[2]
+        return result
+
+    def _expand_one(self, macro: re.Match[str]) -> str:
+        fixed = {"%%": "%", "%_": " ", "%-": "%20"}.get(macro[0])
+        if fixed is not None:
+            return fixed
+        letter = macro[1].lower()
+        if letter not in "slodipvh":  # c, r and t occur in explanations only
+            raise spf.PermError("Unknown macro", macro[0])
+        value = str(self.getp() if letter == "p" else getattr(self, letter))
+        if macro[2] or macro[3] or macro[4]:
+            parts = re.split(f"[{re.escape(macro[4] or '.')}]", value)
+            if macro[3]:
+                parts.reverse()
+            if macro[2]:
+                if int(macro[2]) == 0:
+                    raise spf.PermError("Macro digits must not be zero", macro[0])
+                parts = parts[-int(macro[2]) :]
+            value = ".".join(parts)
+        return quote(value, "~") if macro[1].isupper() else value
