@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """How Postfix's cleanup applies a filter's changes to a message (cleanup_milter.c, by behaviour).
 
-* Postfix puts a Received field of its own first and does not show it. Insert positions count it,
-  change and delete positions skip the first field there is at that moment, whichever it is.
+* Postfix puts a Received field of its own first and does not show it. Insert positions count it;
+  change and delete positions do not, but they do count what the filter inserted before.
 * With SMFIP_HDR_LEADSPC nobody adds or removes the space after a colon.
 * A change of a field that is not there adds it; an empty value deletes.
 """
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_OWN = b"Received: by mx.example.org"  # told from others by identity
 _FIELD = re.compile(rb"[!-9;-~]+[ \t]*:")
 
 
@@ -58,18 +59,17 @@ def split(raw: bytes) -> tuple[list[bytes], bytes]:
 
 def changed(fields: Sequence[bytes], body: bytes, changes: Sequence[Change], *, leadspc: bool) -> bytes:
     """Return the message that would be queued, without Postfix's own Received field."""
-    own = b"Received: by mx.example.org"
-    result = [own, *fields]
+    result = [_OWN, *fields]
     for change in changes:
         if change.kind in ("add", "insert", "change"):
             _apply(result, change, b"" if leadspc else b" ")
     bodies = [change.value for change in changes if change.kind == "body"]
-    kept = [item for item in result if item is not own]  # unless the filter deleted it
+    kept = [item for item in result if item is not _OWN]
     return b"".join(item + b"\r\n" for item in kept) + b"\r\n" + (b"".join(bodies) if bodies else body)
 
 
 def _apply(fields: list[bytes], change: Change, space: bytes) -> None:
-    """Apply one change of the header section. `fields` begins with Postfix's own field."""
+    """Apply one change of the header section. `fields` holds Postfix's own field too."""
     if re.search(rb"[\r\0]|\n(?![ \t])", change.value):
         raise ProtocolError(f"unsafe value for {change.name}: {change.value!r}")
     if not _FIELD.fullmatch(change.name.encode("utf-8", "surrogateescape") + b":"):
@@ -87,7 +87,7 @@ def _apply(fields: list[bytes], change: Change, space: bytes) -> None:
     found = [
         position
         for position, item in enumerate(fields)
-        if position > 0 and item.partition(b":")[0].rstrip(b" \t").lower() == wanted
+        if item is not _OWN and item.partition(b":")[0].rstrip(b" \t").lower() == wanted
     ]
     if change.index > len(found):
         if change.value:
