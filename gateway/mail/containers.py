@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Files inside other bytes: uuencode, yEnc, BinHex 4.0, and Outlook's TNEF (winmail.dat).
+
+Reads hostile bytes; linear, with a bound on files, and never an exception. Each function returns
+the (name, content) pairs it finds. These formats have no declared place in MIME: clients find
+them in text by their first line, and so does this.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+import struct
+
+MAX_FILES = 100
+MAX_EXPANDED = 50_000_000  # octets that BinHex run lengths may expand to
+
+_BEGIN = re.compile(rb"(?:^|(?<=\n))begin(-base64)?[ \t]+([0-7]{3,4})[ \t]+([^\r\n]{1,400})\r?\n")
+_END = re.compile(rb"(?:^|(?<=\n))(?:end|====)[ \t]*(?:\r?\n|\Z)")
+_YBEGIN = re.compile(rb"(?:^|(?<=\n))=ybegin [^\r\n]{0,200}?name=([^\r\n]{0,400})\r?\n(?:=ypart [^\r\n]*\r?\n)?")
+_YEND = re.compile(rb"(?:^|(?<=\n))=yend\b")
+_YENC = bytes((c - 42) & 255 for c in range(256))
+_HQX = re.compile(rb"\(This file must be converted with BinHex[^\n]{0,40}\n\s*:([^:]*+):?")
+_HQX_CHARS = b"!\"#$%&'()*+,-012345689@ABCDEFGHIJKLMNPQRSTUVXYZ[`abcdefhijklmpqr"
+_BASE64_CHARS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+_TO_BASE64 = bytes.maketrans(_HQX_CHARS, _BASE64_CHARS)
+_NOT_HQX = bytes(c for c in range(256) if c not in _HQX_CHARS)
+
+Files = list[tuple[bytes, bytes]]
+
+
+def uudecode(data: bytes) -> Files:
+    """Files between "begin MODE NAME" and "end", uuencoded or in base64 (POSIX)."""
+    files: Files = []
+    position = 0
+    while len(files) < MAX_FILES and (begin := _BEGIN.search(data, position)):
+        end = _END.search(data, begin.end())
+        stop = end.start() if end else len(data)
+        body = data[begin.end() : stop]
+        if begin[1]:
+            try:
+                files.append((begin[3].strip(), binascii.a2b_base64(body)))
+            except ValueError:
+                files.append((begin[3].strip(), body))
+        else:
+            files.append((begin[3].strip(), _uu_lines(body)))
+        position = end.end() if end else len(data)
+    return files
+
+
+def _uu_lines(body: bytes) -> bytes:
+    pieces = []
+    for line in body.split(b"\n"):
+        text = line.rstrip(b"\r")
+        if not text:
+            continue
+        length = (text[0] - 32) & 63
+        if not length:
+            break
+        text = text[: 1 + (length + 2) // 3 * 4]
+        try:
+            pieces.append(binascii.a2b_uu(text))
+        except ValueError:
+            continue  # junk between the lines, as decoders skip it
+    return b"".join(pieces)
+
+
+def yenc(data: bytes) -> Files:
+    """Files between "=ybegin" and "=yend"."""
+    files: Files = []
+    position = 0
+    while len(files) < MAX_FILES and (begin := _YBEGIN.search(data, position)):
+        end = _YEND.search(data, begin.end())
+        stop = end.start() if end else len(data)
+        first, *rest = data[begin.end() : stop].translate(None, b"\r\n").split(b"=")
+        pieces = [first.translate(_YENC)]
+        for piece in rest:
+            pieces += (bytes(((c - 106) & 255 for c in piece[:1])), piece[1:].translate(_YENC))
+        files.append((begin[1].strip(), b"".join(pieces)))
+        position = stop + 1
+    return files
+
+
+def binhex(data: bytes) -> Files:
+    """The data fork of a BinHex 4.0 file (RFC 1741)."""
+    found = _HQX.search(data)
+    if found is None:
+        return []
+    text = found[1].translate(_TO_BASE64, _NOT_HQX)
+    text = text[: len(text) & ~3]
+    runs = binascii.a2b_base64(text).split(b"\x90")
+    size = len(runs[0])
+    out = [runs[0]]
+    last = runs[0][-1:]
+    for run in runs[1:]:
+        count = run[0] if run else 0
+        piece = last * (count - 1) if count else b"\x90"
+        rest = run[1:]
+        size += len(piece) + len(rest)
+        if size > MAX_EXPANDED:
+            break
+        out += (piece, rest)
+        last = rest[-1:] or (last if count else b"\x90")
+    plain = b"".join(out)
+    if not plain or len(plain) < plain[0] + 22:
+        return []
+    name_length = plain[0]
+    (length,) = struct.unpack_from(">I", plain, name_length + 12)
+    start = name_length + 22
+    return [(plain[1 : 1 + name_length], plain[start : start + length])]
+
+
+def tnef(data: bytes) -> Files:
+    """The attachments of a TNEF stream ([MS-OXTNEF] §2.1)."""
+    files: Files = []
+    if not data.startswith(b"\x78\x9f\x3e\x22"):
+        return files
+    position, name, content = 6, b"", b""
+    while position + 9 <= len(data) and len(files) < MAX_FILES:
+        attribute, length = struct.unpack_from("<II", data, position + 1)
+        value = data[position + 9 : position + 9 + length]
+        position += length + 11
+        if attribute == 0x00069002 and content:  # attAttachRendData starts the next attachment
+            files.append((name, content))
+            name, content = b"", b""
+        elif attribute == 0x00018010:  # attAttachTitle
+            name = value.rstrip(b"\0")
+        elif attribute == 0x0006800F:  # attAttachData
+            content = value
+    if content:
+        files.append((name, content))
+    return files
