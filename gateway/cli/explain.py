@@ -7,7 +7,6 @@ the quarantine keeps with a held message.
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,19 +14,21 @@ import msgspec
 
 from gateway.cli.main import EX_NOINPUT, EX_UNAVAILABLE, Context, Failure, config_option
 from gateway.cli.output import console, facts, moment, octets, print_json, safe, table
-from gateway.mail.types import ID_PATTERN, Action, Reply, Scan, SpamCheck
+from gateway.mail.types import ID_PATTERN, Action, EditOp, Reply
 from gateway.store.database import StoreError, open_database
 from gateway.store.journal import Journal, Record
 from gateway.store.quarantine import Quarantine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from rich.console import Console
 
-    from gateway.mail.types import Evidence
+    from gateway.mail.types import Evidence, Thresholds
     from gateway.store.database import Database
 
+SHOWN = 10  # recipients on the line that says what came; the outcome lists all
+_COUNTED = (EditOp.REPLACE, EditOp.DELETE)
 _STYLES = {
     Action.RELAY: "green",
     Action.TAG: "yellow",
@@ -77,47 +78,31 @@ def as_dict(record: Record) -> dict[str, Any]:
 def render_verdict(out: Console, record: Record) -> None:
     """Print what came, what was asked, what it weighed, and what was decided."""
     verdict = record.verdict
-    style = _STYLES[verdict.action]
-    out.print(
-        safe(f"{verdict.action.value.upper()}  {verdict.reason_text or verdict.reason}", 300, f"bold {style}")
-    )
+    word, why = verdict.action.value.upper(), _join(verdict.reason, verdict.reason_text)
+    out.print(safe(f"{word}  {why}", 300, f"bold {_STYLES[verdict.action]}"))
     out.print(facts(_what_came(record)))
     out.print()
-    asked = list(_what_was_asked(record.evidence))
-    if asked:
-        out.print(table(("Asked!", "Answer!", "About", "ms>"), asked, title="Evidence"))
-        out.print()
-    weighed = sorted(verdict.contributions, key=lambda c: (c.decides is None, -abs(c.points)))
-    if weighed:
+    if asked := list(_what_was_asked(record.evidence)):
+        _section(out, "Evidence", ("Asked!", "Answer!", "About", "ms>"), asked)
+    if weighed := sorted(verdict.contributions, key=lambda c: (c.decides is None, -abs(c.points))):
         rows = [(f"{c.points:+.2f}", c.name, c.decides.value if c.decides else "", c.text) for c in weighed]
-        out.print(table(("Points>", "Signal!", "Decides!", "Why"), rows, title="Contributions"))
-        out.print()
+        _section(out, "Contributions", ("Points>", "Signal!", "Decides!", "Why"), rows)
     decided = [
         (o.recipient, safe(o.action.value, style=_STYLES[o.action]), f"{o.score:.2f}", *_limits(o.thresholds))
         for o in verdict.outcomes
     ]
-    out.print(
-        table(("Recipient", "Action!", "Score>", "Tag>", "Quarantine>", "Reject>"), decided, title="Outcome")
-    )
-    out.print()
+    _section(out, "Outcome", ("Recipient", "Action!", "Score>", "Tag>", "Quarantine>", "Reject>"), decided)
     if verdict.edits:
-        edits = [
-            (e.op.value, e.name, e.index if e.op.value in {"replace", "delete"} else "", e.value)
-            for e in verdict.edits
-        ]
-        out.print(table(("Edit!", "Field!", "Number>", "Value"), edits, title="Changes to the header"))
-        out.print()
+        edits = [(e.op.value, e.name, e.index if e.op in _COUNTED else "", e.value) for e in verdict.edits]
+        _section(out, "Changes to the header", ("Edit!", "Field!", "Number>", "Value"), edits)
     versions = verdict.versions
-    out.print(
-        facts(
-            [
-                ("Reply", str(record.reply)),
-                ("Program", versions.program),
-                ("Policy", versions.policy),
-                ("Model", versions.model),
-            ]
-        )
-    )
+    judged_by = [("Program", versions.program), ("Policy", versions.policy), ("Model", versions.model)]
+    out.print(facts([("Reply", str(record.reply)), *judged_by]))
+
+
+def _section(out: Console, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    out.print(table(columns, rows, title=title))
+    out.print()
 
 
 def _find(database: Database, id: str) -> Record | None:  # noqa: A002  # as above
@@ -151,23 +136,16 @@ def _what_came(record: Record) -> Iterator[tuple[str, object]]:
     session = record.session
     yield "Id", record.id + (f" (queue id {record.queue_id})" if record.queue_id else "")
     yield "Received", moment(record.received)
-    door = record.door + (f", {session.listener}" if session.listener else "")
-    yield "Door", f"{door}, {session.direction.value}" if door else session.direction.value
-    yield (
-        "Client",
-        " ".join(filter(None, [session.client_name, f"[{session.client_ip}]" if session.client_ip else ""])),
-    )
+    yield "Door", ", ".join(filter(None, (record.door, session.listener, session.direction.value)))
+    yield "Client", f"{session.client_name} [{session.client_ip}]".strip() if session.client_ip else ""
     yield "HELO", session.helo
     yield "Login", session.login
     if session.tls is not None:
         yield "TLS", f"{session.tls.version} {session.tls.cipher}".strip()
     yield "Sender", f"<{record.envelope.mail_from}>"
     people = record.envelope.recipients
-    yield (
-        "Recipients",
-        ", ".join(f"<{r}>" for r in people[:10])
-        + (f" and {len(people) - 10} more" if len(people) > 10 else ""),
-    )
+    more = f" and {len(people) - SHOWN} more" if len(people) > SHOWN else ""
+    yield "Recipients", ", ".join(f"<{r}>" for r in people[:SHOWN]) + more
     yield "Subject", record.subject
     yield "Message-ID", record.message_id
     yield "Size", octets(record.size)
@@ -175,63 +153,48 @@ def _what_came(record: Record) -> Iterator[tuple[str, object]]:
         yield "Judged in", f"{record.seconds * 1000:.1f} ms"
 
 
-def _what_was_asked(evidence: Evidence) -> Iterator[tuple[object, ...]]:
-    """Rows of: what was asked, the answer, what about, milliseconds."""
-    left = dict(evidence.durations)
+def _what_was_asked(evidence: Evidence) -> Iterator[tuple[str, str, str, str]]:
+    """Rows of: what was asked, the answer, about what, milliseconds."""
+    seen: set[str] = set()
+    for asked, answer, about in _answers(evidence):
+        key = asked.split()[0].lower()
+        taken = None if key in seen else evidence.durations.get(key)
+        seen.add(key)
+        yield asked, answer, about, "" if taken is None else f"{taken:.1f}"
+    for key, taken in evidence.durations.items():
+        if key not in seen:
+            yield key, "", "", f"{taken:.1f}"
 
-    def row(asked: str, answer: str, about: str, *keys: str) -> tuple[object, ...]:
-        taken = [left.pop(key) for key in keys if key in left]
-        return asked, answer, about, f"{sum(taken):.1f}" if taken else ""
 
+def _answers(evidence: Evidence) -> Iterator[tuple[str, str, str]]:
+    """Rows of: what was asked, the answer, about what. The first word names the duration."""
     if evidence.iprev:
-        yield row("iprev", evidence.iprev.result, evidence.iprev.name, "iprev")
+        yield "iprev", evidence.iprev.result, evidence.iprev.name
     for spf in evidence.spf:
-        yield row(f"SPF {spf.identity}", spf.result, _join(spf.domain, spf.reason), "spf")
+        yield f"SPF {spf.identity}", spf.result, _join(spf.domain, spf.reason)
     for dkim in evidence.dkim:
+        signed = f"d={dkim.domain} s={dkim.selector}" if dkim.domain else ""
         partly = "" if dkim.covers_all else "covers only part of the message"
-        yield row(
-            "DKIM",
-            dkim.result,
-            _join(f"d={dkim.domain} s={dkim.selector}", dkim.algorithm, partly, dkim.reason),
-            "dkim",
-        )
-    if evidence.arc:
-        yield row(
-            "ARC", evidence.arc.result, _join(", ".join(evidence.arc.sealers), evidence.arc.reason), "arc"
-        )
-    if evidence.dmarc:
-        dmarc = evidence.dmarc
+        yield "DKIM", dkim.result, _join(signed, dkim.algorithm, partly, dkim.reason)
+    if arc := evidence.arc:
+        yield "ARC", arc.result, _join(", ".join(arc.sealers), arc.reason)
+    if dmarc := evidence.dmarc:
         aligned = f"aligned {' and '.join(dmarc.aligned)}" if dmarc.aligned else ""
         policy = f"p={dmarc.policy}" if dmarc.policy else ""
-        yield row("DMARC", dmarc.result, _join(dmarc.domain, policy, aligned, dmarc.reason), "dmarc")
-    yield from _scanners(evidence.antivirus, evidence.spamd, row)
-    if evidence.release:
-        yield row(
-            "Release", "valid", f"item {evidence.release.item}, lifts {', '.join(evidence.release.lifted)}"
-        )
-    for key, taken in left.items():
-        yield key, "", "", f"{taken:.1f}"
-
-
-def _scanners(antivirus: Scan, spamd: SpamCheck, row: Any) -> Iterator[tuple[object, ...]]:
-    if antivirus.status != "off":
-        yield row(
-            "Antivirus",
-            antivirus.status,
-            _join(antivirus.name, antivirus.detail, antivirus.engine),
-            "antivirus",
-            "clamd",
-        )
+        yield "DMARC", dmarc.result, _join(dmarc.domain, policy, aligned, dmarc.reason)
+    scan, spamd = evidence.antivirus, evidence.spamd
+    if scan.status != "off":
+        yield "Antivirus", scan.status, _join(scan.name, scan.detail, scan.engine)
     if spamd.status != "off":
         about = f"{spamd.score:.1f} of {spamd.required:.1f}" if spamd.status == "ok" else spamd.detail
-        yield row(
-            "SpamAssassin", spamd.status, _join(about, ", ".join(spamd.symbols)), "spamd", "spamassassin"
-        )
+        yield "SpamAssassin", spamd.status, _join(about, ", ".join(spamd.symbols))
+    if release := evidence.release:
+        yield "Release", "valid", f"item {release.item}, answers {', '.join(release.lifted)}"
 
 
 def _join(*parts: str) -> str:
     return "; ".join(part for part in parts if part)
 
 
-def _limits(thresholds: object) -> list[str]:
-    return [f"{value:g}" for value in asdict(thresholds).values()]  # type: ignore[call-overload]  # Thresholds
+def _limits(thresholds: Thresholds) -> list[str]:
+    return [f"{points:g}" for points in (thresholds.tag, thresholds.quarantine, thresholds.reject)]
