@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# Every target installs what it needs: Debian packages with apt (through sudo where that is
+# needed), and a virtual environment in .venv. A second run finds everything there and is quick.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+.NOTPARALLEL:
+
+# Debian packages by purpose
+PACKAGES_BUILD := python3 python3-venv python3-dev gcc libc6-dev libmilter-dev
+PACKAGES_DEMO  := $(PACKAGES_BUILD) postfix clamav-daemon
+PACKAGES_TEST  := $(PACKAGES_DEMO) spamassassin spamd swaks miltertest
+PACKAGES_BENCH := $(PACKAGES_DEMO) rspamd
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := contrib/install
+# Postfix cannot run without root, and the test servers are started beside it.
+AS_ROOT := $(shell test "$$(id -u)" = 0 || echo "$(INSTALL)/as-root")
+
+.PHONY: help install test lint demo bench torture-milter reference clean distclean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(VENV)/.installed ## install Mailwarden into .venv: .venv/bin/mailwarden
+	@echo "$(BIN)/mailwarden is $$($(BIN)/mailwarden --version)"
+
+test: $(VENV)/.installed-tests ## install what tests need, then run ruff, mypy and pytest
+	@$(INSTALL)/packages $(PACKAGES_TEST)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(AS_ROOT) $(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-tests ## ruff and mypy only
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+demo: $(VENV)/.installed-tests ## send messages of all kinds through both doors and show what becomes of them
+	@$(INSTALL)/packages $(PACKAGES_DEMO)
+	@$(AS_ROOT) $(BIN)/python -m contrib.demo
+
+bench: $(VENV)/.installed-tests ## compare with rspamd on the same mail, behind the same Postfix
+	@$(INSTALL)/packages $(PACKAGES_BENCH)
+	@$(AS_ROOT) $(BIN)/python -m contrib.bench
+
+torture-milter: $(VENV)/.installed-tests ## 1,000 messages while workers are killed: nothing lost, nothing unscanned
+	@$(INSTALL)/packages $(PACKAGES_DEMO)
+	@$(AS_ROOT) $(BIN)/python -m contrib.bench.durability
+
+reference: $(VENV)/.installed ## write contrib/mailwarden.toml anew from the settings in the source
+	$(BIN)/python -m contrib.reference > contrib/mailwarden.toml.new
+	mv contrib/mailwarden.toml.new contrib/mailwarden.toml
+
+clean: ## remove what builds and tests leave; keep .venv
+	$(AS_ROOT) rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find gateway contrib tests -name __pycache__ -type d -prune -exec $(AS_ROOT) rm -rf {} +
+
+distclean: clean ## remove .venv as well
+	rm -rf $(VENV)
+
+# ---- the virtual environment; its stamps are older than pyproject.toml when that has changed
+
+$(VENV)/bin/python:
+	@$(INSTALL)/packages $(PACKAGES_BUILD)
+	@$(INSTALL)/venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	@$(INSTALL)/packages $(PACKAGES_BUILD)
+	@echo "Installing Mailwarden into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train]'
+	@touch $@
+
+$(VENV)/.installed-tests: $(VENV)/.installed
+	@echo "Installing what tests need into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train,test,lint]' hatchling
+	@touch $@

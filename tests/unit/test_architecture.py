@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The rooms of the house: an import points only to rooms above, and every module says what it is."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+GATEWAY = ROOT / "gateway"
+MODULES = sorted(GATEWAY.rglob("*.py"))
+PROGRAMS = sorted([*(ROOT / "contrib").rglob("*.py"), *(ROOT / "tests").rglob("*.py")])
+
+# Top to bottom; rooms on one line do not know each other.
+ROOMS = (
+    ("__init__",),
+    ("settings", "data"),
+    ("mail",),
+    ("log", "listeners", "metrics"),
+    ("dns",),
+    ("auth", "scanners", "classifier", "tls"),
+    ("policy",),
+    ("store",),
+    ("delivery",),
+    ("gather",),
+    ("reply",),
+    ("pipeline",),
+    ("milter", "smarthost"),
+    ("config",),
+    ("assembly",),
+    ("housekeeper",),
+    ("service",),
+    ("cli",),
+    ("__main__",),
+)
+LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
+UNSAFE_MODULES = {"pickle", "cPickle", "dill", "joblib", "cloudpickle", "shelve", "marshal", "yaml"}
+UNSAFE_CALLS = {"eval", "exec", "compile", "__import__"}
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(GATEWAY).parts[0].removesuffix(".py")
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"))
+
+
+def imports(path: Path) -> set[tuple[str, int]]:
+    """All modules that a file imports, those for type checkers and inside functions too, with lines."""
+    found = set()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            found |= {(alias.name, node.lineno) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name(path)}:{node.lineno}: a relative import"
+            found |= {(f"{node.module}.{alias.name}", node.lineno) for alias in node.names}
+    return found
+
+
+def rooms_asked(path: Path) -> set[tuple[str, int]]:
+    asked = set()
+    for module, line in imports(path):
+        first, *rest = module.split(".")
+        if first == "gateway":
+            asked.add((rest[0] if rest and rest[0] in LEVEL else "__init__", line))
+    return asked
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_imports_point_upwards(path: Path) -> None:
+    own = room_of(path)
+    assert own in LEVEL, f"the room {own} has no place in ROOMS"
+    wrong = [
+        f"{name(path)}:{line}: {own} imports {room}"
+        for room, line in rooms_asked(path)
+        if room != own and LEVEL[room] >= LEVEL[own]
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("path", [*MODULES, *PROGRAMS], ids=name)
+def test_module_says_what_it_is(path: Path) -> None:
+    assert path.read_text("utf-8").startswith("# SPDX-License-Identifier: GPL-2.0-or-later\n")
+    assert ast.get_docstring(tree(path)), "no docstring"
+
+
+@pytest.mark.parametrize("path", [*MODULES, *PROGRAMS], ids=name)
+def test_nothing_unsafe_is_loaded(path: Path) -> None:
+    modules = {(module.split(".")[0], line) for module, line in imports(path)}
+    calls = {
+        (node.func.id, node.lineno)
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+    wrong = [f"{name(path)}:{line}: {what}" for what, line in modules if what in UNSAFE_MODULES]
+    wrong += [f"{name(path)}:{line}: {what}()" for what, line in calls if what in UNSAFE_CALLS]
+    assert not wrong
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_modules_and_functions_stay_readable(path: Path) -> None:
+    assert len(path.read_text("utf-8").splitlines()) <= 500
+    functions = [n for n in ast.walk(tree(path)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+    long = [f.name for f in functions if (f.end_lineno or 0) - f.lineno >= 60]
+    assert not long, f"functions of more than 60 lines in {name(path)}"
+
+
+def test_contrib_and_tests_are_not_imported() -> None:
+    wrong = [
+        f"{name(path)}:{line}: {module}"
+        for path in MODULES
+        for module, line in imports(path)
+        if module.split(".")[0] in ("contrib", "tests")
+    ]
+    assert not wrong
+
+
+def test_serving_loads_no_training_library() -> None:
+    """Importing scikit-learn costs seconds and a hundred megabytes in each worker."""
+    ask = (
+        "import sys, gateway.service, gateway.milter, gateway.smarthost, gateway.housekeeper;"
+        "print(sorted({'sklearn', 'scipy', 'joblib', 'pandas'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", ask], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
