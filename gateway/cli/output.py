@@ -7,6 +7,7 @@ escapes nor rich's own markup in a subject are obeyed; JSON is ASCII. No colour 
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from datetime import UTC, datetime
@@ -28,6 +29,8 @@ def console(*, stderr: bool = False) -> Console:
     """A console that obeys no markup. A pipe or file gets wide lines and no colour."""
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else WIDE
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="replace")  # a terminal that knows fewer characters than mail does
     return Console(file=stream, width=width, markup=False, highlight=False, emoji=False, soft_wrap=False)
 
 

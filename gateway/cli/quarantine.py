@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from gateway.mail.types import Content
 
 BULK = 1_000  # items that one --all-matching takes
+STATES = [*(state.value for state in State), "all"]
 TEXT_SHOWN = 2_000  # characters of text that `show` prints
 _SPAN = re.compile(r"(\d{1,6})\s*([smhdw])", re.ASCII)
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
@@ -57,14 +58,15 @@ class Moment(click.ParamType[float]):
 
 def filters(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that choose items, for `list` and for work on many at once."""
-    for option in (
+    options = (
         click.option("--sender", default="", help="Part of the envelope sender, in any case."),
         click.option("--recipient", default="", help="Part of a recipient's address."),
         click.option("--subject", default="", help="Part of the subject."),
         click.option("--reason", default="", help="Name of a signal it is held for, or score."),
         click.option("--since", type=Moment(), help="Held since: 2d, 12h, or a date."),
         click.option("--until", type=Moment(), help="Held before: 2d, 12h, or a date."),
-    ):
+    )
+    for option in reversed(options):
         command = option(command)
     return command
 
@@ -86,9 +88,7 @@ def quarantine() -> None:
 
 @quarantine.command("list")
 @filters
-@click.option(
-    "--state", type=click.Choice([*(s.value for s in State), "all"]), default="held", show_default=True
-)
+@click.option("--state", type=click.Choice(STATES), default="held", show_default=True)
 @click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True)
 @click.option("--offset", type=click.IntRange(0), default=0, help="Leave out so many of the newest.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -197,9 +197,7 @@ def release(
     from gateway.delivery.release import ReleaseError, release_item  # noqa: PLC0415  # asyncio, TLS
 
     with _opened(context) as held:
-        chosen_ids = _choose(
-            held, ids, Search(state=State.HELD, limit=BULK, **chosen), all_matching=all_matching, yes=yes
-        )
+        chosen_ids = _choose(held, ids, _held(chosen), all_matching=all_matching, yes=yes)
         deliver, results, failed = _deliverer(context), [], False
         for item in chosen_ids:
             try:
@@ -236,9 +234,7 @@ def delete(
     """
     results = []
     with _opened(context) as held:
-        for item in _choose(
-            held, ids, Search(state=State.HELD, limit=BULK, **chosen), all_matching=all_matching, yes=yes
-        ):
+        for item in _choose(held, ids, _held(chosen), all_matching=all_matching, yes=yes):
             try:
                 done = held.delete(item, operator())
             except StoreError as error:
@@ -288,6 +284,10 @@ def _deliverer(context: Context) -> Deliver:
     if hop is None and not config.routes and not config.next_hop:
         raise Failure("no next hop is configured to release to; set release.next_hop or next_hop", EX_DATAERR)
     return deliverer(table, config.tls.outbound, config.name, hop)
+
+
+def _held(chosen: dict[str, Any]) -> Search:
+    return Search(state=State.HELD, limit=BULK, **chosen)
 
 
 def _choose(
@@ -356,12 +356,15 @@ def _print_item(item: Item, content: Content | None, message: bytes, events: Seq
     out.print()
     out.print(table(("Recipient", "State!", "Delivered to", "Last error"), people))
     if content is not None:
-        out.print(safe("\nHeader fields", style="bold"), soft_wrap=False)
+        out.print()
+        out.print(safe("Header fields", style="bold"))
         _print_fields(message)
         _print_content(content)
+    out.print()
     out.print(safe("History", style="bold"))
     out.print(table(("When!", "Who", "What!", "Why"), events))
-    out.print(safe(f"mailwarden explain {item.id} says how it was judged."))
+    if content is not None:
+        out.print(safe(f"mailwarden explain {item.id} says how it was judged."))
 
 
 def _print_fields(message: bytes) -> None:
@@ -401,7 +404,6 @@ def _print_content(content: Content) -> None:
     if broken:
         out.print()
         out.print(facts([("Broken", ", ".join(broken))]))
-    out.print()
 
 
 def _report(results: list[dict[str, Any]], *, as_json: bool) -> None:
