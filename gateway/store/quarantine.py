@@ -59,19 +59,18 @@ class Quarantine:
         self,
         mail: Mail,
         verdict: Verdict,
-        content: Content | None,
-        held_for: Sequence[str],
-        reasons: Sequence[str],
-        *,
         evidence: Evidence,
         signals: Sequence[Signal],
+        *,
+        content: Content | None,
+        reasons: Sequence[str],
     ) -> str:
-        """Keep a message for the recipients `held_for`; it is on disk when this returns.
+        """Keep a message for the recipients that `verdict` holds it for; on disk when this returns.
 
         `reasons` are what it is held for, and what its release lifts. Holding the same `mail.id`
         again changes nothing. Returns the item's id, which is the mail's.
         """
-        people = tuple(dict.fromkeys(held_for))
+        people = tuple(dict.fromkeys(verdict.held))
         if not people:
             raise StoreError("nobody to hold the message for")
         if not ID_PATTERN.fullmatch(mail.id):
