@@ -2,8 +2,8 @@
 """A private Postfix from the installed package: own configuration, queue, data and log.
 
 Needs root, as Postfix does. Nothing of the system's instance is read but its default settings,
-which are compiled in. Tests on loopback may present any client address with XCLIENT. `directory`
-must be reachable by the user postfix if a filter listens on a unix socket in it.
+which are compiled in. Tests on loopback may present any client address with XCLIENT. `directory` must be
+reachable by the user postfix: mode 755, and its parents too.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import shutil
 import signal
 import subprocess
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from contrib.lab.process import Server, free_port, listens, program
+from contrib.lab.process import Server, StartError, free_port, listens, program
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from contrib.lab.certificates import Authority, Pair
 
@@ -49,6 +49,7 @@ scache    unix  -  -  n  -   1  scache
 postlog   unix-dgram n - n -  1  postlogd
 """
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C", "TZ": "UTC"}
+_MASTERS = ("/usr/lib/postfix/sbin/master", "/usr/libexec/postfix/master")
 _OWN = ("postfix", "root", 0o700)
 _FOLDERS = {
     "queue": ("root", "root", 0o755),
@@ -102,9 +103,18 @@ class Postfix(Server):
         lines = [f"{key} = {value}\n" for key, value in settings.items()]
         (self.config / "main.cf").write_text("".join(lines))
         (self.config / "master.cf").write_text("\n".join([*self._listeners(), _MASTER, *services, ""]))
+        self._age()
+
+    def _age(self) -> None:
+        """Date main.cf back: Postfix waits until a file it reads has not changed for two seconds."""
+        before = time.time() - 10
+        os.utime(self.config / "main.cf", (before, before))
 
     def _make_folders(self) -> None:
         """Make what Postfix's post-install would make, with its owners and modes."""
+        closed = [path for path in (self.directory, *self.directory.parents) if not path.stat().st_mode & 1]
+        if closed:
+            raise StartError(f"the user postfix cannot reach {closed[-1]}; give it mode 755")
         self.config.mkdir(exist_ok=True)
         for name, (owner, group, mode) in _FOLDERS.items():
             folder = self.directory / name
@@ -170,8 +180,8 @@ class Postfix(Server):
 
     def command(self) -> Sequence[str]:
         # `postfix start` checks and repairs for two seconds what was just made as it should be.
-        folder = self._run("postconf", "-h", "daemon_directory").stdout.strip()
-        return [f"{folder}/master", "-c", str(self.config), "-d"]
+        master = next((path for path in _MASTERS if Path(path).exists()), _MASTERS[0])
+        return [master, "-c", str(self.config), "-d"]
 
     def environment(self) -> Mapping[str, str]:
         return {**_ENVIRONMENT, "MAIL_CONFIG": str(self.config)}
@@ -196,6 +206,7 @@ class Postfix(Server):
     def set(self, **parameters: str) -> None:
         """Change settings of main.cf and reload."""
         self._run("postconf", *(f"{key}={value}" for key, value in parameters.items()))
+        self._age()
         self.reload()
 
     # ------------------------------------------------------------ queue and log
