@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gateway.auth import dmarc
+from gateway.auth import suffixes
 from gateway.classifier.model import Classifier, ModelError
 from gateway.config import Config, ConfigError
 from gateway.data import data_dir
@@ -57,8 +57,8 @@ def load(config: Config, log: Log | None = None) -> Loaded:
         classifier = None
         if log:
             log.error("classifier unavailable", error=str(error))
-    if config.auth.dmarc:
-        dmarc.load()
+    if config.auth.dmarc and config.auth.dmarc_method == "psl":
+        suffixes.load()  # once, so that the workers share its pages
     return Loaded(config, policy, classifier, routes(config.routes, config.next_hop))
 
 
@@ -91,7 +91,7 @@ def assemble(loaded: Loaded, counters: Counters, log: Log, *, threads: int, keep
     gateway = Gateway(
         authserv_id=config.authserv,
         deadline=config.deadline,
-        limits=config.limits,
+        limits=config.limits.limits(),
         sources=Sources(
             resolver=Resolver(config.dns),
             auth=config.auth,
@@ -99,6 +99,7 @@ def assemble(loaded: Loaded, counters: Counters, log: Log, *, threads: int, keep
             spamd=Spamd(config.spamassassin) if config.spamassassin.enabled else None,
             check_token=quarantine.check_token if quarantine else None,
             pool=pool,
+            hostname=config.name,
         ),
         classifier=loaded.classifier,
         policy=loaded.policy,

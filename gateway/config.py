@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.auth.gather import AuthSettings
+from gateway.auth.settings import AuthSettings
 from gateway.classifier.settings import ClassifierSettings
 from gateway.delivery.routes import RouteSettings, parse_next_hop
 from gateway.dns import DnsSettings
@@ -28,8 +28,8 @@ from gateway.milter import MilterSettings
 from gateway.policy.rules import PolicySettings
 from gateway.scanners.clamd import ClamdSettings
 from gateway.scanners.spamd import SpamdSettings
-from gateway.settings import Seconds, Settings
-from gateway.smarthost import SmarthostSettings
+from gateway.settings import Positive, Seconds, Settings
+from gateway.smarthost.settings import SmarthostSettings
 from gateway.store.database import StoreSettings
 from gateway.tls.inbound import InboundTlsRule
 from gateway.tls.outbound import OutboundTlsRule
@@ -49,6 +49,34 @@ class TlsSettings(Settings, frozen=True):
     inbound: tuple[InboundTlsRule, ...] = ()
     # What next hops must offer, smart host only; the first row that applies rules, otherwise "may".
     outbound: tuple[OutboundTlsRule, ...] = ()
+
+
+_LIMITS = MimeLimits()
+
+
+class LimitSettings(Settings, frozen=True):
+    """Bounds on the reading of one message; what goes beyond one is the signal MIME_LIMIT."""
+
+    # Nesting of parts.
+    depth: Positive = _LIMITS.depth
+    # Parts, in all readings together.
+    parts: Positive = _LIMITS.parts
+    # Header fields of one part.
+    fields: Positive = _LIMITS.fields
+    # Characters of text kept, and of one HTML part read.
+    text: Positive = _LIMITS.text
+    # Links.
+    urls: Positive = _LIMITS.urls
+    # Attachments.
+    attachments: Positive = _LIMITS.attachments
+    # Octets decoded, in all readings together.
+    decoded: Positive = _LIMITS.decoded
+    # Further readings of an ambiguous message that are tried.
+    readings: Positive = _LIMITS.readings
+
+    def limits(self) -> MimeLimits:
+        """Return what the reader takes."""
+        return MimeLimits(**msgspec.structs.asdict(self))
 
 
 class ReleaseSettings(Settings, frozen=True):
@@ -99,7 +127,7 @@ class Config(Settings, frozen=True):
     spamassassin: SpamdSettings = SpamdSettings()
     classifier: ClassifierSettings = ClassifierSettings()
     policy: PolicySettings = PolicySettings()
-    limits: MimeLimits = MimeLimits()
+    limits: LimitSettings = LimitSettings()
     tls: TlsSettings = TlsSettings()
     store: StoreSettings = StoreSettings()
     release: ReleaseSettings = ReleaseSettings()

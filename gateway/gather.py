@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import TimeoutError as NoAnswer
-from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
-from gateway.auth.gather import authenticate
-from gateway.mail.types import Content, Evidence, Mail, Release, Scan, SpamCheck
+from gateway.auth.gather import Authentication, authenticate
+from gateway.mail.types import Content, Direction, Evidence, Mail, Release, Scan, SpamCheck
 from gateway.policy.annotate import RELEASE_FIELD
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Executor, Future
 
-    from gateway.auth.gather import AuthSettings
+    from gateway.auth.settings import AuthSettings
     from gateway.dns import Resolver
     from gateway.scanners.clamd import Clamd
     from gateway.scanners.spamd import Spamd
@@ -31,7 +30,7 @@ T = TypeVar("T")
 class Sources:
     """Whom to ask. A scanner that is None is not configured."""
 
-    __slots__ = ("antivirus", "auth", "check_token", "pool", "resolver", "spamd")
+    __slots__ = ("antivirus", "auth", "check_token", "hostname", "pool", "resolver", "spamd")
 
     def __init__(
         self,
@@ -42,6 +41,7 @@ class Sources:
         spamd: Spamd | None,
         check_token: Callable[[str, bytes, tuple[str, ...]], Release | None] | None,
         pool: Executor,
+        hostname: str,
     ) -> None:
         self.resolver = resolver
         self.auth = auth
@@ -49,6 +49,7 @@ class Sources:
         self.spamd = spamd
         self.check_token = check_token
         self.pool = pool
+        self.hostname = hostname
 
 
 def gather(mail: Mail, content: Content, sources: Sources, deadline: float) -> Evidence:
@@ -56,17 +57,24 @@ def gather(mail: Mail, content: Content, sources: Sources, deadline: float) -> E
     pool, antivirus, spamd = sources.pool, sources.antivirus, sources.spamd
     scan = pool.submit(_timed, antivirus.scan, (mail.raw, *content.readings), deadline) if antivirus else None
     check = pool.submit(_timed, spamd.check, mail.raw, deadline) if spamd else None
-    evidence = authenticate(mail, content, sources.resolver, sources.auth, deadline, pool.submit)
-    durations = dict(evidence.durations)
+    inbound = mail.session.direction is Direction.INBOUND
+    auth = (
+        authenticate(mail, content, sources.resolver, sources.auth, deadline, pool.submit, hostname=sources.hostname)
+        if inbound
+        else Authentication()
+    )
+    durations = dict(auth.durations)
     answer, spam = Scan("off"), SpamCheck("off")
     if scan:
         answer, durations["antivirus"] = _wait(scan, deadline, Scan("error", detail="no answer in time"))
     if check:
-        spam, durations["spamassassin"] = _wait(
-            check, deadline, SpamCheck("error", detail="no answer in time")
-        )
-    return replace(
-        evidence,
+        spam, durations["spamassassin"] = _wait(check, deadline, SpamCheck("error", detail="no answer in time"))
+    return Evidence(
+        spf=auth.spf,
+        dkim=auth.dkim,
+        dmarc=auth.dmarc,
+        arc=auth.arc,
+        iprev=auth.iprev,
         antivirus=answer,
         spamd=spam,
         release=_release(mail, content, sources),

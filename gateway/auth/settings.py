@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from gateway.settings import Seconds, Settings
+from gateway.settings import Settings
 
 
 class AuthSettings(Settings, frozen=True):
@@ -35,7 +35,7 @@ class AuthSettings(Settings, frozen=True):
     # Networks of forwarders whose mail SPF cannot judge: "fail" and "softfail" become "policy".
     trusted_forwarders: tuple[str, ...] = ()
     # Seconds that all checks of one message may take together.
-    timeout: Annotated[Seconds, msgspec.Meta(le=20)] = 15.0
+    timeout: Annotated[float, msgspec.Meta(gt=0, le=20)] = 15.0
 
     def __post_init__(self) -> None:
         for network in self.trusted_forwarders:

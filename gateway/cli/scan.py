@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 import sys
@@ -112,7 +111,8 @@ def _read(path: Path) -> bytes:
 
 
 def _judge(mail: Mail, path: Path, opened: Opened, *, as_json: bool) -> Action:
-    from gateway.cli.explain import render  # noqa: PLC0415
+    from gateway.cli.explain import as_dict, render_verdict  # noqa: PLC0415
+    from gateway.cli.output import console  # noqa: PLC0415
     from gateway.pipeline import consider  # noqa: PLC0415
     from gateway.reply import reply_to  # noqa: PLC0415
     from gateway.store.journal import record_of  # noqa: PLC0415
@@ -130,16 +130,8 @@ def _judge(mail: Mail, path: Path, opened: Opened, *, as_json: bool) -> Action:
         seconds=time.monotonic() - started,
     )
     if as_json:
-        click.echo(json.dumps({"file": str(path), **_plain(record)}))
+        click.echo(json.dumps({"file": str(path), **as_dict(record)}))
     else:
         click.echo(click.style(str(path), bold=True))
-        render(record)
+        render_verdict(console(), record)
     return verdict.action
-
-
-def _plain(record: object) -> dict[str, object]:
-    import msgspec  # noqa: PLC0415
-
-    assert dataclasses.is_dataclass(record)
-    plain: dict[str, object] = msgspec.to_builtins(record)
-    return plain

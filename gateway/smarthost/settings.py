@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The smart-host door's settings, and the values it is built from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from gateway.delivery.client import RelayTimeouts
+from gateway.mail.networks import network
+from gateway.settings import Count, Positive, Seconds, Settings
+from gateway.tls.inbound import TlsVersion
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gateway.delivery.routes import Routes
+    from gateway.log import Log
+    from gateway.mail.types import Mail, Reply, Session, Verdict
+    from gateway.tls.outbound import OutboundTlsRule
+
+
+class SmarthostSettings(Settings, frozen=True, kw_only=True):
+    """The [smarthost] table. Limits on connections and memory are those of each worker."""
+
+    # Addresses to listen on, such as "127.0.0.1:10024" or "[::]:25". Empty: the door stays shut.
+    listen: tuple[str, ...] = ()
+    # Name of this listener, for rules that ask through which door a message came.
+    name: str = "smarthost"
+    # Our name in the greeting, in EHLO to next hops and in Received. Empty: the host's own name.
+    hostname: str = ""
+    # PEM files of the certificate (with its chain) and the key for STARTTLS. Empty: no STARTTLS.
+    certificate: str = ""
+    key: str = ""
+    # PEM file of the CAs whose client certificates are accepted. Empty: none is asked for.
+    client_ca_file: str = ""
+    # The oldest TLS version offered.
+    minimum_version: TlsVersion = "TLSv1.2"
+    # Networks whose clients may relay to any domain.
+    relay_networks: tuple[str, ...] = ()
+    # Networks whose clients may replace the client's identity with XCLIENT, or pass it with XFORWARD.
+    xclient_networks: tuple[str, ...] = ()
+    xforward_networks: tuple[str, ...] = ()
+    # Largest message, in octets.
+    size_limit: Positive = 52_428_800
+    # Most recipients of a message.
+    recipient_limit: Positive = 1000
+    # Errors, and commands that lead to no message, after which a client is sent away.
+    error_limit: Positive = 20
+    junk_limit: Positive = 100
+    # Most Received fields of a message; more are a loop.
+    hop_limit: Positive = 50
+    # Most connections in all, and of one client (an IPv6 client is its /64). Peers in one of the
+    # networks above are not counted as one client.
+    connection_limit: Positive = 1000
+    client_connection_limit: Positive = 50
+    # Seconds for one command to arrive; a tenth of it when four fifths of the connections are in use.
+    command_timeout: Seconds = 300.0
+    # Seconds in which some of a message must arrive, and its least octets per second after a minute.
+    data_timeout: Seconds = 180.0
+    data_rate: Count = 500
+    # Seconds after which a judgement that has not come is a temporary failure.
+    judge_timeout: Seconds = 240.0
+    # Worker processes.
+    workers: Positive = 2
+    # Judgements at a time in each worker.
+    threads: Positive = 8
+    # Octets of messages held in memory; above it, new ones are put off with 452.
+    memory_limit: Positive = 536_870_912
+    # Seconds that messages on their way get to finish when a worker is told to stop.
+    drain_timeout: Seconds = 30.0
+    # The time limits of the client that speaks to next hops.
+    relay: RelayTimeouts = RelayTimeouts()
+
+    def __post_init__(self) -> None:
+        for text in (*self.relay_networks, *self.xclient_networks, *self.xforward_networks):
+            network(text)
+        for text in self.listen:
+            listen_address(text)
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """The house behind the door.
+
+    `judge` blocks, and is called in a thread: the verdict, and the reply that goes with it. What
+    it holds is durable when it returns. `admit` is called on the event loop, at MAIL (recipient
+    None) and at each RCPT: a refusal, or None. `hold_undelivered` blocks, and is called in a
+    thread: keep the message in quarantine, durably, for recipients whose next hop refused it
+    after it had taken it for others; it raises if it cannot.
+    """
+
+    judge: Callable[[Mail], tuple[Verdict, Reply]]
+    admit: Callable[[Session, str | None, str | None], Reply | None]
+    hold_undelivered: Callable[[Mail, Verdict, tuple[str, ...], str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """All that a worker of this door is given."""
+
+    settings: SmarthostSettings
+    hostname: str
+    judgement: Judgement
+    routes: Routes
+    domains: tuple[str, ...]  # those for which everybody may send mail to us
+    log: Log = field(repr=False)
+    tls_rules: tuple[OutboundTlsRule, ...] = ()
+
+
+def listen_address(text: str) -> tuple[str, int]:
+    """Host and port of a listen address; raises ValueError."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdigit() or not 0 <= int(port) < 65_536:
+        raise ValueError(f'"{text}" is not an address such as "127.0.0.1:10024" or "[::]:25"')
+    return host.removeprefix("[").removesuffix("]"), int(port)
