@@ -9,15 +9,22 @@ Reads hostile bytes only through libmilter. Guards around pymilter and libmilter
 * Without SMFIP_HDR_LEADSPC the MTA eats the space after the colon, and DKIM's "simple" header
   canonicalisation breaks. It is asked for, and header fields are rebuilt octet by octet.
 * pymilter decodes macros and arguments strictly in places; undecodable ones are read as absent.
+* On SIGTERM libmilter drops connections in the middle of a message, and for five seconds more it
+  accepts new ones only to drop them. So a worker that is to end takes its listening socket away
+  from libmilter first, waits for what is under way, and only then sends itself SIGTERM.
 * Actions are sent only after the decision, and only those that were negotiated; where one is
   missing or fails, the message is deferred.
 """
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import Milter
 import msgspec
@@ -42,10 +49,9 @@ from gateway.pipeline import Gateway, admit, judge_safely
 from gateway.reply import failure
 from gateway.settings import Positive, Seconds, Settings
 
-if TYPE_CHECKING:
-    import socket
-
 DOOR = "milter"
+# Finish, by signal: all connections (after a reload), or messages under way (before a stop).
+DRAIN_CONNECTIONS, DRAIN_MESSAGES = signal.SIGUSR1, signal.SIGUSR2
 
 
 class MilterSettings(Settings, frozen=True):
@@ -69,6 +75,26 @@ class MilterSettings(Settings, frozen=True):
     outbound_listeners: tuple[str, ...] = ("ORIGINATING",)
 
 
+class Load:
+    """What one worker is busy with; threads of libmilter count up and down."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self.connections = self.messages = 0
+
+    def change(self, *, connections: int = 0, messages: int = 0) -> None:
+        """Count."""
+        with self._changed:
+            self.connections += connections
+            self.messages += messages
+            self._changed.notify_all()
+
+    def wait_idle(self, *, connections: bool) -> None:
+        """Wait until no message is under way, or until no connection is open."""
+        with self._changed:
+            self._changed.wait_for(lambda: (self.connections if connections else self.messages) <= 0)
+
+
 @Milter.header_leading_space  # type: ignore[untyped-decorator]  # pymilter has no types
 class Connection(Milter.Base):  # type: ignore[misc]  # pymilter has no types
     """One connection of the MTA: collects, asks `judge`, and carries out the verdict."""
@@ -78,12 +104,17 @@ class Connection(Milter.Base):  # type: ignore[misc]  # pymilter has no types
     settings: MilterSettings
     relay_networks: tuple[str, ...]
     judges: ThreadPoolExecutor
+    load: Load
 
     def __init__(self) -> None:
         self.client_ip = self.client_name = self.helo = ""
+        self.open = self.busy = False
         self._reset()
 
     def _reset(self) -> None:
+        if self.busy:
+            self.busy = False
+            self.load.change(messages=-1)
         self.session = Session()
         self.mail_from = ""
         self.options: tuple[str, ...] = ()
@@ -98,6 +129,8 @@ class Connection(Milter.Base):  # type: ignore[misc]  # pymilter has no types
         """Keep the client's address; there is none for local submission."""
         del family
         self.gateway.counters.add("connections", DOOR)
+        self.open = True
+        self.load.change(connections=1)
         self.client_ip = _address(hostaddr[0]) if isinstance(hostaddr, tuple) else ""
         # The MTA gives "[address]" or "unknown" where no name leads back to the address.
         named = hostname and not hostname.startswith("[") and hostname.lower() not in ("unknown", "localhost")
@@ -114,6 +147,8 @@ class Connection(Milter.Base):  # type: ignore[misc]  # pymilter has no types
     def envfrom_bytes(self, *arguments: bytes) -> int:
         """Start a message: everything of the one before is forgotten."""
         self._reset()
+        self.busy = True
+        self.load.change(messages=1)
         words = [a.decode("utf-8", "backslashreplace") for a in arguments]
         self.mail_from = _bare(words[0])
         self.options = tuple(words[1:])
@@ -207,6 +242,9 @@ class Connection(Milter.Base):  # type: ignore[misc]  # pymilter has no types
     def close(self) -> int:
         """Forget everything."""
         self._reset()
+        if self.open:
+            self.open = False
+            self.load.change(connections=-1)
         return int(Milter.CONTINUE)
 
     # ---- verdicts
@@ -275,22 +313,38 @@ class Connection(Milter.Base):  # type: ignore[misc]  # pymilter has no types
 def serve(
     listener: socket.socket, settings: MilterSettings, relay_networks: tuple[str, ...], gateway: Gateway
 ) -> None:
-    """Serve one listening socket in this process until SIGTERM; libmilter waits for the signal.
+    """Serve one listening socket in this process until a signal asks to drain, or SIGTERM to end.
 
-    The caller has blocked SIGTERM, SIGHUP and SIGINT in all threads, and made no threads before
-    the fork. With `fd:` the socket's path outlives the worker.
+    The caller has blocked SIGTERM, SIGHUP, SIGINT and the two of draining in all threads, for
+    libmilter and the drain wait for them, and made no threads before the fork. With `fd:` the
+    socket's path outlives the worker.
     """
+    load = Load()
+    threading.Thread(target=_drain, args=(listener, load), name="drain", daemon=True).start()
     judges = ThreadPoolExecutor(settings.threads, "judge")
 
     class Bound(Connection):
         pass
 
-    Bound.gateway, Bound.settings, Bound.judges = gateway, settings, judges
+    Bound.gateway, Bound.settings, Bound.judges, Bound.load = gateway, settings, judges, load
     Bound.relay_networks = relay_networks
     Milter.factory = Bound
     Milter.set_flags(Milter.ADDHDRS | Milter.CHGHDRS | Milter.DELRCPT)
     Milter.runmilter("mailwarden", f"fd:{listener.fileno()}", int(settings.timeout), rmsock=False)
     judges.shutdown(wait=True)
+
+
+def _drain(listener: socket.socket, load: Load) -> None:
+    """Wait for a signal to drain, let nobody new in, and end the process when it is idle."""
+    number = signal.sigwait({DRAIN_CONNECTIONS, DRAIN_MESSAGES})
+    with socket.socket(socket.AF_UNIX) as nobody:
+        nobody.bind("")  # an abstract name that nobody knows
+        nobody.listen(1)
+        nobody.setblocking(False)
+        # New connections stay with the socket itself, where other workers take them.
+        os.dup2(nobody.fileno(), listener.fileno(), inheritable=False)
+    load.wait_idle(connections=number == DRAIN_CONNECTIONS)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _bare(address: str) -> str:

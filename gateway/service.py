@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 Kind = Literal["milter", "smarthost", "housekeeper"]
 SLOTS = 256
 _SIGNALS = {signal.SIGCHLD, signal.SIGHUP, signal.SIGTERM, signal.SIGINT}
+_DRAINS = {signal.SIGUSR1, signal.SIGUSR2}  # those of the milter door; workers inherit the block
 _QUICK = 2.0  # a worker that lives shorter than this many seconds is not replaced at once
 _PAUSE = 2.0
 
@@ -79,7 +80,7 @@ class Supervisor:
 
     def run(self) -> int:
         """Serve until SIGTERM; return the exit status. Raises `ConfigError` before it serves."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS | _DRAINS)
         _fewer_arenas()
         settings = config.load(self.path)
         self.sockets = self._bind(settings, {})
@@ -140,7 +141,9 @@ class Supervisor:
         """Ask workers to finish within the grace time."""
         for worker in workers:
             worker.ends = time.monotonic() + self.loaded.config.grace
-            _kill(worker.pid, signal.SIGTERM)
+            # After a reload others serve new mail, so connections may end by themselves.
+            drain = signal.SIGUSR2 if self.stopping else signal.SIGUSR1
+            _kill(worker.pid, drain if worker.post.kind == "milter" else signal.SIGTERM)
 
     def _end_late(self) -> None:
         """End by force what did not finish in its grace time."""
