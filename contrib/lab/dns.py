@@ -6,8 +6,9 @@
 
 A name's entry maps record types to values in zone-file form; a TXT value is plain text or octets
 of any length, or a list of strings. The entry may instead be "SERVFAIL", "TIMEOUT", "REFUSED"
-or "NXDOMAIN", or hold one of these as the only value of a type. A name that exists only as a parent
-of others has no data; any other unknown name does not exist. "*.example.com" is a wildcard.
+or "NXDOMAIN", or hold one of these as the only value of a type, or of "*": all other types. A
+name that exists only as a parent of others has no data; any other unknown name does not exist.
+"*.example.com" is a wildcard.
 """
 
 from __future__ import annotations
@@ -39,8 +40,7 @@ class DnsStub:
         self.queries: list[tuple[str, str, str]] = []  # (name, type, "udp" or "tcp")
         self._zone: dict[str, Entry] = {}
         self._parents: set[str] = set()
-        for name, entry in zone.items():
-            self.add(name, entry)
+        self.replace(zone)
         self._udp, self._tcp = _bind(host, port)
         self.address: tuple[str, int] = self._udp.getsockname()[:2]
         self._stopping = threading.Event()
@@ -60,6 +60,13 @@ class DnsStub:
         while "." in key:
             key = key.partition(".")[2]
             self._parents.add(key)
+
+    def replace(self, zone: Mapping[str, Entry]) -> None:
+        """Forget all names and serve these."""
+        self._zone.clear()
+        self._parents.clear()
+        for name, entry in zone.items():
+            self.add(name, entry)
 
     def __enter__(self) -> Self:
         for thread in self._threads:
@@ -106,7 +113,7 @@ class DnsStub:
             kind = QTYPE[query.q.qtype]
         except Exception:  # noqa: BLE001 - dnslib raises anything on a malformed query
             return None
-        name = str(query.q.qname).rstrip(".").lower()
+        name = b".".join(query.q.qname.label).decode("latin-1").lower()
         self.queries.append((name, kind, transport))
         reply = DNSRecord(DNSHeader(id=query.header.id, qr=1, ra=1, rd=1), q=query.q)
         reply.header.ad = int(self.authentic)
@@ -126,22 +133,23 @@ class DnsStub:
 
     def _resolve(self, reply: DNSRecord, name: str, kind: str) -> str:
         """Add records to the reply, following aliases; return a special value or ""."""
+        owner: Any = reply.q.qname
         for _ in range(20):
             entry = self._zone.get(name, self._zone.get("*." + name.partition(".")[2]))
             if entry is None:
                 return "" if name in self._parents else "NXDOMAIN"
             if isinstance(entry, str):
                 return entry
-            values = entry.get(kind, [])
-            if len(values) == 1 and values[0] in SPECIAL:
+            values = entry.get(kind) or entry.get("*", [])
+            if len(values) == 1 and isinstance(values[0], str) and values[0] in SPECIAL:
                 return str(values[0])
             for value in values:
-                reply.add_answer(RR(name, getattr(QTYPE, kind), rdata=_rdata(kind, value), ttl=self.ttl))
+                reply.add_answer(RR(owner, getattr(QTYPE, kind), rdata=_rdata(kind, value), ttl=self.ttl))
             if values or kind == "CNAME" or not entry.get("CNAME"):
                 return ""
             target = str(entry["CNAME"][0]).rstrip(".")
-            reply.add_answer(RR(name, QTYPE.CNAME, rdata=_rdata("CNAME", target), ttl=self.ttl))
-            name = target.lower()
+            reply.add_answer(RR(owner, QTYPE.CNAME, rdata=_rdata("CNAME", target), ttl=self.ttl))
+            owner = name = target.lower()
         return ""
 
 
@@ -171,16 +179,16 @@ def _rdata(kind: str, value: Any) -> Any:
         octets = [
             text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text for text in strings
         ]
-        return TXT([part for text in octets for part in _chunks(text)])
+        return TXT([part for text in octets or [b""] for part in _chunks(text)])
     if kind == "MX" and isinstance(value, list | tuple):
         value = f"{value[0]} {value[1]}"
     words = str(value).split()
     reader = RDMAP[kind]
     if kind == "MX":
-        return reader(words[1], int(words[0]))
+        return reader(words[1] if len(words) > 1 else ".", int(words[0]))
     if kind == "TLSA":
         return reader(int(words[0]), int(words[1]), int(words[2]), bytes.fromhex("".join(words[3:])))
-    return reader(words[0])
+    return reader(words[0] if words else ".")
 
 
 def _chunks(text: bytes) -> list[bytes]:

@@ -151,7 +151,7 @@ def _check_states(sets: list[_Set]) -> None:
 
 
 def _require(tags: dict[str, bytes], names: tuple[str, ...], what: str) -> None:
-    missing = [name for name in names if not tags.get(name)]
+    missing = [name for name in names if name not in tags]
     if missing:
         raise BadSignatureError(f"{what} without {missing[0]}=")
 
@@ -175,7 +175,8 @@ def _check_message(material: Material, one: _Set, lookup: Lookup, settings: Auth
     names = unwrap(tags["h"]).decode("latin-1").lower().split(":")
     if _SEAL in names:  # §4.1.2
         raise BadSignatureError("ARC-Message-Signature signs ARC-Seal")
-    header_canon, _, body_canon = unwrap(tags.get("c", b"simple/simple")).lower().partition(b"/")
+    # Without c=, all sealers known to us mean "relaxed", though DKIM's default is "simple".
+    header_canon, _, body_canon = unwrap(tags.get("c", b"relaxed/relaxed")).lower().partition(b"/")
     body_canon = body_canon or b"simple"
     if header_canon not in _CANON or body_canon not in _CANON:
         raise BadSignatureError("unknown canonicalization")

@@ -4,9 +4,9 @@
 Reads hostile bytes: signature fields, and key records of strangers. Asks the DNS through the
 message's `Lookup`. The guards around dkimpy, and what replaces it where, are in `signature.py`.
 
-Nothing here ends in a bare "pass" that an attacker can borrow: `covers_all` is False for `l=`
-and for fields added beside the signed ones, sha1 and weak keys are "policy", and a signature
-that does not cover From is "permerror" (§6.1.1).
+Nothing here ends in a "pass" that an attacker can borrow: sha1, weak keys and fields added beside
+the signed ones are "policy", a signature that does not cover From is "permerror" (§6.1.1), and
+`l=`, which lets anybody append to the body, leaves "pass" without `covers_all`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from gateway.mail.headers import printable
 from gateway.mail.types import AuthWord, Dkim, HeaderField
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
 
     from gateway.auth.settings import AuthSettings
     from gateway.dns import Lookup, Question
@@ -51,84 +51,19 @@ _ONCE: Final = (  # fields that occur once (RFC 5322 §3.6, RFC 2045), and that 
     "cc",
     "date",
     "subject",
-    "message-id",
-    "mime-version",
     "content-type",
     "content-transfer-encoding",
 )
+_MAX_READ: Final = 64  # signature fields read at all
 _NAME: Final = re.compile(r"[!-9<-~]+\Z")
 
 
-def check_dkim(
-    material: Material, lookup: Lookup, settings: AuthSettings, now: float | None = None
-) -> tuple[Dkim, ...]:
-    """Verify the signatures of a message, topmost first, at most `settings.max_signatures`.
-
-    `now` is the time in seconds since 1970 that `t=` and `x=` are compared with. Never raises.
-    """
-    clock = time.time() if now is None else now
-    indexes = material.indexes("dkim-signature")
-    results = [_check(material, index, lookup, settings, clock) for index in _first(indexes, settings)]
-    if len(indexes) > settings.max_signatures:
-        results.append(Dkim("policy", covers_all=False, reason=f"{len(indexes)} signatures, rest not read"))
-    return tuple(results)
-
-
-def key_questions(material: Material, settings: AuthSettings) -> list[Question]:
-    """The DNS questions that `check_dkim` will ask, so that they can be asked at once."""
-    found: list[Question] = []
-    for index in _first(material.indexes("dkim-signature"), settings):
-        try:
-            tags = material.tags(index)
-            found.append((key_name(read_domain(tags["s"], "s"), read_domain(tags["d"], "d")), "TXT"))
-        except (BadSignatureError, KeyError):
-            continue
-    return found
-
-
-def _first(indexes: Sequence[int], settings: AuthSettings) -> Sequence[int]:
-    return indexes[: settings.max_signatures]
-
-
-def _check(material: Material, index: int, lookup: Lookup, settings: AuthSettings, now: float) -> Dkim:
-    tags: dict[str, bytes] = {}
-    signature: _Signature | None = None
-    result: AuthWord = "permerror"
-    testing, reason = False, ""
-    try:
-        tags = material.tags(index)
-        signature = _read(tags, now)
-        key = fetch_key(lookup, signature.selector, signature.domain)
-        testing = key.testing
-        _check_key(key, signature, settings)
-        result, reason = _verify(material, material.fields[index], signature, key)
-    except PolicyError as error:
-        result, reason = "policy", str(error)
-    except UnknownKeyError as error:
-        result, reason = "temperror", str(error)
-    except BadSignatureError as error:
-        reason = str(error)
-    except Exception as error:  # noqa: BLE001 - whatever a hostile signature provokes, it is no pass
-        result, reason = "permerror", type(error).__name__
-    return Dkim(
-        result=result,
-        domain=signature.domain if signature else _shown(tags, "d"),
-        selector=signature.selector if signature else _shown(tags, "s"),
-        identity=_shown(tags, "i"),
-        algorithm=_shown(tags, "a"),
-        signature=printable(unwrap(tags.get("b", b""))[:8].decode("latin-1"), 8, ascii_only=True),
-        covers_all=signature is not None and _covers_all(material, signature),
-        testing=testing,
-        reason=printable(reason),
-    )
-
-
-def _shown(tags: dict[str, bytes], name: str) -> str:
-    return printable(unwrap(tags.get(name, b"")).decode("utf-8", "replace"), 253)
-
-
 @dataclass(frozen=True, slots=True)
-class _Signature:
+class Signature:
+    """A well-formed signature field."""
+
+    field: HeaderField
+    tags: dict[str, bytes]
     algorithm: str
     domain: str
     selector: str
@@ -141,7 +76,113 @@ class _Signature:
     length: int | None
 
 
-def _read(tags: dict[str, bytes], now: float) -> _Signature:
+def read_signatures(
+    material: Material, settings: AuthSettings, now: float | None = None
+) -> tuple[Signature | Dkim, ...]:
+    """Read the signature fields of a message, topmost first; one that cannot pass is a result already.
+
+    At most `settings.max_signatures` are well formed. `now` is the time in seconds since 1970 that
+    `t=` and `x=` are compared with. Never raises.
+    """
+    clock = time.time() if now is None else now
+    indexes = material.indexes("dkim-signature")
+    found: list[Signature | Dkim] = []
+    usable = 0
+    for number, index in enumerate(indexes):
+        if usable == settings.max_signatures or number == _MAX_READ:
+            found.append(Dkim("policy", covers_all=False, reason=f"{len(indexes)} signatures, rest not read"))
+            break
+        one = _read_one(material, index, clock)
+        usable += isinstance(one, Signature)
+        found.append(one)
+    return tuple(found)
+
+
+def key_questions(signatures: Iterable[Signature | Dkim]) -> list[Question]:
+    """The DNS questions that `check_dkim` will ask, so that they can be asked at once."""
+    return [(key_name(one.selector, one.domain), "TXT") for one in signatures if isinstance(one, Signature)]
+
+
+def check_dkim(
+    material: Material, signatures: Iterable[Signature | Dkim], lookup: Lookup, settings: AuthSettings
+) -> tuple[Dkim, ...]:
+    """Verify what `read_signatures` found, in the same order. Never raises."""
+    return tuple(
+        _check(material, one, lookup, settings) if isinstance(one, Signature) else one for one in signatures
+    )
+
+
+def _read_one(material: Material, index: int, now: float) -> Signature | Dkim:
+    tags: dict[str, bytes] = {}
+    result: AuthWord = "permerror"
+    try:
+        tags = material.tags(index)
+        return _read(material.fields[index], tags, now)
+    except PolicyError as error:
+        result, reason = "policy", str(error)
+    except BadSignatureError as error:
+        reason = str(error)
+    except Exception as error:  # noqa: BLE001 - whatever a hostile signature provokes, it is no pass
+        reason = type(error).__name__
+    return _result(tags, result, reason, domain=_shown(tags, "d"), selector=_shown(tags, "s"))
+
+
+def _check(material: Material, one: Signature, lookup: Lookup, settings: AuthSettings) -> Dkim:
+    result: AuthWord = "permerror"
+    testing, reason = False, ""
+    try:
+        key = fetch_key(lookup, one.selector, one.domain)
+        testing = key.testing
+        _check_key(key, one, settings)
+        result, reason = _verify(material, one, key)
+    except PolicyError as error:
+        result, reason = "policy", str(error)
+    except UnknownKeyError as error:
+        result, reason = "temperror", str(error)
+    except BadSignatureError as error:
+        reason = str(error)
+    except Exception as error:  # noqa: BLE001 - whatever a hostile signature provokes, it is no pass
+        result, reason = "permerror", type(error).__name__
+    covers_all = one.length is None and not _added(material, one)
+    return _result(
+        one.tags,
+        result,
+        reason,
+        domain=one.domain,
+        selector=one.selector,
+        covers_all=covers_all,
+        testing=testing,
+    )
+
+
+def _result(
+    tags: dict[str, bytes],
+    result: AuthWord,
+    reason: str,
+    *,
+    domain: str,
+    selector: str,
+    covers_all: bool = False,
+    testing: bool = False,
+) -> Dkim:
+    return Dkim(
+        result=result,
+        domain=domain,
+        selector=selector,
+        identity=_shown(tags, "i"),
+        algorithm=_shown(tags, "a"),
+        signature=_shown(tags, "b")[:8],
+        covers_all=covers_all,
+        testing=testing,
+        reason=printable(reason),
+    )
+
+
+def _shown(tags: dict[str, bytes], name: str) -> str:
+    return printable(unwrap(tags.get(name, b"")).decode("utf-8", "replace"), 253)
+
+
+def _read(field: HeaderField, tags: dict[str, bytes], now: float) -> Signature:
     """Check a signature's tags (§3.5, §6.1.1)."""
     missing = [name for name in ("v", "a", "b", "bh", "d", "h", "s") if not tags.get(name)]
     if missing:
@@ -168,7 +209,9 @@ def _read(tags: dict[str, bytes], now: float) -> _Signature:
     if not {header_canon, body_canon} <= {b"simple", b"relaxed"}:
         raise BadSignatureError("unknown canonicalization")
     _check_times(tags, now)
-    return _Signature(
+    return Signature(
+        field=field,
+        tags=tags,
         algorithm=algorithm,
         domain=domain,
         selector=selector,
@@ -204,7 +247,7 @@ def _check_times(tags: dict[str, bytes], now: float) -> None:
             raise BadSignatureError("signature expired")
 
 
-def _check_key(key: Key, signature: _Signature, settings: AuthSettings) -> None:
+def _check_key(key: Key, signature: Signature, settings: AuthSettings) -> None:
     """Check what a key allows (§3.6.1, §6.1.2)."""
     if key.hashes and b"sha256" not in key.hashes:
         raise BadSignatureError("key does not allow sha256")
@@ -216,19 +259,20 @@ def _check_key(key: Key, signature: _Signature, settings: AuthSettings) -> None:
         raise PolicyError(f"key of {key.bits} bits is too weak")  # RFC 8301 §3.2
 
 
-def _verify(material: Material, field: HeaderField, signature: _Signature, key: Key) -> tuple[AuthWord, str]:
+def _verify(material: Material, signature: Signature, key: Key) -> tuple[AuthWord, str]:
     # The header goes first: a forged signature then costs no hash of the body.
-    digest = header_hash(material, signature.names, field, signature.header_canon)
+    digest = header_hash(material, signature.names, signature.field, signature.header_canon)
     if not verify(key, signature.algorithm, digest, signature.value):
         return "fail", "signature did not verify"
     if material.body_hash(signature.body_canon, signature.length) != signature.body_hash:
         return "fail", "body hash did not verify"
+    added = _added(material, signature)
+    if added:
+        return "policy", f"{added} was added beside the signed one"
     return "pass", "" if signature.length is None else "l= leaves the end of the body unsigned"
 
 
-def _covers_all(material: Material, signature: _Signature) -> bool:
-    """Tell whether nothing that a reader sees can have been added beside what is signed (§8.2, §8.15)."""
-    if signature.length is not None:
-        return False
+def _added(material: Material, signature: Signature) -> str:
+    """The name of a field that occurs more often than it is signed, and should occur once (§8.15)."""
     signed = Counter(signature.names)
-    return all(material.count(name) <= max(1, signed[name]) for name in _ONCE)
+    return next((name for name in _ONCE if 0 < signed[name] < material.count(name)), "")

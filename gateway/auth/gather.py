@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from gateway.auth.arc import arc_questions, check_arc
-from gateway.auth.dkim import check_dkim, key_questions
+from gateway.auth.dkim import check_dkim, key_questions, read_signatures
 from gateway.auth.dmarc import Found, author_domain, evaluate, fetch, organizational_domain
 from gateway.auth.iprev import check_iprev
 from gateway.auth.signature import Material
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
 
+    from gateway.auth.dkim import Signature
     from gateway.auth.settings import AuthSettings
     from gateway.dns import Question
     from gateway.mail.types import Arc, Content, Dkim, Dmarc, Iprev, Mail, Spf
@@ -84,8 +85,9 @@ def authenticate(
     lookup = Lookup(resolver, min(deadline, time.monotonic() + settings.timeout))
     clock = _Clock()
     material = Material(content.fields, mail.raw, content.body_start)
+    signatures = read_signatures(material, settings) if settings.dkim else ()
     domain, problem = author_domain(content) if settings.dmarc else ("", "")
-    slow = clock.run("dns", lambda: _ask_first(mail, material, domain, lookup, settings))
+    slow = clock.run("dns", lambda: _ask_first(mail, material, signatures, domain, lookup, settings))
 
     def spf() -> tuple[Spf, ...]:
         return check_spf(
@@ -97,7 +99,9 @@ def authenticate(
         )
 
     waiting = submit(lambda: clock.run("spf", spf)) if settings.spf and slow and submit else None
-    dkim = clock.run("dkim", lambda: check_dkim(material, lookup, settings)) if settings.dkim else ()
+    dkim = (
+        clock.run("dkim", lambda: check_dkim(material, signatures, lookup, settings)) if settings.dkim else ()
+    )
     arc = clock.run("arc", lambda: check_arc(material, lookup, settings)) if settings.arc else None
     iprev = clock.run("iprev", lambda: check_iprev(mail.session, lookup)) if settings.iprev else None
     found = Found("permerror", reason=problem)
@@ -119,15 +123,21 @@ def authenticate(
     return Authentication(spf_results, dkim, dmarc, arc, iprev, clock.durations)
 
 
-def _ask_first(mail: Mail, material: Material, domain: str, lookup: Lookup, settings: AuthSettings) -> bool:
+def _ask_first(
+    mail: Mail,
+    material: Material,
+    signatures: tuple[Signature | Dkim, ...],
+    domain: str,
+    lookup: Lookup,
+    settings: AuthSettings,
+) -> bool:
     """Ask what the checks will ask first; True if the DNS took long to answer."""
     questions: list[Question] = []
     client = address(mail.session.client_ip)
     if settings.spf and client:
         names = (mail.envelope.mail_from.rpartition("@")[2], mail.session.helo)
         questions += [(name, "TXT") for name in names if "." in name and not name.startswith("[")]
-    if settings.dkim:
-        questions += key_questions(material, settings)
+    questions += key_questions(signatures)
     if settings.arc:
         questions += arc_questions(material, settings)
     if domain:

@@ -9,6 +9,7 @@ pyspf parses and evaluates the records. Guarded here, because of pyspf 2.0.14:
 - `exp=`, fetched even on "pass" and then never shown: `_Query.get_explanation` asks nothing;
 - macro expansion, quadratic in the length of a term, which cuts an overlong name to the wrong
   length: `_Query.expand` is linear and keeps 253 octets (§7.3);
+- DNS errors under `ptr`, which are no match (§5.5): `_Query.validated_ptrs`;
 - records of any size: the octets of all records of one check are limited;
 - exceptions other than its own: each becomes "permerror".
 """
@@ -16,6 +17,7 @@ pyspf parses and evaluates the records. Guarded here, because of pyspf 2.0.14:
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
@@ -130,6 +132,18 @@ class _Query(spf.query):  # type: ignore[misc]  # pyspf has no types
 
     def get_explanation(self, _spec: str) -> None:
         """Ask nothing: explanations are the senders' words, and we do not repeat them."""
+
+    def validated_ptrs(self) -> list[str]:
+        """The confirmed names of the client; DNS errors are no match here (§5.5)."""
+        with suppress(spf.TempError):
+            names = self.dns_ptr(self.i)[: spf.MAX_PTR]
+            return [name for name in names if self._confirmed(name)]
+        return []
+
+    def _confirmed(self, name: str) -> bool:
+        with suppress(spf.TempError):
+            return bool(self.cidrmatch(self.dns_a(name, self.A), self.cidrmax))
+        return False
 
     def expand_domain(self, arg: str) -> str:
         """Check and expand a domain-spec."""
