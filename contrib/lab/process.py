@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import os
 import shutil
@@ -62,7 +63,7 @@ def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:
         time.sleep(0.01)
 
 
-class Server:
+class Server(abc.ABC):
     """A server process with a log in `directory`. Subclasses say how to start it and when it is up."""
 
     name = "server"
@@ -74,17 +75,17 @@ class Server:
         self.log = self.directory / f"{self.name}.log"
         self.process: subprocess.Popen[bytes] | None = None
 
+    @abc.abstractmethod
     def command(self) -> Sequence[str]:
         """Return what to run."""
-        raise TypeError(f"{type(self).__name__} does not say what to run")
 
     def environment(self) -> Mapping[str, str]:
         """Return the environment of the process."""
         return os.environ
 
+    @abc.abstractmethod
     def is_up(self) -> bool:
         """Tell whether the server accepts work."""
-        return True
 
     def start(self) -> Self:
         """Start it and wait until it accepts work; raises StartError."""
