@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The classifier: the base model from an inert artefact, with what the site taught; NumPy alone.
+
+Reads a folder that somebody else may have written: nothing in it is executed (no pickle), sizes
+are checked before anything is read, every array is checked for type, shape, order and finite
+values and compared with the hash in the manifest. The arrays stay a read-only memory map, so that
+all forked workers share one copy. Scores hostile messages; `features` bounds them.
+
+A folder holds manifest.toml, keys.npy (sorted 32-bit feature hashes), weights.npy (two rows of
+half-precision weights: the whole model, and the one that sees shape only), known.npy (which keys
+are common words), card.md and golden.jsonl.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from gateway.classifier.features import FEATURE_VERSION, Features, extract, key, readable
+from gateway.classifier.mapping import ModelError, open_regular, read_array
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from numpy.typing import NDArray
+
+    from gateway.classifier.settings import ClassifierSettings
+    from gateway.classifier.site import SiteModel
+    from gateway.mail.types import Content
+
+__all__ = ["Classifier", "Model", "ModelError", "Score"]
+
+FORMAT_VERSION: Final = 1
+MANIFEST: Final = "manifest.toml"
+ARRAYS: Final[dict[str, np.dtype[Any]]] = {
+    "keys.npy": np.dtype("<u4"),
+    "weights.npy": np.dtype("<f2"),
+    "known.npy": np.dtype("|u1"),
+}
+
+_FILE_LIMIT: Final = 8 << 20  # octets of one array file
+_MANIFEST_LIMIT: Final = 64 << 10
+_WEIGHT_LIMIT: Final = 10_000.0
+_REASONS: Final = 5  # in each direction
+_LOGIT_LIMIT: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What the classifier thinks of a message.
+
+    `probability` of spam is calibrated and equals the logistic function of `logit`. `known` is the
+    share of the message's words that the model knows: near 0 the text says little and shape alone
+    is judged. `reasons` are the features that weighed most, with their share of the logit:
+    positive speaks for spam.
+    """
+
+    probability: float
+    logit: float
+    known: float
+    reasons: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The checked part of manifest.toml that scoring needs.
+
+    `slope` and `offset` calibrate; `low` and `high` are the shares of known words between which
+    the text gains its say; `threshold` is the probability from which a cold model calls it spam.
+    """
+
+    name: str
+    date: str
+    slope: float
+    offset: float
+    bias: float
+    low: float
+    high: float
+    threshold: float
+    files: dict[str, str]
+    trained_on: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Model:
+    """A linear model over hashed features. Safe to share between threads and forked workers."""
+
+    version: str
+    manifest: Manifest
+    keys: NDArray[np.uint32]
+    weights: NDArray[np.float16]
+    known: NDArray[np.uint8]
+
+    @classmethod
+    def load(cls, directory: Path) -> Model:
+        """Load and check the artefact in `directory`; raise `ModelError` if anything is wrong."""
+        data, digest = _read_manifest(directory / MANIFEST)
+        manifest = _check_manifest(data, directory / MANIFEST)
+        keys, weights, known = (
+            read_array(directory / name, dtype, _FILE_LIMIT, manifest.files[name])
+            for name, dtype in ARRAYS.items()
+        )
+        _check_arrays(directory, keys, weights, known)
+        return cls(f"{manifest.name}-{digest[:8]}", manifest, keys, weights, known)
+
+    def score(self, content: Content) -> Score:
+        """Score a parsed message."""
+        return self.score_features(extract(content))
+
+    def score_features(self, features: Features) -> Score:
+        """Score what `extract` found."""
+        names = features.text + features.shape
+        if not names:
+            return Score(sigmoid(self._calibrate(0.0)), self._calibrate(0.0), 0.0)
+        wanted = np.fromiter(map(key, names), np.uint32, len(names))
+        at = np.searchsorted(self.keys, wanted)
+        at[at == len(self.keys)] = 0
+        found = self.keys[at] == wanted
+        coverage = 0.0
+        if features.words:
+            coverage = float(np.count_nonzero(self.known[at[: features.words]] & found[: features.words]))
+            coverage /= features.words
+        share = min(max((coverage - self.manifest.low) / (self.manifest.high - self.manifest.low), 0.0), 1.0)
+        weigh = self.weights[0, at] * (found * (share / math.sqrt(len(names))))
+        if features.shape:
+            start = len(features.text)
+            scale = (1 - share) / math.sqrt(len(features.shape))
+            weigh[start:] += self.weights[1, at[start:]] * (found[start:] * scale)
+        weigh *= self.manifest.slope
+        logit = self._calibrate(float(weigh.sum()) / self.manifest.slope)
+        return Score(sigmoid(logit), logit, coverage, _reasons(names, weigh))
+
+    def _calibrate(self, raw: float) -> float:
+        logit = self.manifest.slope * (raw + self.manifest.bias) + self.manifest.offset
+        return min(max(logit, -_LOGIT_LIMIT), _LOGIT_LIMIT)
+
+
+def sigmoid(logit: float) -> float:
+    """Turn a logit into a probability, without overflow."""
+    if logit >= 0:
+        return 1 / (1 + math.exp(-logit))
+    power = math.exp(logit)
+    return power / (1 + power)
+
+
+def _reasons(names: tuple[str, ...], weigh: NDArray[np.float64]) -> tuple[tuple[str, float], ...]:
+    order = np.argsort(weigh)
+    strongest = [i for i in order[: -_REASONS - 1 : -1] if weigh[i] > 0]
+    strongest += [i for i in order[:_REASONS] if weigh[i] < 0]
+    strongest.sort(key=lambda i: -abs(weigh[i]))
+    return tuple((readable(names[i]), float(weigh[i])) for i in strongest)
+
+
+# ---------------------------------------------------------------- both models
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Classifier:
+    """The models that there are. With none, the classifier is unavailable, which is not ham."""
+
+    base: Model | None = None
+    site: SiteModel | None = None
+
+    @classmethod
+    def open(cls, settings: ClassifierSettings, models: Path) -> Classifier | None:
+        """Load what the settings name, the shipped model by default; None if it is switched off.
+
+        Raises `ModelError`.
+        """
+        if not settings.enabled:
+            return None
+        return cls(Model.load(Path(settings.model) if settings.model else models / "base"))
+
+    @property
+    def version(self) -> str:
+        """What judged: the base model's version, and how much the site has taught."""
+        names = [self.base.version] if self.base else []
+        if self.site and learned(self.site):
+            names.append(f"site-{self.site.ham + self.site.spam}")
+        return "+".join(names) or "none"
+
+    def score(self, raw: bytes, content: Content) -> Score | None:
+        """Score a message, given as received and as parsed; None if there is no model."""
+        count = learned(self.site) if self.site else 0
+        base = self.base.score(content) if self.base else None
+        if not self.site or not count:
+            return base
+        local = self.site.score(raw)
+        if base is None:
+            return Score(sigmoid(local), local, 1.0, (("what this site taught", local),))
+        share = share_of_base(count)
+        logit = local + share * base.logit
+        reasons: tuple[tuple[str, float], ...] = ((f"what this site taught in {count} messages", local),)
+        reasons += tuple((name, weight * share) for name, weight in base.reasons)
+        return Score(sigmoid(logit), logit, base.known, reasons)
+
+
+def learned(site: SiteModel) -> int:
+    """Count what the site taught; a kind of mail of which it knows little bounds the count."""
+    return min(site.ham + site.spam, 5 * min(site.ham, site.spam))
+
+
+def share_of_base(count: int) -> float:
+    """Say how much the base model's logit counts once a site has taught `count` messages."""
+    return max(0.1, 1 / (1 + count / 100))
+
+
+# ---------------------------------------------------------------- reading the artefact
+
+
+def _read_manifest(path: Path) -> tuple[dict[str, Any], str]:
+    with os.fdopen(open_regular(path, _MANIFEST_LIMIT), "rb") as file:
+        raw = file.read(_MANIFEST_LIMIT)
+    try:
+        return tomllib.loads(raw.decode("utf-8")), hashlib.sha256(raw).hexdigest()
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path}: not TOML: {error}") from error
+
+
+def _check_manifest(data: dict[str, Any], path: Path) -> Manifest:
+    if data.get("format") != FORMAT_VERSION:
+        raise ModelError(f"{path}: format {data.get('format')!r}, this program reads {FORMAT_VERSION}")
+    if data.get("features") != FEATURE_VERSION:
+        raise ModelError(
+            f"{path}: made for features {data.get('features')!r}, this program has {FEATURE_VERSION}"
+        )
+    try:
+        numbers = {name: float(data["scoring"][name]) for name in _NUMBERS}
+        manifest = Manifest(
+            name=str(data["name"]),
+            date=str(data["date"]),
+            files={name: str(data["files"][name]) for name in ARRAYS},
+            trained_on=tuple(str(source["name"]) for source in data.get("training", [])),
+            **numbers,
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ModelError(f"{path}: missing or wrong value: {error}") from error
+    if not all(map(math.isfinite, numbers.values())) or not manifest.low < manifest.high:
+        raise ModelError(f"{path}: a number is out of range")
+    if manifest.slope <= 0 or not 0 < manifest.threshold < 1 or not _NAME_SAFE.issuperset(manifest.name):
+        raise ModelError(f"{path}: name, slope or threshold is out of range")
+    return manifest
+
+
+_NUMBERS = ("slope", "offset", "bias", "low", "high", "threshold")
+_NAME_SAFE = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_")
+
+
+def _check_arrays(
+    directory: Path, keys: NDArray[np.uint32], weights: NDArray[np.float16], known: NDArray[np.uint8]
+) -> None:
+    if keys.ndim != 1 or not len(keys) or np.any(keys[1:] <= keys[:-1]):
+        raise ModelError(f"{directory}: keys are empty or not in order")
+    if weights.shape != (2, len(keys)) or known.shape != keys.shape:
+        raise ModelError(f"{directory}: the arrays do not fit together")
+    if not np.all(np.abs(weights) < _WEIGHT_LIMIT):  # false for NaN, too
+        raise ModelError(f"{directory}: a weight is not a number, or too large")
+    if np.any(known > 1):
+        raise ModelError(f"{directory}: known.npy holds more than 0 and 1")
