@@ -7,6 +7,7 @@ supervisor, so that the workers share the pages; `assemble` opens what belongs t
 
 from __future__ import annotations
 
+import ssl
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,11 +19,13 @@ from gateway.data import data_dir
 from gateway.delivery.routes import Routes, routes
 from gateway.dns import Resolver
 from gateway.gather import Sources
-from gateway.pipeline import Gateway
+from gateway.pipeline import Gateway, admit, hold_undelivered, judge_safely
 from gateway.policy import rules
 from gateway.policy.patterns import RuleError
 from gateway.scanners.clamd import Clamd
 from gateway.scanners.spamd import Spamd
+from gateway.smarthost.server import tls_context
+from gateway.smarthost.settings import Door, Judgement
 from gateway.store.database import Database, open_database
 from gateway.store.journal import Journal
 from gateway.store.quarantine import Quarantine
@@ -40,6 +43,7 @@ class Loaded:
     policy: rules.Policy
     classifier: Classifier | None
     routes: Routes
+    tls: ssl.SSLContext | None  # of the smart host; one for all workers, which share its tickets
 
 
 def load(config: Config, log: Log | None = None) -> Loaded:
@@ -59,7 +63,11 @@ def load(config: Config, log: Log | None = None) -> Loaded:
             log.error("classifier unavailable", error=str(error))
     if config.auth.dmarc and config.auth.dmarc_method == "psl":
         suffixes.load()  # once, so that the workers share its pages
-    return Loaded(config, policy, classifier, routes(config.routes, config.next_hop))
+    try:
+        tls = tls_context(config.smarthost)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"smarthost: certificate, key or client_ca_file: {error}") from error
+    return Loaded(config, policy, classifier, routes(config.routes, config.next_hop), tls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,3 +118,23 @@ def assemble(loaded: Loaded, counters: Counters, log: Log, *, threads: int, keep
         log=log,
     )
     return Opened(gateway, database, pool)
+
+
+def door(loaded: Loaded, gateway: Gateway) -> Door:
+    """Return what the smart host serves with."""
+    config = loaded.config
+    return Door(
+        settings=config.smarthost,
+        hostname=config.smarthost.hostname or config.name,
+        judgement=Judgement(
+            judge=lambda mail: judge_safely(mail, gateway, "smarthost"),
+            admit=lambda session, sender, _recipient: admit(session, sender, gateway),
+            hold_undelivered=lambda mail, verdict, who, why: hold_undelivered(
+                mail, verdict, who, why, gateway
+            ),
+        ),
+        routes=loaded.routes,
+        domains=config.domains,
+        log=gateway.log,
+        tls_rules=config.tls.outbound,
+    )

@@ -203,13 +203,13 @@ def _known_keys(keys: list[str]) -> list[str]:
     for key in keys:
         if key.isdecimal() or key == "...":
             continue
-        fields = {f.name: f.type for f in msgspec.inspect.type_info(kind).fields}  # type: ignore[union-attr]  # structs only
+        fields = {f.name: f.type for f in msgspec.inspect.type_info(kind).fields}  # type: ignore[attr-defined]  # structs only
         inner = fields.get(key)
         inner = getattr(inner, "item_type", inner)
         kind = getattr(inner, "cls", None)
         if kind is None:
             return []
-    return sorted(f.name for f in msgspec.inspect.type_info(kind).fields)  # type: ignore[union-attr]  # structs only
+    return sorted(f.name for f in msgspec.inspect.type_info(kind).fields)  # type: ignore[attr-defined]  # structs only
 
 
 def locate(text: str, keys: list[str]) -> int:

@@ -35,7 +35,7 @@ def serve(settings: Config, metrics: Metrics, log: Log) -> None:
     database = open_database(settings.store)
     if settings.http.listen:
         registry = CollectorRegistry()
-        registry.register(metrics)  # type: ignore[arg-type]  # collect() is all that it calls
+        registry.register(metrics)
         server = _Server(split_host_port(settings.http.listen), registry, metrics, database)
         threading.Thread(target=server.serve_forever, name="http", daemon=True).start()
     while True:

@@ -95,7 +95,7 @@ class Load:
             self._changed.wait_for(lambda: (self.connections if connections else self.messages) <= 0)
 
 
-@Milter.header_leading_space  # type: ignore[untyped-decorator]  # pymilter has no types
+@Milter.header_leading_space
 class Connection(Milter.Base):  # type: ignore[misc]  # pymilter has no types
     """One connection of the MTA: collects, asks `judge`, and carries out the verdict."""
 

@@ -15,7 +15,7 @@ from gateway import __version__, log
 from gateway.gather import gather
 from gateway.mail.headers import printable
 from gateway.mail.mime import parse
-from gateway.mail.types import Action, Mail, Outcome, Thresholds, Verdict, Versions
+from gateway.mail.types import Action, Evidence, Mail, Outcome, Thresholds, Verdict, Versions, new_id
 from gateway.policy.annotate import annotate
 from gateway.policy.decide import decide, reasons
 from gateway.policy.examine import Spam, examine
@@ -28,12 +28,14 @@ if TYPE_CHECKING:
     from gateway.gather import Sources
     from gateway.log import Log
     from gateway.mail.mime import MimeLimits
-    from gateway.mail.types import Content, Evidence, Reply, Session, Signal
+    from gateway.mail.types import Content, Reply, Session, Signal
     from gateway.metrics import Counters
     from gateway.policy.rules import Policy
     from gateway.store.journal import Journal
     from gateway.store.quarantine import Quarantine
     from gateway.tls.inbound import InboundTlsRule
+
+UNDELIVERED = "UNDELIVERED"  # the reason to hold what a next hop refused too late to tell the client
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,27 @@ def keep(mail: Mail, judgement: Judgement, gateway: Gateway, door: str, seconds:
         gateway.journal.record(
             mail, content, evidence, signals, verdict, reply=reply, door=door, seconds=seconds
         )
+
+
+def hold_undelivered(
+    mail: Mail, verdict: Verdict, recipients: tuple[str, ...], why: str, gateway: Gateway
+) -> None:
+    """Hold a message for recipients whose next hop refused it after it had taken it for others.
+
+    It gets an id of its own: under the message's id it may be held for others already. Raises
+    `StoreError`, and the caller then says neither yes nor no to the client.
+    """
+    if gateway.quarantine is None:
+        raise StoreError("there is no quarantine here")
+    copy = replace(mail, id=new_id(), envelope=replace(mail.envelope, recipients=recipients))
+    outcomes = tuple(
+        replace(o, action=Action.QUARANTINE) for o in verdict.outcomes if o.recipient in recipients
+    )
+    held = replace(
+        verdict, id=copy.id, action=Action.QUARANTINE, outcomes=outcomes, reason=UNDELIVERED, reason_text=why
+    )
+    gateway.quarantine.hold(copy, held, Evidence(), (), content=None, reasons=(UNDELIVERED,))
+    gateway.counters.add("held")
 
 
 def versions(gateway: Gateway) -> Versions:

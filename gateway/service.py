@@ -9,6 +9,7 @@ that is gone, through a pipe whose other end only it holds.
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import gc
 import os
@@ -26,6 +27,7 @@ from gateway import assembly, config, listeners
 from gateway.config import Config, ConfigError
 from gateway.mail.headers import printable
 from gateway.metrics import Metrics
+from gateway.smarthost import server
 from gateway.store.database import open_database
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from gateway.assembly import Loaded
     from gateway.log import Log
     from gateway.metrics import Counters
+    from gateway.pipeline import Gateway
 
 Kind = Literal["milter", "smarthost", "housekeeper"]
 SLOTS = 256
@@ -84,8 +87,8 @@ class Supervisor:
         _fewer_arenas()
         settings = config.load(self.path)
         self.sockets = self._bind(settings, {})
+        self.loaded = assembly.load(settings, self.log)  # may read a key that only root can
         become(settings, self.log)
-        self.loaded = assembly.load(settings, self.log)
         open_database(settings.store).close()  # makes it, before several workers would
         self._fill()
         notify("READY=1")
@@ -264,12 +267,19 @@ def run_worker(
 
             milter.serve(sockets[post.address], settings.milter, settings.relay_networks, opened.gateway)
         else:
-            from gateway import smarthost  # noqa: PLC0415
-
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-            smarthost.serve([sockets[a] for a in settings.smarthost.listen], loaded, opened.gateway)
+            asyncio.run(
+                _serve_smarthost([sockets[a] for a in settings.smarthost.listen], loaded, opened.gateway)
+            )
     finally:
         opened.close()
+
+
+async def _serve_smarthost(bound: list[socket.socket], loaded: Loaded, gateway: Gateway) -> None:
+    """Serve the smart host until SIGTERM, then drain."""
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    await server.serve(bound, assembly.door(loaded, gateway), stop, loaded.tls)
 
 
 def become(settings: Config, log: Log) -> None:

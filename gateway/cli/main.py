@@ -61,7 +61,7 @@ class Failure(click.ClickException):
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
-        self.exit_code = status
+        self.exit_code = status  # type: ignore[misc]  # click calls it a constant of the class, and reads the instance
 
 
 class _Commands(click.Group):
