@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A worker of the smart host: accepts on shared sockets, counts clients, drains when told to.
+
+Runs in a process forked by the supervisor, which has bound the sockets; threads and the event
+loop begin here. Client addresses are the only thing read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from gateway.mail.networks import address, inside
+from gateway.mail.types import Reply
+from gateway.smarthost.session import Conversation
+from gateway.tls.inbound import server_context
+
+if TYPE_CHECKING:
+    import socket
+    import ssl
+    from collections.abc import Iterator, Sequence
+    from concurrent.futures import Executor
+
+    from gateway.smarthost.settings import Door, SmarthostSettings
+
+_BACKLOG = 1024
+_ACCEPT = 8  # connections one worker takes at a time, so that its siblings get theirs
+_BUSY = Reply(421, "4.3.2", "Too many connections, try again later")
+_GREEDY = Reply(421, "4.7.0", "Too many connections from your address, try again later")
+_CLOSING = Reply(421, "4.3.2", "Service is closing, try again later")
+
+
+class Worker:
+    """What the sessions of one worker share: counts, the thread pool, and whether to stop."""
+
+    def __init__(self, door: Door, pool: Executor, tls_context: ssl.SSLContext | None) -> None:
+        self.door = door
+        self.pool = pool
+        self.tls_context = tls_context
+        self.loop = asyncio.get_running_loop()
+        self.stopping = False
+        self.buffered = 0  # octets of messages in memory
+        self.sessions: set[Conversation] = set()
+        self.empty = asyncio.Event()  # set when the last session has ended
+        self._clients: Counter[str] = Counter()
+
+    def welcome(self, session: Conversation, peer: str) -> Reply | None:
+        """Count a client in; the refusal if it may not stay."""
+        settings = self.door.settings
+        self.sessions.add(session)
+        self._clients[_client(peer)] += 1
+        if self.stopping:
+            return _CLOSING
+        if len(self.sessions) > settings.connection_limit:
+            return _BUSY
+        listed = (*settings.relay_networks, *settings.xclient_networks, *settings.xforward_networks)
+        greedy = self._clients[_client(peer)] > settings.client_connection_limit
+        return _GREEDY if greedy and not inside(peer, listed) else None
+
+    def left(self, session: Conversation, peer: str) -> None:
+        """Count a client out."""
+        if session in self.sessions:
+            self.sessions.remove(session)
+            self._clients[_client(peer)] -= 1
+            self._clients += Counter()  # drops what has come to zero
+        if not self.sessions:
+            self.empty.set()
+
+    @property
+    def full(self) -> bool:
+        """Whether no more messages fit into memory."""
+        return self.buffered > self.door.settings.memory_limit
+
+    def patience(self) -> float:
+        """Seconds that a client gets for its next command; few when connections run short."""
+        settings = self.door.settings
+        crowded = len(self.sessions) * 5 > settings.connection_limit * 4
+        return settings.command_timeout / 10 if crowded else settings.command_timeout
+
+
+def _client(peer: str) -> str:
+    """What counts as one client: an IPv4 address, an IPv6 /64."""
+    found = address(peer)
+    if isinstance(found, ipaddress.IPv6Address):
+        return str(ipaddress.IPv6Network((found, 64), strict=False))
+    return peer
+
+
+def tls_context(settings: SmarthostSettings) -> ssl.SSLContext | None:
+    """The context for STARTTLS, None without a certificate. Raises OSError and ssl.SSLError.
+
+    Called before privileges are dropped, and once for all workers: they share its ticket keys.
+    """
+    if not settings.certificate:
+        return None
+    return server_context(
+        settings.certificate,
+        settings.key,
+        client_ca_file=settings.client_ca_file,
+        minimum_version=settings.minimum_version,
+    )
+
+
+async def serve(
+    listen_sockets: Sequence[socket.socket],
+    door: Door,
+    stop: asyncio.Event,
+    tls: ssl.SSLContext | None = None,
+) -> None:
+    """Serve clients on `listen_sockets` until `stop` is set, then drain.
+
+    Drained means: no new clients, 421 to those without a message on its way, and
+    `drain_timeout` seconds for the others; who is not done then hears nothing and tries again.
+    """
+    # aiosmtpd writes what clients send into its log at level INFO.
+    logging.getLogger("mail.log").setLevel(logging.WARNING)
+    loop = asyncio.get_running_loop()
+    with _pool(door.settings.threads) as pool:
+        worker = Worker(door, pool, tls)
+        servers = []
+        for sock in listen_sockets:
+            # `backlog` is also how many connections asyncio accepts in one go.
+            servers.append(await loop.create_server(lambda: Conversation(worker), sock=sock, backlog=_ACCEPT))
+            sock.listen(_BACKLOG)
+        await stop.wait()
+        for server in servers:
+            server.close()
+        worker.stopping = True
+        for session in tuple(worker.sessions):
+            session.dismiss()
+        if worker.sessions:
+            worker.empty.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(worker.empty.wait(), door.settings.drain_timeout)
+        for session in tuple(worker.sessions):
+            session.hang_up()
+
+
+@contextlib.contextmanager
+def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="judge")
+    try:
+        yield pool
+    finally:
+        # A judgement that hangs must not keep a stopped worker alive.
+        pool.shutdown(wait=False, cancel_futures=True)

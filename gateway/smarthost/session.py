@@ -1,0 +1,476 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One client of the smart host: the SMTP dialogue (RFC 5321) on aiosmtpd's connection.
+
+Reads hostile bytes. From aiosmtpd come the connection, its timer and the STARTTLS upgrade; the
+dialogue is ours, because aiosmtpd 1.4.6 ends commands at a bare LF, passes bare CR, bare LF and
+NUL in DATA through, reads a message line by line, takes addresses with comments in them, shares
+its table of limits among all sessions, writes the client's bytes into its log, cancels a
+transaction when the client closes its sending side, and has no limit on errors.
+
+Guards: one reply for one command, in order, so that pipelining is exact; input that is there
+where the client must wait (after EHLO, DATA, or before the greeting) ends the session; what was
+sent in clear behind STARTTLS is dropped; every fault in line ends closes the connection, so that
+no octet behind it is ever a command.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from aiosmtpd.smtp import SMTP, TLSSetupException
+
+from gateway.delivery.routes import relay_refusal
+from gateway.mail.headers import printable
+from gateway.mail.networks import inside
+from gateway.mail.types import Direction, Envelope, Mail, Reply, Session, new_id
+from gateway.smarthost.commands import (
+    CommandError,
+    MailCommand,
+    check_address,
+    helo_name,
+    is_http,
+    mail_command,
+    rcpt_command,
+    split_line,
+)
+from gateway.smarthost.data import DataReader
+from gateway.smarthost.handover import Handover
+from gateway.smarthost.proxy import XCLIENT, XFORWARD, Client, attributes, merged
+from gateway.smarthost.tls import tls_facts
+from gateway.smarthost.transfer import transfer
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from gateway.smarthost.server import Worker
+
+_OK = Reply(250, "2.0.0", "Ok")
+_PIPELINED = Reply(554, "5.5.0", "Commands sent before their time")
+_CLOSING = Reply(421, "4.3.2", "Service is closing, try again later")
+_UNKNOWN = Reply(500, "5.5.1", "Command not recognized")
+_ELSEWHERE = frozenset(("AUTH", "BDAT", "EXPN", "ETRN", "TURN", "ATRN", "SEND", "SOML", "SAML"))
+_JUNK = frozenset(("NOOP", "RSET", "VRFY", "EXPN", "HELP", "HELO", "EHLO", "XFORWARD", "XCLIENT"))
+_LONGEST_COMMAND = 2048  # octets; RFC 5321 §4.5.3.1.4 has 512, and parameters come on top
+_CHUNK = 262_144  # octets of a message read at a time
+_LINGER = 5.0  # seconds in which the rest of a condemned message is read and thrown away
+_RATE_GRACE = 60.0  # seconds before the least data rate counts
+_NO_CLIENT = Client()
+
+
+class Conversation(SMTP):
+    """One client. `busy` while a message is on its way from DATA to its reply."""
+
+    # The stream's buffer; aiosmtpd's 1001 would stop and start the socket for every two lines.
+    line_length_limit = 65_536
+
+    def __init__(self, worker: Worker) -> None:
+        self.busy = False
+        self._worker = worker
+        self._door = worker.door
+        self._settings = worker.door.settings
+        self._hop = Handover(worker.door)
+        self._peer = ""
+        self._closing = False
+        self._errors = 0
+        self._junk = 0
+        self._helo = ""
+        self._extended = False
+        self._identity = _NO_CLIENT  # XCLIENT
+        self._forwarded = _NO_CLIENT  # XFORWARD
+        self._mail: MailCommand | None = None
+        self._commands: dict[str, Callable[[str], Awaitable[None]]] = {
+            "HELO": self._helo_command,
+            "EHLO": self._ehlo_command,
+            "STARTTLS": self._starttls_command,
+            "MAIL": self._mail_command,
+            "RCPT": self._rcpt_command,
+            "DATA": self._data_command,
+            "RSET": self._rset_command,
+            "NOOP": self._noop_command,
+            "QUIT": self._quit_command,
+            "VRFY": self._vrfy_command,
+            "HELP": self._help_command,
+            "XCLIENT": self._xclient_command,
+            "XFORWARD": self._xforward_command,
+        }
+        super().__init__(
+            handler=None,
+            data_size_limit=self._settings.size_limit,
+            enable_SMTPUTF8=True,
+            hostname=worker.door.hostname,
+            tls_context=worker.tls_context,
+            timeout=self._settings.command_timeout,
+            auth_exclude_mechanism=("LOGIN", "PLAIN"),
+            loop=worker.loop,
+        )
+
+    # ---------------------------------------------------------------- the connection
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if self._original_transport is None:
+            peer = transport.get_extra_info("peername")
+            self._peer = peer[0] if isinstance(peer, tuple) else ""
+        super().connection_made(transport)
+
+    def eof_received(self) -> bool:
+        # A client that closes its sending side still waits for its replies.
+        self._reader.feed_eof()
+        return not self._over_tls  # over TLS there is no half-closed connection
+
+    def _timeout_cb(self) -> None:
+        self._say_now(Reply(421, "4.4.2", "Timeout, closing"))
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """Close once everything that was said is sent."""
+        self._closing = True
+        if self.transport is not None:
+            self.transport.close()
+
+    def dismiss(self) -> None:
+        """The worker stops: an idle client goes now, others after their message."""
+        if not self.busy:
+            self._say_now(_CLOSING)
+            self.hang_up()
+
+    async def _handle_client(self) -> None:
+        try:
+            await self._greet()
+            while not self._closing:
+                line = await self._line()
+                if line is None:
+                    break
+                await self._obey(line)
+                if self._worker.stopping and not self._closing:
+                    await self._leave(_CLOSING)
+        except (ConnectionError, EOFError, TLSSetupException):
+            pass  # the client has gone, or TLS did not come about
+        except Exception as error:  # noqa: BLE001  # a fault of ours costs this client a temporary failure
+            self._door.log.error("session failed", client=self._peer, error=printable(repr(error), 300))
+            self._say_now(Reply(421, "4.3.0", "Temporary failure, closing"))
+        finally:
+            self.hang_up()
+            self._worker.left(self, self._peer)
+            await self._hop.close()
+
+    async def _greet(self) -> None:
+        refusal = self._worker.welcome(self, self._peer)
+        # Let the loop look once: who has spoken already does not wait for replies.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        if refusal is None and self._pending:
+            refusal = _PIPELINED
+        if refusal is not None:
+            await self._leave(refusal)
+            return
+        await self.push(f"220 {self._door.hostname} ESMTP")
+
+    @property
+    def _pending(self) -> bool:
+        """Whether the client has sent more than we have read."""
+        return bool(self._unread)
+
+    @property
+    def _unread(self) -> bytearray:
+        # asyncio has no public way to look at, drop or put back what was received; aiosmtpd does the same.
+        unread: bytearray = self._reader._buffer  # type: ignore[attr-defined]  # noqa: SLF001
+        return unread
+
+    async def _line(self) -> bytes | None:
+        """The next command line without its CRLF; None where the session ends."""
+        self._reset_timeout(self._worker.patience())
+        try:
+            line: bytes = await self._reader.readuntil(b"\n")
+        except asyncio.LimitOverrunError:
+            await self._leave(Reply(500, "5.5.2", "Line too long"))
+            return None
+        if not line.endswith(b"\r\n") or b"\r" in line[:-2]:
+            await self._leave(Reply(500, "5.5.2", "A line that does not end in CRLF"))
+            return None
+        return line[:-2]
+
+    # ---------------------------------------------------------------- replies
+
+    async def _say(self, reply: Reply) -> None:
+        if reply.code in (421, 521):  # these say that the connection closes: RFC 5321 §3.8, RFC 7504 §3
+            await self._leave(reply)
+            return
+        if reply.code >= 500:
+            self._errors += 1
+            if self._errors > self._settings.error_limit:
+                await self._leave(Reply(421, "4.7.0", "Too many errors"))
+                return
+        await self.push(_wire(reply))
+
+    async def _leave(self, reply: Reply) -> None:
+        self._closing = True
+        await self.push(_wire(reply))
+
+    def _say_now(self, reply: Reply) -> None:
+        """Say it without waiting, in a callback or where the connection may be lost."""
+        if self.transport is not None and not self.transport.is_closing():
+            self._writer.write(_wire(reply) + b"\r\n")
+
+    async def push(self, status: str | bytes) -> None:
+        """Send one reply, CRLF added here."""
+        data = status.encode("ascii", "replace") if isinstance(status, str) else status
+        self._writer.write(data + b"\r\n")
+        await self._writer.drain()
+
+    # ---------------------------------------------------------------- commands
+
+    async def _obey(self, line: bytes) -> None:
+        if len(line) > _LONGEST_COMMAND:
+            await self._say(Reply(500, "5.5.2", "Line too long"))
+            return
+        try:
+            verb, rest = split_line(line)
+            if is_http(verb, rest):
+                await self._leave(Reply(502, "5.7.0", "This is not a web server"))
+                return
+            if verb in _JUNK:
+                self._junk += 1
+                if self._junk > self._settings.junk_limit:
+                    await self._leave(Reply(421, "4.7.0", "Too many commands without a message"))
+                    return
+            command = self._commands.get(verb)
+            if command is None:
+                known = Reply(502, "5.5.1", f"{verb} is not implemented")
+                await self._say(known if verb in _ELSEWHERE else _UNKNOWN)
+            else:
+                await command(rest)
+        except CommandError as error:
+            await self._say(error.reply)
+
+    async def _helo_command(self, rest: str) -> None:
+        await self._hello(rest, extended=False)
+        if not self._closing:
+            await self.push(f"250 {self._door.hostname}")
+
+    async def _ehlo_command(self, rest: str) -> None:
+        await self._hello(rest, extended=True)
+        if self._closing:
+            return
+        size = f"SIZE {self._settings.size_limit}"
+        offered = [self._door.hostname, "PIPELINING", size, "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES"]
+        if self.tls_context is not None and not self._over_tls:
+            offered.append("STARTTLS")
+        if inside(self._peer, self._settings.xclient_networks):
+            offered.append("XCLIENT NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT")
+        if inside(self._peer, self._settings.xforward_networks):
+            offered.append("XFORWARD NAME ADDR PORT PROTO HELO IDENT SOURCE")
+        lines = [f"250-{word}" for word in offered]
+        await self.push("\r\n".join((*lines, "250 HELP")))
+
+    async def _hello(self, rest: str, *, extended: bool) -> None:
+        name = helo_name(rest)
+        if self._pending:  # RFC 2920 §3.1: EHLO is the last command of a group
+            await self._leave(_PIPELINED)
+            return
+        await self._forget()
+        self._helo, self._extended = name, extended
+
+    @property
+    def _over_tls(self) -> bool:
+        return self._tls_protocol is not None
+
+    async def _starttls_command(self, rest: str) -> None:
+        if rest:
+            raise CommandError(501, "5.5.4", "STARTTLS takes no argument")
+        if self._over_tls:
+            raise CommandError(503, "5.5.1", "TLS is active already")
+        if self.tls_context is None:
+            raise CommandError(454, "4.7.0", "TLS is not available")
+        # RFC 3207 §4.2: nothing that was learnt in clear is kept, nothing sent in clear is obeyed.
+        await self._forget()
+        self._helo, self._extended, self._identity = "", False, _NO_CLIENT
+        self._unread.clear()
+        self._reset_timeout(min(60.0, self._worker.patience()))
+        await super().smtp_STARTTLS("")
+
+    async def _mail_command(self, rest: str) -> None:
+        self._need_helo()
+        if self._mail is not None:
+            raise CommandError(503, "5.5.1", "Sender already given")
+        if self._worker.full:
+            raise CommandError(452, "4.3.1", "Insufficient memory, try again later")
+        mail = mail_command(rest, extended=self._extended, size_limit=self._settings.size_limit)
+        refusal = self._door.judgement.admit(self._client(), mail.sender, None)
+        if refusal is not None:
+            await self._say(refusal)
+            return
+        self._mail = mail
+        self._hop.begin(mail.sender, mail.options, mail.size)
+        await self._say(Reply(250, "2.1.0", "Ok"))
+
+    async def _rcpt_command(self, rest: str) -> None:
+        self._need_helo()
+        if self._mail is None:
+            raise CommandError(503, "5.5.1", "Sender not yet given")
+        recipient = rcpt_command(rest, extended=self._extended)
+        if len(self._hop.accepted) >= self._settings.recipient_limit:
+            raise CommandError(452, "4.5.3", "Too many recipients")
+        # Rights come from the connection, or from XCLIENT; never from XFORWARD.
+        rights = self._client(_NO_CLIENT)
+        refusal = relay_refusal(recipient, rights, self._door.domains, self._settings.relay_networks)
+        if refusal is None:
+            if "@" in recipient:
+                check_address(recipient, smtputf8=self._mail.smtputf8, enhanced="5.1.3")
+            refusal = self._door.judgement.admit(self._client(), self._mail.sender, recipient)
+        if refusal is None:
+            # The timer is the client's; what the next hop takes has limits of its own.
+            self._reset_timeout(3600)
+            refusal = await self._hop.offer(recipient)
+        await self._say(refusal)
+
+    async def _data_command(self, rest: str) -> None:
+        self._need_helo()
+        if rest:
+            raise CommandError(501, "5.5.4", "DATA takes no argument")
+        if self._mail is None:
+            raise CommandError(503, "5.5.1", "Sender not yet given")
+        if not self._hop.accepted:
+            raise CommandError(554, "5.5.1", "No valid recipients")
+        if self._pending:  # RFC 2920 §3.1: DATA is the last command of a group
+            await self._leave(_PIPELINED)
+            return
+        self.busy = True
+        data = DataReader(self._settings.size_limit)
+        try:
+            await self.push("354 End data with <CR><LF>.<CR><LF>")
+            reply = await self._receive(data) or await self._pass_on(data, self._mail)
+        finally:
+            self._worker.buffered -= data.held
+            self.busy = False
+        await self._forget()
+        if not self._closing:
+            await self._say(reply)
+
+    async def _rset_command(self, rest: str) -> None:
+        if rest:
+            raise CommandError(501, "5.5.4", "RSET takes no argument")
+        await self._forget()
+        await self._say(_OK)
+
+    async def _noop_command(self, rest: str) -> None:
+        del rest
+        await self._say(_OK)
+
+    async def _vrfy_command(self, rest: str) -> None:
+        del rest
+        await self._say(Reply(252, "2.5.2", "Send some mail, it will be tried"))
+
+    async def _help_command(self, rest: str) -> None:
+        del rest
+        await self._say(Reply(214, "2.0.0", "See RFC 5321"))
+
+    async def _quit_command(self, rest: str) -> None:
+        del rest
+        await self._leave(Reply(221, "2.0.0", "Bye"))
+
+    async def _xclient_command(self, rest: str) -> None:
+        self._need_right(self._settings.xclient_networks)
+        self._identity = merged(self._identity, attributes(rest, XCLIENT))
+        self._extended = False
+        self._helo = self._identity.helo or ""
+        await self.push(f"220 {self._door.hostname} ESMTP")
+
+    async def _xforward_command(self, rest: str) -> None:
+        self._need_right(self._settings.xforward_networks)
+        self._forwarded = merged(self._forwarded, attributes(rest, XFORWARD))
+        await self._say(_OK)
+
+    # ---------------------------------------------------------------- the message
+
+    async def _receive(self, data: DataReader) -> Reply | None:
+        """Read the message to its end; the refusal if it cannot be taken."""
+        started = time.monotonic()
+        told = 0.0
+        while True:
+            self._reset_timeout(_LINGER if told else self._settings.data_timeout)
+            chunk = await self._reader.read(_CHUNK)
+            if not chunk:
+                raise ConnectionError("gone in the middle of a message")
+            before = data.held
+            ended = data.feed(chunk)
+            self._worker.buffered += data.held - before
+            now = time.monotonic()
+            if data.fault in ("line", "nul") and not told:
+                # Said at once, and the rest read for a while: an early close would lose the reply.
+                await self._leave(_FAULTS[data.fault])
+                told = now
+            if ended or (told and now - told > _LINGER):
+                break
+            if self._worker.full and not data.fault:
+                data.condemn()
+            late = now - started - _RATE_GRACE
+            if not told and late > 0 and data.size < late * self._settings.data_rate:
+                await self._leave(Reply(421, "4.4.2", "Message comes too slowly, closing"))
+                return _CLOSING
+        if not self._closing:
+            # What came behind the end are the next commands (RFC 2920 §3.1).
+            self._unread[:0] = data.rest
+        return _FAULTS[data.fault] if data.fault else None
+
+    async def _pass_on(self, data: DataReader, command: MailCommand) -> Reply:
+        mail = Mail(
+            id=new_id(),
+            session=self._client(),
+            envelope=Envelope(command.sender, tuple(self._hop.accepted), command.options),
+            raw=data.message(),
+            received=time.time(),
+        )
+        self._reset_timeout(3600)  # the judgement and the next hop have limits of their own
+        reply = await transfer(mail, self._door, self._worker.pool, self._hop, extended=self._extended)
+        if reply.code < 300:
+            self._junk = 0
+        return reply
+
+    # ---------------------------------------------------------------- state
+
+    async def _forget(self) -> None:
+        """End the transaction, if there is one."""
+        self._mail = None
+        self._forwarded = _NO_CLIENT
+        await self._hop.forget()
+
+    def _need_helo(self) -> None:
+        if not self._helo:
+            raise CommandError(503, "5.5.1", "Send EHLO first")
+
+    def _need_right(self, networks: tuple[str, ...]) -> None:
+        if not inside(self._peer, networks):
+            raise CommandError(550, "5.7.0", "Error: insufficient authorization")
+        if self._mail is not None:
+            raise CommandError(503, "5.5.1", "Not within a transaction")
+
+    def _client(self, forwarded: Client | None = None) -> Session:
+        """The client as the judgement sees it: who connects, XCLIENT over it, XFORWARD over that."""
+        known = merged(self._identity, self._forwarded if forwarded is None else forwarded)
+        ip = self._peer if known.ip is None else known.ip
+        login = self._identity.login or ""
+        outbound = bool(login) or inside(ip, self._settings.relay_networks)
+        return Session(
+            client_ip=ip,
+            client_name=known.name or "",
+            helo=self._helo if known.helo is None else known.helo,
+            tls=tls_facts(self.transport) if self._over_tls else None,
+            login=login,
+            listener=self._settings.name,
+            direction=Direction.OUTBOUND if outbound else Direction.INBOUND,
+        )
+
+
+_FAULTS = {
+    "size": Reply(552, "5.3.4", "Message too big"),
+    "line": Reply(521, "5.5.2", "Bare CR or LF in the message, closing"),
+    "nul": Reply(521, "5.5.2", "NUL in the message, closing"),
+    "memory": Reply(452, "4.3.1", "Insufficient memory, try again later"),
+}
+
+
+def _wire(reply: Reply) -> bytes:
+    """A reply as it is sent, one line of printable ASCII within RFC 5321 §4.5.3.1.5."""
+    return printable(str(reply), 500, ascii_only=True).encode("ascii")

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is known of a client's TLS session, as the judgement sees it.
+
+Reads the client's certificate, which OpenSSL has parsed, and verified if it is there at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from gateway.mail.headers import printable
+from gateway.mail.types import Tls
+
+if TYPE_CHECKING:
+    import asyncio
+
+
+def tls_facts(transport: asyncio.BaseTransport | None) -> Tls | None:
+    """The TLS facts of a connection, None if it has no TLS (or is gone)."""
+    tls = transport.get_extra_info("ssl_object") if transport is not None else None
+    if tls is None:
+        return None
+    cipher, _, bits = tls.cipher() or ("", "", 0)
+    certificate = tls.getpeercert(binary_form=True)
+    names = tls.getpeercert() or {}
+    return Tls(
+        version=tls.version() or "",
+        cipher=cipher,
+        bits=bits,
+        client_subject=_common_name(names.get("subject", ())),
+        client_issuer=_common_name(names.get("issuer", ())),
+        # With CERT_OPTIONAL, a certificate that does not verify ends the handshake.
+        client_verified=bool(names),
+        client_fingerprint=hashlib.sha256(certificate).hexdigest() if certificate else "",
+    )
+
+
+def _common_name(name: tuple[tuple[tuple[str, str], ...], ...]) -> str:
+    """The common name, which is what Postfix gives a milter in {cert_subject}."""
+    for rdn in name:
+        for key, value in rdn:
+            if key == "commonName":
+                return printable(value, 200)
+    return ""
