@@ -34,8 +34,8 @@ def from_json(text: str, kind: type[T] | Any) -> T:
         decoder = _decoders.setdefault(kind, msgspec.json.Decoder(kind))
     try:
         return decoder.decode(text)  # type: ignore[no-any-return]  # one decoder for each kind
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         try:
             return msgspec.convert(json.loads(text), kind)
-        except msgspec.ValidationError as error:
+        except (msgspec.ValidationError, RecursionError) as error:
             raise ValueError(str(error)) from error

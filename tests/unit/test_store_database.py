@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The database: where it may lie, how durable it is, and what it says when it cannot work."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import Column, Integer, MetaData, Table, insert, select
+
+from gateway.store import database as database_module
+from gateway.store import schema
+from gateway.store.database import Database, StoreError, StoreSettings, open_database
+from gateway.store.quarantine import Quarantine
+from tests.stored import RAW, hold, mail_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from sqlalchemy import Connection
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "store" / "test.db"
+
+
+@pytest.fixture
+def database(path: Path) -> Iterator[Database]:
+    opened = open_database(url(path))
+    yield opened
+    opened.close()
+
+
+def url(path: Path) -> StoreSettings:
+    return StoreSettings(database=f"sqlite:///{path}")
+
+
+def pragma(connection: Connection, name: str) -> Any:
+    return connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+
+
+def test_only_its_owner_reads_file_and_directory(path: Path, database: Database) -> None:
+    hold(Quarantine(database))
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    files = sorted(path.parent.iterdir())
+    assert len(files) == 3
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+
+
+def test_a_durable_commit_is_an_fsync_and_a_quick_one_is_not(database: Database) -> None:
+    assert database.write(lambda c: pragma(c, "synchronous")) == 2
+    assert database.write(lambda c: pragma(c, "synchronous"), durable=False) == 1
+    assert database.read(lambda c: pragma(c, "journal_mode")) == "wal"
+    assert database.write(lambda c: pragma(c, "secure_delete")) == 1
+
+
+def test_permissions_of_an_existing_file_are_tightened(path: Path) -> None:
+    open_database(url(path)).close()
+    path.chmod(0o644)
+    open_database(url(path)).close()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_link_is_refused(path: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere.db"
+    elsewhere.touch()
+    path.parent.mkdir()
+    path.symlink_to(elsewhere)
+    with pytest.raises(StoreError, match="not a regular file"):
+        open_database(url(path))
+    assert elsewhere.read_bytes() == b""
+
+
+def test_a_directory_that_anyone_writes_is_refused(path: Path) -> None:
+    path.parent.mkdir()
+    path.parent.chmod(0o777)  # the point
+    with pytest.raises(StoreError, match="anyone may write"):
+        open_database(url(path))
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "sqlite://",
+        "sqlite:///:memory:",
+        "mysql://root@localhost/x",
+        "nonsense",
+        "",
+        "sqlite:////dev/null/x.db",
+    ],
+)
+def test_other_urls_are_refused(bad: str) -> None:
+    with pytest.raises(StoreError):
+        open_database(StoreSettings(database=bad))
+
+
+def test_a_file_that_is_no_database_is_refused_and_left_alone(path: Path) -> None:
+    path.parent.mkdir(mode=0o700)
+    path.write_bytes(b"not a database at all, but somebody's file\n" * 100)
+    before = path.read_bytes()
+    with pytest.raises(StoreError):
+        open_database(url(path))
+    assert path.read_bytes() == before
+
+
+def test_a_later_schema_is_refused(path: Path, database: Database) -> None:
+    database.write(lambda c: c.execute(insert(schema.schema_version).values(version=99, applied=0.0)))
+    with pytest.raises(StoreError, match="schema version 99"):
+        open_database(url(path))
+
+
+def test_an_earlier_schema_is_brought_forward(
+    path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    added = Table("added", MetaData(), Column("number", Integer, primary_key=True))
+    monkeypatch.setattr(schema, "VERSION", 2)
+    monkeypatch.setattr(schema, "MIGRATIONS", {1: added.create})
+    for _ in range(2):  # the second time there is nothing left to do
+        open_database(url(path)).close()
+    versions = select(schema.schema_version.c.version).order_by(schema.schema_version.c.version)
+    assert database.read(lambda c: list(c.execute(versions).scalars())) == [1, 2]
+    assert database.read(lambda c: list(c.execute(select(added)))) == []
+
+
+def test_it_belongs_to_the_process_that_opened_it(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    with pytest.raises(StoreError, match="before fork"):
+        hold(Quarantine(database))
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_that_went_away_is_noticed(
+    path: Path, database: Database, tmp_path: Path, replaced: bool
+) -> None:
+    quarantine = Quarantine(database)
+    hold(quarantine)
+    for file in path.parent.iterdir():
+        file.rename(tmp_path / file.name)
+    if replaced:
+        open_database(url(path)).close()
+    with pytest.raises(StoreError, match="removed or replaced"):
+        hold(quarantine)
+    if replaced:  # the one that lies there now is used from then on
+        mail = hold(quarantine)
+        assert quarantine.raw(mail.id) == RAW
+    else:  # and no new one is made up
+        with pytest.raises(StoreError):
+            hold(quarantine)
+        assert not path.exists()
+
+
+def test_a_lock_is_waited_for(path: Path, database: Database) -> None:
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    timer = threading.Timer(0.3, lambda: other.execute("COMMIT"))
+    timer.start()
+    mail = hold(Quarantine(database))
+    timer.join()
+    other.close()
+    assert Quarantine(database).raw(mail.id) == RAW
+
+
+def test_a_lock_that_stays_is_an_error(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database_module, "BUSY_SECONDS", 0.05)
+    database = open_database(url(path))
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    mail = mail_for()
+    with pytest.raises(StoreError, match="locked"):
+        hold(Quarantine(database), mail)
+    other.execute("ROLLBACK")
+    other.close()
+    assert Quarantine(database).find(mail.id) is None
+    database.close()
+
+
+def test_errors_do_not_quote_the_mail(database: Database) -> None:
+    database.write(lambda c: c.exec_driver_sql("DROP TABLE quarantine_bytes"))
+    with pytest.raises(StoreError) as caught:
+        hold(Quarantine(database))
+    assert "alice" not in str(caught.value)
+
+
+_FULL = """
+import os, resource, sys
+from gateway.store.database import StoreError, StoreSettings, open_database
+from gateway.store.quarantine import Quarantine
+from tests.stored import RAW, hold, mail_for
+quarantine = Quarantine(open_database(StoreSettings(database=sys.argv[1])))
+first = hold(quarantine)
+resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
+big = mail_for(raw=RAW + os.urandom(1_000_000).hex().encode())
+try:
+    hold(quarantine, big)
+except StoreError as error:
+    print("refused", quarantine.find(big.id), quarantine.raw(first.id) == RAW)
+"""
+
+
+def test_a_full_disk_is_an_error_and_keeps_nothing(path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _FULL, url(path).database],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.split() == ["refused", "None", "True"]
+
+
+def test_the_object_mapper_is_never_loaded() -> None:
+    program = "import sys, gateway.store.quarantine; print('sqlalchemy.orm' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.strip() == "False"
