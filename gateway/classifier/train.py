@@ -273,7 +273,9 @@ def cross_validate(examples: Sequence[Example]) -> Iterator[tuple[str, Unseen]]:
     splitter: Any = LeaveOneGroupOut() if several else StratifiedKFold(5, shuffle=True, random_state=0)
     if not several and min(labels.sum(), (~labels).sum()) < 5:
         raise TrainingError("training needs at least five ham and five spam messages")
-    for number, (train_on, test_on) in enumerate(splitter.split(labels, labels, groups), 1):
+    for number, (train_on, test_on) in enumerate(
+        splitter.split(labels, labels, groups if several else None), 1
+    ):
         model = train([examples[i] for i in train_on])
         held = tuple(examples[i] for i in test_on)
         yield (held[0].corpus if several else f"fold {number}"), Unseen(held, model.raw(held))

@@ -1,0 +1,413 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`mailwarden model`: train, measure and examine the spam classifier.
+
+Reads hostile mail through `corpus` and the parser, which bound it; prints file names and features
+of it only as safe text. A message that breaks the parser is counted, and told at the end.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gateway.classifier.corpus import CorpusError, Sample, as_message, read, read_index
+from gateway.classifier.model import Classifier, Model, ModelError
+from gateway.classifier.settings import ClassifierSettings
+from gateway.cli.main import (
+    EX_DATAERR,
+    EX_NOINPUT,
+    EX_SOFTWARE,
+    EX_UNAVAILABLE,
+    EX_USAGE,
+    Context,
+    Failure,
+    config_option,
+)
+from gateway.cli.output import console, facts, octets, print_json, safe, table
+from gateway.data import data_dir
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from gateway.classifier.evaluate import Evaluation
+
+_SIZE_LIMIT = 200_000_000
+_EX_CANTCREAT = 73
+
+model_option = click.option(
+    "--model",
+    "directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the model; by default the one that the configuration names, or the shipped one.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def sources(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that name labelled mail."""
+    path = click.Path(exists=True, path_type=Path)
+    text = "folder, Maildir, mbox or file; may be repeated."
+    options = (
+        click.option("--ham", multiple=True, type=path, metavar="PATH", help=f"Wanted mail: {text}"),
+        click.option("--spam", multiple=True, type=path, metavar="PATH", help=f"Unwanted mail: {text}"),
+        click.option(
+            "--index",
+            multiple=True,
+            type=path,
+            metavar="FILE",
+            help='Lines of "ham|spam PATH", a TSV of the same, or a CSV with columns label and text.',
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@config_option
+def model() -> None:
+    """Train and examine the classifier.
+
+    \b
+    Examples:
+      mailwarden model status
+      mailwarden model score message.eml
+      mailwarden model evaluate --ham ~/Maildir/.Archive --spam ~/Maildir/.Junk
+      mailwarden model train --ham ham.mbox --spam spam.mbox --out /var/lib/mailwarden/model
+    """
+
+
+@model.command()
+@model_option
+@json_option
+@click.pass_obj
+def status(context: Context, directory: Path | None, *, as_json: bool) -> None:
+    """Say which model is in use, and whether it is sound.
+
+    Exit status 69 (EX_UNAVAILABLE) if it cannot be used, 70 (EX_SOFTWARE) if it no longer gives
+    the scores that it gave when it was made.
+    """
+    from gateway.classifier.artefact import check_golden, golden  # noqa: PLC0415  # help stays quick
+    from gateway.mail.mime import parse  # noqa: PLC0415
+
+    where = _directory(context, directory)
+    loaded = _load(where)
+    manifest = loaded.manifest
+    try:
+        checks = sum(1 for _ in golden(where))
+        wrong = check_golden(where, loaded, parse)
+    except ModelError as error:
+        raise Failure(str(error), EX_UNAVAILABLE) from error
+    rows = {
+        "model": loaded.version,
+        "folder": str(where),
+        "date": manifest.date,
+        "features": len(loaded.keys),
+        "size": octets(loaded.keys.nbytes + loaded.weights.nbytes + loaded.known.nbytes),
+        "trained on": ", ".join(manifest.trained_on),
+        "threshold": manifest.threshold,
+        "golden scores": f"{checks - len(wrong)} of {checks} right",
+    }
+    if as_json:
+        print_json({**rows, "wrong": list(wrong)})
+    else:
+        console().print(facts(rows.items()))
+    if wrong:
+        raise Failure("scores differ from those of its making: " + "; ".join(wrong[:3]), EX_SOFTWARE)
+
+
+@model.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(allow_dash=True, path_type=Path))
+@model_option
+@click.option("--points", is_flag=True, help="Show the points that the policy gives, too.")
+@click.option("--why", is_flag=True, help="Show the features that weighed most; positive speaks for spam.")
+@json_option
+@click.pass_obj
+def score(
+    context: Context,
+    files: tuple[Path, ...],
+    directory: Path | None,
+    *,
+    points: bool,
+    why: bool,
+    as_json: bool,
+) -> None:
+    """Print the probability of spam of FILES: messages, folders, Maildirs, mboxes; "-" is standard input.
+
+    \b
+    Examples:
+      mailwarden model score --points --why message.eml
+      mailwarden model score --json ~/Maildir/.Junk
+    """
+    from gateway.mail.mime import parse  # noqa: PLC0415  # help stays quick
+
+    classifier = Classifier(_load(_directory(context, directory)))
+    curve = _curve(context) if points else None
+    rows: list[dict[str, Any]] = []
+    for sample in _messages(files):
+        found = classifier.score(sample.raw, parse(sample.raw))
+        assert found is not None  # it has a model
+        row: dict[str, Any] = {"path": sample.name, "probability": round(found.probability, 6)}
+        if curve:
+            row["points"] = round(curve(found.probability), 2)
+        row["known"] = round(found.known, 3)
+        if why or as_json:
+            row["reasons"] = [{"feature": name, "weight": round(weight, 3)} for name, weight in found.reasons]
+        rows.append(row)
+    if as_json:
+        print_json(rows)
+        return
+    if not rows:
+        raise Failure("there is no mail in what was named", EX_NOINPUT)
+    heads = [name + {"path": "!", "reasons": ""}.get(name, ">") for name in rows[0]]
+    console().print(table(heads, ([safe(_cell(v), 2_000) for v in row.values()] for row in rows)))
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, list):
+        return ", ".join(f"{reason['feature']} {reason['weight']:+.2f}" for reason in value)
+    return f"{value:.4f}" if isinstance(value, float) else value
+
+
+@model.command()
+@sources
+@model_option
+@json_option
+@click.pass_obj
+def evaluate(
+    context: Context,
+    ham: tuple[Path, ...],
+    spam: tuple[Path, ...],
+    index: tuple[Path, ...],
+    directory: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Measure the model on labelled mail: ranking, missed spam, false positives, calibration.
+
+    Mail that the model was trained on makes it look better than it is.
+
+    \b
+    Examples:
+      mailwarden model evaluate --ham corpus/ham --spam corpus/spam
+      mailwarden model evaluate --index corpus/index --json
+    """
+    import numpy as np  # noqa: PLC0415  # help stays quick
+
+    from gateway.classifier import evaluate as measure  # noqa: PLC0415
+    from gateway.mail.mime import parse  # noqa: PLC0415
+
+    loaded = _load(_directory(context, directory))
+    labels, probabilities = [], []
+    started = time.process_time()
+    for sample in _progress(_labelled(ham, spam, index), "Scoring"):
+        labels.append(bool(sample.spam))
+        probabilities.append(loaded.score(parse(sample.raw)).probability)
+    if not labels:
+        raise Failure("there is no mail to measure with", EX_NOINPUT)
+    spent = 1000 * (time.process_time() - started) / len(labels)
+    result = measure.evaluate(np.array(labels), np.array(probabilities), loaded.manifest.threshold)
+    if as_json:
+        print_json({"model": loaded.version, **dataclasses.asdict(result), "milliseconds": round(spent, 3)})
+    else:
+        _show(loaded.version, result, spent)
+
+
+def _show(version: str, result: Evaluation, spent: float) -> None:
+    rows = (
+        ("model", version),
+        ("messages", f"{result.ham} ham, {result.spam} spam"),
+        ("1-AUC", _percent(result.auc_loss)),
+        ("spam missed at 0.1 % false positives", _percent(result.missed_01)),
+        ("spam missed at 1 % false positives", _percent(result.missed_1)),
+        (f"at the threshold {result.threshold:g}: ham called spam", _percent(result.false_positives)),
+        (f"at the threshold {result.threshold:g}: spam missed", _percent(result.missed)),
+        ("processor time a message, reading and parsing too", f"{spent:.2f} ms"),
+    )
+    out = console()
+    out.print(facts(rows))
+    bins = (
+        (f"{b.low:g} to {b.high:g}", b.count, f"{100 * b.mean:.1f} %", f"{100 * b.spam:.1f} %")
+        for b in result.bins
+    )
+    out.print()
+    out.print(
+        table(
+            ("probability", "messages>", "mean>", "spam>"), bins, title="Calibration: mean should equal spam"
+        )
+    )
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f} %"
+
+
+@model.command()
+@sources
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for the model: a new one, or one that holds a model.",
+)
+@click.option(
+    "--name", default="site", show_default=True, help="Name of the model: letters, digits, - and _."
+)
+@json_option
+def train(
+    ham: tuple[Path, ...],
+    spam: tuple[Path, ...],
+    index: tuple[Path, ...],
+    out: Path,
+    name: str,
+    *,
+    as_json: bool,
+) -> None:
+    """Train a model on labelled mail and write it to a folder. Needs scikit-learn (mailwarden[train]).
+
+    Copies of the same text count once. Probabilities are calibrated on parts of the mail that the
+    scoring model had not seen. Name the folder in the configuration, [classifier] model, to use it.
+
+    \b
+    Examples:
+      mailwarden model train --ham ham.mbox --spam spam.mbox --out /var/lib/mailwarden/model
+      mailwarden model train --index corpus/index --out model
+    """
+    try:
+        from gateway.classifier import artefact  # noqa: PLC0415
+        from gateway.classifier import train as training  # noqa: PLC0415  # serving never imports scikit-learn
+    except ImportError as error:
+        raise Failure(f"{error}: install mailwarden[train]", EX_UNAVAILABLE) from error
+    from gateway.mail.mime import parse  # noqa: PLC0415
+
+    if not name or not set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-_"):
+        raise Failure("the name of a model has lower-case letters, digits, - and _ only", EX_USAGE)
+    examples = list(
+        training.distinct(
+            training.example(sample.name, name, bool(sample.spam), parse(sample.raw))
+            for sample in _progress(_labelled(ham, spam, index), "Reading")
+        )
+    )
+    try:
+        with _working(f"Training on {len(examples)} messages"):
+            parts = list(training.cross_validate(examples))
+            calibration = training.calibrate([part for _, part in parts])
+            trained = training.train(examples)
+        spams = sum(one.spam for one in examples)
+        artefact.save(
+            out,
+            trained,
+            calibration,
+            [artefact.Source(name, len(examples) - spams, spams)],
+            name=name,
+            date=time.strftime("%Y-%m-%d", time.gmtime()),
+            scoring={"bias": training.BIAS, "low": training.LOW, "high": training.HIGH},
+        )
+        loaded = Model.load(out)
+    except training.TrainingError as error:
+        raise Failure(str(error), EX_DATAERR) from error
+    except ModelError as error:
+        raise Failure(str(error), _EX_CANTCREAT) from error
+    except OSError as error:
+        raise Failure(f"{out}: {error.strerror}", _EX_CANTCREAT) from error
+    rows = {
+        "model": loaded.version,
+        "folder": str(out),
+        "ham": len(examples) - spams,
+        "spam": spams,
+        "features": len(loaded.keys),
+        "threshold": calibration.threshold,
+    }
+    if as_json:
+        print_json(rows)
+    else:
+        console().print(facts(rows.items()))
+
+
+# ---------------------------------------------------------------- what the commands share
+
+
+def _directory(context: Context, directory: Path | None) -> Path:
+    if directory is not None:
+        return directory
+    settings = context.config.classifier if _configured(context) else ClassifierSettings()
+    return Path(settings.model) if settings.model else data_dir("models") / "base"
+
+
+def _configured(context: Context) -> bool:
+    return context.given or context.path.exists()
+
+
+def _load(directory: Path) -> Model:
+    try:
+        return Model.load(directory)
+    except ModelError as error:
+        raise Failure(f"the classifier is unavailable: {error}", EX_UNAVAILABLE) from error
+
+
+def _curve(context: Context) -> Callable[[float], float]:
+    from gateway.policy import rules  # noqa: PLC0415  # compiles all patterns
+    from gateway.policy.patterns import RuleError  # noqa: PLC0415
+
+    settings = context.config.policy if _configured(context) else rules.PolicySettings()
+    try:
+        return rules.load(data_dir("rules"), settings).weights["CLASSIFIER"].points
+    except RuleError as error:
+        raise Failure(str(error), EX_UNAVAILABLE) from error
+
+
+def _messages(files: tuple[Path, ...]) -> Iterator[Sample]:
+    for path in files:
+        if str(path) == "-":
+            yield Sample("-", as_message(sys.stdin.buffer.read(_SIZE_LIMIT)))
+            continue
+        with _corpus_errors():
+            yield from read(path)
+
+
+def _labelled(ham: Iterable[Path], spam: Iterable[Path], index: Iterable[Path]) -> Iterator[Sample]:
+    with _corpus_errors():
+        for path in ham:
+            yield from read(path, spam=False)
+        for path in spam:
+            yield from read(path, spam=True)
+        for path in index:
+            yield from read_index(path)
+
+
+@contextmanager
+def _corpus_errors() -> Iterator[None]:
+    try:
+        yield
+    except CorpusError as error:
+        raise Failure(str(error), EX_NOINPUT) from error
+
+
+def _progress(samples: Iterable[Sample], text: str) -> Iterator[Sample]:
+    """Count on the terminal, if somebody looks at it."""
+    if not sys.stderr.isatty():
+        yield from samples
+        return
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+
+    columns = (SpinnerColumn(), TextColumn("{task.description} {task.completed}"), TimeElapsedColumn())
+    with Progress(*columns, console=console(stderr=True), transient=True) as progress:
+        task = progress.add_task(text, total=None)
+        for sample in samples:
+            yield sample
+            progress.advance(task)
+
+
+@contextmanager
+def _working(text: str) -> Iterator[None]:
+    if not sys.stderr.isatty():
+        yield
+        return
+    with console(stderr=True).status(text):
+        yield
