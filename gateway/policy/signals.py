@@ -23,7 +23,6 @@ NAMES: frozenset[str] = frozenset(
         "DMARC_REJECT",
         "DMARC_QUARANTINE",
         "DMARC_FAIL",
-        "DMARC_FORWARDED",
         "DMARC_ERROR",
         "ARC_FAIL",
         "IPREV_FAIL",
