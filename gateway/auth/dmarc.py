@@ -32,6 +32,7 @@ _VERSION: Final = re.compile(r"[ \t]*v[ \t]*=[ \t]*DMARC1[ \t]*\Z", re.IGNORECAS
 _LOOKS_LIKE_ONE: Final = re.compile(rb"[ \t]*v[ \t]*=[ \t]*DMARC1[ \t]*(?:;|\Z)", re.IGNORECASE)
 _TAG: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
 _URI: Final = re.compile(r"mailto:[^\s,!]+@[^\s,!@]+(?:![0-9]{1,18}[kmgt]?)?\Z", re.IGNORECASE)
+_QUOTED: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"|\((?:[^()\\]|\\.)*+\)', re.DOTALL)
 _PSD: Final[dict[str, Literal["y", "n"]]] = {"y": "y", "n": "n"}
 _MAX_WALK: Final = 8  # labels; a longer name is asked for itself and then for its last seven
 
@@ -151,10 +152,17 @@ def author_domain(content: Content) -> tuple[str, str]:
     addresses = [address for _, address in content.from_addresses if address]
     if len(addresses) != 1 or len(content.from_addresses) != 1:
         return "", "From has no address" if not addresses else "From has several addresses"
+    if any(_has_group(field.value) for field in content.all("from")):
+        return "", "From has a group"
     domain = to_ascii(addresses[0].rpartition("@")[2]) if "@" in addresses[0] else None
     if domain is None:
         return "", "From has no domain"
     return domain, ""
+
+
+def _has_group(value: bytes) -> bool:
+    """Tell whether a From field has group syntax (RFC 6854), outside quotes and comments."""
+    return any(mark in _QUOTED.sub(b"", value) for mark in (b":", b";"))
 
 
 class _DnsError(Exception):

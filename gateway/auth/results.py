@@ -3,12 +3,14 @@
 
 Reads hostile bytes: fields of that name in received messages. No I/O.
 
-authres does not write it: version 1.2.0 lets CR and LF through in values.
+authres is not used: version 1.2.0 lets CR and LF through when it writes, and refuses fields that
+large providers send when it reads.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from gateway.mail.charsets import decode_words
@@ -24,6 +26,16 @@ _TOKEN: Final = re.compile(r"[!#$%&'*+.0-9A-Z^_`a-z{|}~-]+\Z")  # RFC 2045 §5.1
 _ADDRESS: Final = re.compile(r"(?:[!#$%&'*+.0-9A-Z^_`a-z{|}~/-]{1,64})?@[0-9A-Za-z._-]{1,253}\Z")
 _WIDTH: Final = 76
 _MAX_COMMENT_DEPTH: Final = 20
+_MAX_VALUE: Final = 65_536
+_NOT_SHOWN: Final = re.compile(r'[^!-~]|["\\()]')
+_COMMENT: Final = re.compile(r"(?:[^()\\]|\\.)*+([()]?)", re.DOTALL)
+_LEXEME: Final = re.compile(r'[^"();]+|"(?:[^"\\]|\\.)*+"|[();]', re.DOTALL)
+_ESCAPE: Final = re.compile(r"\\(.)", re.DOTALL)
+_WORD: Final = r"([A-Za-z][A-Za-z0-9_-]*)"
+_METHOD: Final = re.compile(rf"\s*{_WORD}\s*(?:/\s*\d+\s*)?=\s*{_WORD}")
+_PROPERTY: Final = re.compile(
+    rf'\s+{_WORD}\s*(?:\.\s*{_WORD}\s*)?=\s*("(?:[^"\\]|\\.)*+"|[^\s;"]+)', re.DOTALL
+)
 
 
 def authentication_results(authserv_id: str, evidence: Evidence, mail: Mail) -> str:
@@ -120,14 +132,20 @@ def forged(fields: Sequence[HeaderField], authserv_id: str) -> tuple[int, ...]:
 
 
 def _claims(value: bytes, ours: str) -> bool:
+    if len(value) > _MAX_VALUE:
+        return True
     text = value.decode("utf-8", "replace")
-    plain = _without_comments(text)
-    if plain is not None:
-        words = plain.partition(";")[0].split()
+    plain = ""
+    try:
+        plain = next(_segments(text))
+    except ValueError:
+        pass
+    else:
+        words = plain.split()
         if words and len(words) <= 2 and _is_id(words[0]) and (len(words) == 1 or words[1].isdigit()):
             return _normal(words[0].strip('"')) == ours
     # Not the grammar: look for our name where a lenient reader would.
-    return any(ours in _squeezed(reading) for reading in (text, plain or "", _decoded(text)))
+    return any(ours in _squeezed(reading) for reading in (text, plain, _decoded(text)))
 
 
 def _is_id(word: str) -> bool:
@@ -147,36 +165,93 @@ def _decoded(text: str) -> str:
 def _squeezed(text: str) -> str:
     """What stands before the first result, without anything that is not shown."""
     head = text.partition(";")[0] if "=?" in text else re.split("[;=]", text, maxsplit=1)[0]
-    return "".join(c for c in head.lower() if "!" <= c <= "~" and c not in '"\\()')
+    return _NOT_SHOWN.sub("", head).lower()
 
 
-def _without_comments(text: str) -> str | None:
-    """The text with comments as spaces (RFC 5322 §3.2.2); None if they or quotes are not closed."""
-    pieces = []
-    depth = 0
-    within = False  # a quoted string
-    escaped = False
-    for char in text:
-        if escaped:
-            escaped = False
+# ---------------------------------------------------------------- reading
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One result of an Authentication-Results field; properties as ("smtp.mailfrom", value)."""
+
+    method: str
+    result: str
+    reason: str = ""
+    properties: tuple[tuple[str, str], ...] = ()
+
+    def get(self, name: str) -> str:
+        """The first property of this name, "" if there is none."""
+        return next((value for key, value in self.properties if key == name), "")
+
+
+def read_results(value: bytes) -> tuple[str, tuple[Result, ...]]:
+    """Read a field's value (RFC 8601 §2.2) into authserv-id and results; ValueError if it is malformed."""
+    if len(value) > _MAX_VALUE:
+        raise ValueError("too long")
+    segments = list(_segments(value.decode("utf-8", "replace")))
+    words = segments[0].split()
+    if not words or len(words) > 2 or not _is_id(words[0]) or (len(words) == 2 and not words[1].isdigit()):
+        raise ValueError("no authserv-id")
+    rest = segments[1:]
+    if len(rest) > 1 and not rest[-1].strip():
+        rest.pop()  # a final semicolon is common
+    if not rest:
+        raise ValueError("no result")
+    if len(rest) == 1 and rest[0].strip().lower() == "none":
+        rest = []
+    return _normal(words[0].strip('"')), tuple(map(_read_one, rest))
+
+
+def _read_one(segment: str) -> Result:
+    method = _METHOD.match(segment)
+    if method is None:
+        raise ValueError("no method")
+    reason, properties, position = "", [], method.end()
+    while found := _PROPERTY.match(segment, position):
+        position = found.end()
+        content = _ESCAPE.sub(r"\1", found[3][1:-1]) if found[3].endswith('"') else found[3]
+        if found[2]:
+            properties.append((f"{found[1]}.{found[2]}".lower(), content))
+        elif found[1].lower() == "reason" and not properties and not reason:
+            reason = content
+        else:
+            raise ValueError("property without type")
+    if segment[position:].strip():
+        raise ValueError("malformed property")
+    return Result(method[1].lower(), method[2].lower(), reason, tuple(properties))
+
+
+def _segments(text: str) -> Iterator[str]:
+    """The parts between semicolons, comments taken for spaces (RFC 5322 §3.2.2).
+
+    ValueError if a comment or a quoted string is not closed.
+    """
+    piece: list[str] = []
+    depth = position = 0
+    while position < len(text):
+        found = (_COMMENT if depth else _LEXEME).match(text, position)
+        if found is None:
+            break  # a quoted string without end
+        position = found.end()
+        lexeme = found[found.lastindex or 0]
+        if depth:
+            if lexeme not in ("(", ")") or depth > _MAX_COMMENT_DEPTH:
+                break  # a comment without end, or a silly one
+            depth += 1 if lexeme == "(" else -1
             if not depth:
-                return None  # a quoted pair has no place in an authserv-id of ours
-        elif char == "\\" and (depth or within):
-            escaped = True
-        elif char == '"' and not depth:
-            within = not within
-            pieces.append(char)
-        elif within:
-            pieces.append(char)
-        elif char == "(":
-            depth += 1
-            if depth > _MAX_COMMENT_DEPTH:
-                return None
-        elif char == ")" and depth:
-            depth -= 1
-            pieces.append(" ")
-        elif char == ";" and not depth:
-            return "".join(pieces)  # what follows is no part of the authserv-id
-        elif not depth:
-            pieces.append(char)
-    return None if depth or within or escaped else "".join(pieces)
+                piece.append(" ")
+        elif lexeme == "(":
+            depth = 1
+        elif lexeme == ")":
+            break
+        elif lexeme == ";":
+            yield "".join(piece)
+            piece.clear()
+        else:
+            piece.append(lexeme)
+    else:
+        if not depth:
+            yield "".join(piece)
+            return
+    raise ValueError("comment or quoted string not closed")

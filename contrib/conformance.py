@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Run the public conformance suites; print a table, write build/conformance.json.
+
+    python -m contrib.conformance [SUITE ...]
+
+The suites' data is no part of the project: it is looked for where tests/shared.py says. The exit
+status is 1 if a row fails that is not listed as a deviation, or one that is listed passes.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from tests.conformance.auth_suites import DEVIATIONS, SUITES
+from tests.shared import SHARED
+
+
+def main(names: list[str]) -> int:
+    """Run the suites named, all if there are none."""
+    if SHARED is None:
+        print("no conformance data here", file=sys.stderr)
+        return 2
+    figures: dict[str, list[int]] = {}
+    wrong = 0
+    for name in names or SUITES:
+        start = time.monotonic()
+        outcomes = list(SUITES[name](SHARED / "conformance"))
+        passed = sum(outcome.passed for outcome in outcomes)
+        figures[name] = [passed, len(outcomes)]
+        print(f"{name:24} {passed:5} of {len(outcomes):5} {time.monotonic() - start:8.1f} s")
+        for outcome in outcomes:
+            reason = DEVIATIONS.get(outcome.case)
+            if outcome.passed == (reason is None):
+                continue
+            wrong += 1
+            print(f"    {outcome.case}: {outcome.detail}")
+        for outcome in outcomes:
+            if not outcome.passed and outcome.case in DEVIATIONS:
+                print(f"    deviation {outcome.case}: {DEVIATIONS[outcome.case]}")
+    path = Path("build/conformance.json")
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(figures, indent=1) + "\n")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
