@@ -6,6 +6,7 @@ The configuration is given as TOML text, or as nested dicts that are written as 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -77,6 +78,16 @@ class Gateway(Server):
         super().start()
         self.started_in = time.monotonic() - begin
         return self
+
+    def stop(self, seconds: float = 40.0) -> int | None:
+        """Send TERM and wait for the drain; by force, workers too, after `seconds`."""
+        workers = self._tree()[1:] if self.process else []
+        status = super().stop(seconds)
+        if status is not None and status < 0:  # killed: its workers may hang as well
+            for pid in workers:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        return status
 
     def is_up(self) -> bool:
         """Whether every door answers in its protocol; a bound socket alone does not count."""

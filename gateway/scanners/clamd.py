@@ -55,6 +55,7 @@ MAX_ANSWER = 16 * 1024
 MAX_NAME = 200
 
 _ID = re.compile(r"[1-9][0-9]{0,8}")
+_FOUND = re.compile(r"stream: (.*) FOUND", re.DOTALL)
 _SIZE_LIMIT = "size limit exceeded"
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]+")
 
@@ -286,8 +287,8 @@ def _classify(answer: str, engine: str) -> Scan:
     """What one answer means."""
     if answer == "stream: OK":
         return Scan("clean", engine=engine)
-    if answer.startswith("stream: ") and answer.endswith(" FOUND"):
-        name = _printable(answer[len("stream: ") : -len(" FOUND")].strip())[:MAX_NAME] or "unnamed"
+    if found := _FOUND.fullmatch(answer):
+        name = _printable(found[1].strip())[:MAX_NAME] or "unnamed"
         if name.startswith("Heuristics.Limits.Exceeded"):
             return Scan("limit", detail=name, engine=engine)
         return Scan("infected", name=name, detail=name, engine=engine)
