@@ -54,7 +54,21 @@ def open_log(settings: LogSettings) -> Log:
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(settings.level.upper())),
         cache_logger_on_first_use=True,
     )
+    logging.basicConfig(level=settings.level.upper(), handlers=[_Bridge(log)], force=True)
     return log
+
+
+class _Bridge(logging.Handler):
+    """Brings what libraries and rooms say through the standard library onto the same lines."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__()
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        level = min(record.levelno, logging.ERROR)
+        self._log.log(level, printable(record.getMessage(), 400), logger=record.name, exc_info=error)
 
 
 def _safe(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

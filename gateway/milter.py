@@ -118,7 +118,7 @@ class Connection(Milter.Base):  # type: ignore[misc]  # pymilter has no types
         self.session = Session()
         self.mail_from = ""
         self.options: tuple[str, ...] = ()
-        self.recipients: list[str] = []
+        self.recipients: list[bytes] = []  # as the MTA wrote them
         self.head: list[bytes] = []
         self.chunks: list[bytes] = []
         self.size = 0
@@ -149,7 +149,7 @@ class Connection(Milter.Base):  # type: ignore[misc]  # pymilter has no types
         self._reset()
         self.busy = True
         self.load.change(messages=1)
-        words = [a.decode("utf-8", "backslashreplace") for a in arguments]
+        words = [_text(a) for a in arguments]
         self.mail_from = _bare(words[0])
         self.options = tuple(words[1:])
         login = self._macro("{auth_authen}")
@@ -176,7 +176,7 @@ class Connection(Milter.Base):  # type: ignore[misc]  # pymilter has no types
 
     def envrcpt_bytes(self, *arguments: bytes) -> int:
         """Collect a recipient, as the MTA wrote it."""
-        self.recipients.append(arguments[0].decode("utf-8", "backslashreplace"))
+        self.recipients.append(arguments[0])
         return int(Milter.CONTINUE)
 
     def envrcpt(self, *_arguments: str) -> int:
@@ -220,7 +220,7 @@ class Connection(Milter.Base):  # type: ignore[misc]  # pymilter has no types
         mail = Mail(
             id=new_id(),
             session=self.session,
-            envelope=Envelope(self.mail_from, tuple(_bare(r) for r in self.recipients), self.options),
+            envelope=Envelope(self.mail_from, tuple(_bare(_text(r)) for r in self.recipients), self.options),
             raw=b"".join((*(field + b"\r\n" for field in self.head), b"\r\n", *self.chunks)),
             received=time.time(),
             queue_id=self._macro("i"),
@@ -254,12 +254,12 @@ class Connection(Milter.Base):  # type: ignore[misc]  # pymilter has no types
             return self._answer(reply)
         if verdict.action is Action.QUARANTINE:
             return int(Milter.DISCARD)
-        held = set(verdict.held)
         for edit in ordered(verdict.edits):
             self._edit(edit)
-        for recipient in self.recipients:
-            if _bare(recipient) in held:
-                self.delrcpt(recipient)
+        for recipient, outcome in zip(self.recipients, verdict.outcomes, strict=True):
+            if outcome.action is Action.QUARANTINE:
+                # One that is not UTF-8 cannot be named to the MTA: then all is deferred.
+                self.delrcpt(recipient.decode("utf-8"))
         return int(Milter.CONTINUE)
 
     def _edit(self, edit: Edit) -> None:
@@ -345,6 +345,11 @@ def _drain(listener: socket.socket, load: Load) -> None:
         os.dup2(nobody.fileno(), listener.fileno(), inheritable=False)
     load.wait_idle(connections=number == DRAIN_CONNECTIONS)
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _text(argument: bytes) -> str:
+    """Return an argument of MAIL or RCPT as text; what is not UTF-8 stays visible."""
+    return argument.decode("utf-8", "backslashreplace")
 
 
 def _bare(address: str) -> str:
