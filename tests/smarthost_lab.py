@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The smart-host door on a free port with a scripted judgement, and a client that speaks raw bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from gateway.delivery.client import RelayTimeouts
+from gateway.delivery.routes import RouteSettings, routes
+from gateway.log import LogSettings, open_log
+from gateway.mail.types import Action, Edit, Mail, Outcome, Reply, Session, Thresholds, Verdict, Versions
+from gateway.reply import reply_to
+from gateway.smarthost.server import serve
+from gateway.smarthost.settings import Door, Judgement, SmarthostSettings
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import AsyncIterator, Callable
+
+    from gateway.tls.outbound import OutboundTlsRule
+    from tests.hop import Hop
+
+THRESHOLDS = Thresholds(5, 8, 15)
+FAST = RelayTimeouts(connect=2, greeting=1, command=1, data=1, end_of_data=1, quit=0.3)
+
+
+@dataclass
+class Bench:
+    """Judges every message as `actions` says (by recipient), and remembers what it saw."""
+
+    actions: dict[str, Action] = field(default_factory=dict)
+    default: Action = Action.RELAY
+    edits: tuple[Edit, ...] = ()
+    refuse: Callable[[Session, str | None, str | None], Reply | None] = lambda _s, _f, _r: None
+    judging: Callable[[Mail], None] = lambda _mail: None
+    hold_fails: bool = False
+    mails: list[Mail] = field(default_factory=list)
+    held: list[tuple[tuple[str, ...], str]] = field(default_factory=list)
+
+    def judge(self, mail: Mail) -> tuple[Verdict, Reply]:
+        self.mails.append(mail)
+        self.judging(mail)
+        outcomes = tuple(
+            Outcome(r, self.actions.get(r, self.default), 0.0, THRESHOLDS) for r in mail.envelope.recipients
+        )
+        action = min((o.action for o in outcomes), key=list(Action).index)
+        verdict = Verdict(
+            id=mail.id,
+            action=action,
+            outcomes=outcomes,
+            score=0.0,
+            reason="score",
+            reason_text="",
+            contributions=(),
+            edits=self.edits,
+            versions=Versions("0", "0", "0"),
+        )
+        return verdict, reply_to(verdict)
+
+    def hold_undelivered(self, mail: Mail, verdict: Verdict, recipients: tuple[str, ...], why: str) -> None:
+        del mail, verdict
+        if self.hold_fails:
+            raise OSError("no space")
+        self.held.append((recipients, why))
+
+
+@contextlib.asynccontextmanager
+async def door(
+    bench: Bench,
+    hop: Hop | None = None,
+    *,
+    other: Hop | None = None,
+    domains: tuple[str, ...] = ("example.com", "example.org"),
+    tls: ssl.SSLContext | None = None,
+    tls_rules: tuple[OutboundTlsRule, ...] = (),
+    settings: SmarthostSettings | None = None,
+) -> AsyncIterator[int]:
+    """The door's port. Mail for example.org goes to `other`, all else to `hop`."""
+    rows = [RouteSettings(domains=("example.org",), next_hop=str(other.next_hop))] if other else []
+    built = Door(
+        settings=settings or SmarthostSettings(relay=FAST, threads=2, drain_timeout=2),
+        hostname="gw.example.com",
+        judgement=Judgement(bench.judge, bench.refuse, bench.hold_undelivered),
+        routes=routes(rows, str(hop.next_hop) if hop else "smtp:127.0.0.1:1"),
+        domains=domains,
+        log=open_log(LogSettings(level="error")),
+        tls_rules=tls_rules,
+    )
+    listening = socket.create_server(("127.0.0.1", 0))
+    stop = asyncio.Event()
+    task = asyncio.create_task(serve([listening], built, stop, tls))
+    await asyncio.sleep(0)
+    try:
+        yield listening.getsockname()[1]
+    finally:
+        stop.set()
+        await task
+
+
+class Raw:
+    """A client that sends exactly what it is told."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def connected(cls, port: int, *, greet: bool = True) -> AsyncIterator[Raw]:
+        self = cls(*await asyncio.open_connection("127.0.0.1", port))
+        try:
+            if greet:
+                assert (await self.reply()).startswith("220 gw.example.com ESMTP")
+            yield self
+        finally:
+            self.writer.close()
+            with contextlib.suppress(OSError):
+                await self.writer.wait_closed()
+
+    def send(self, data: bytes) -> None:
+        self.writer.write(data)
+
+    async def reply(self, seconds: float = 5) -> str:
+        """The next reply, all its lines; "" if the server has closed."""
+        lines: list[str] = []
+        async with asyncio.timeout(seconds):
+            while True:
+                line = (await self.reader.readline()).decode()
+                if not line:
+                    return "".join(lines)
+                assert line.endswith("\r\n")
+                lines.append(line)
+                if line[3:4] != "-":
+                    return "".join(lines).removesuffix("\r\n")
+
+    async def ask(self, command: str) -> str:
+        self.send(command.encode() + b"\r\n")
+        return await self.reply()
+
+    async def dialogue(self, *commands: str) -> list[str]:
+        return [await self.ask(command) for command in commands]
+
+    async def rest(self, seconds: float = 8) -> str:
+        """All that comes until the server closes."""
+        async with asyncio.timeout(seconds):
+            with contextlib.suppress(ConnectionError):
+                return (await self.reader.read(-1)).decode()
+        return ""
+
+    async def envelope(
+        self, *recipients: str, sender: str = "a@example.net", helo: str = "EHLO c.example.net"
+    ) -> None:
+        assert (await self.ask(helo)).startswith("250")
+        assert (await self.ask(f"MAIL FROM:<{sender}>")).startswith("250")
+        for recipient in recipients or ("u@example.com",):
+            reply = await self.ask(f"RCPT TO:<{recipient}>")
+            assert reply.startswith("250"), reply
+
+    async def message(self, data: bytes) -> str:
+        """DATA, then exactly these bytes; the final reply."""
+        assert (await self.ask("DATA")).startswith("354")
+        self.send(data)
+        return await self.reply()
