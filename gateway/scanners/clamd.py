@@ -251,6 +251,8 @@ class _Connection(clamd.ClamdNetworkSocket):  # type: ignore[misc]  # the packag
         if rest or not whole:
             what = "broke off its answer" if received else "closed without an answer"
             raise clamd.ResponseError(f"clamd {what}")
+        if len(whole) > count:
+            raise clamd.ResponseError("clamd answered more than it was asked")
         return [answer.decode("ascii", "replace") for answer in whole]
 
 

@@ -1,0 +1,306 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""clamd and spamd: the real ones, and every way in which they fail. No failure reads as clean."""
+
+from __future__ import annotations
+
+import base64
+import io
+import signal
+import time
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+
+from contrib.lab import faults
+from contrib.lab.clamd import EICAR, TEST_VIRUS
+from contrib.lab.clamd import Clamd as ClamdServer
+from contrib.lab.faults import CLAMD_FAULTS, CLEAN, SPAMD_FAULTS, BlackHole, FakeClamd, FakeSpamd, Fault
+from contrib.lab.spamd import GTUBE
+from contrib.lab.spamd import Spamd as SpamdServer
+from gateway.scanners.clamd import Clamd, ClamdSettings
+from gateway.scanners.spamd import Spamd, SpamdSettings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from gateway.mail.types import Scan, SpamCheck
+
+HEAD = (
+    b"Return-Path: <alice@example.com>\r\nReceived: from a by b; Mon, 3 Nov 2025 10:00:00 +0000\r\n"
+    b"From: alice@example.com\r\nTo: bob@example.org\r\nSubject: figures\r\n"
+    b"Date: Mon, 3 Nov 2025 10:00:00 +0000\r\nMessage-ID: <1@example.com>\r\nMIME-Version: 1.0\r\n"
+)
+PLAIN = HEAD + b"\r\nHello Bob,\r\nhere they are.\r\n" + b"1 2 3 4 5 6 7 8 9\r\n" * 500
+TIMEOUT = 0.4
+
+
+def scan(*parts: bytes, addresses: tuple[str, ...], seconds: float = 20.0, **settings: float) -> Scan:
+    scanner = Clamd(ClamdSettings(addresses=addresses, **settings))  # type: ignore[arg-type]  # numbers all
+    return scanner.scan(parts, time.monotonic() + seconds)
+
+
+def check(message: bytes, address: str, **settings: float) -> SpamCheck:
+    client = Spamd(SpamdSettings(enabled=True, addresses=(address,), **settings))  # type: ignore[arg-type]  # numbers
+    return client.check(message, time.monotonic() + 20)
+
+
+def attached(data: bytes) -> bytes:
+    body = base64.encodebytes(data).replace(b"\n", b"\r\n")
+    return (
+        HEAD + b'Content-Type: application/octet-stream; name="a.bin"\r\n'
+        b"Content-Transfer-Encoding: base64\r\n\r\n" + body
+    )
+
+
+def zipped(data: bytes) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("inside.com", data)
+    return packed.getvalue()
+
+
+# ---------------------------------------------------------------- the real clamd
+
+
+@pytest.mark.server("clamd")
+@pytest.mark.parametrize("kind", ["unix", "tcp"])
+@pytest.mark.parametrize(
+    ("parts", "status", "name"),
+    [
+        ((PLAIN,), "clean", ""),
+        ((PLAIN, HEAD), "clean", ""),
+        ((HEAD + b"\r\n" + EICAR + b"\r\n",), "infected", "Eicar-Test-Signature.UNOFFICIAL"),
+        ((attached(EICAR),), "infected", "Eicar-Test-Signature.UNOFFICIAL"),
+        ((attached(zipped(EICAR)),), "infected", "Eicar-Test-Signature.UNOFFICIAL"),
+        ((PLAIN + TEST_VIRUS,), "infected", "Mailwarden.Test.Signature.UNOFFICIAL"),
+        ((PLAIN, HEAD, EICAR), "infected", "Eicar-Test-Signature.UNOFFICIAL"),
+        ((EICAR, PLAIN, HEAD), "infected", "Eicar-Test-Signature.UNOFFICIAL"),
+        ((PLAIN, b"x" * 3_000_000, TEST_VIRUS), "infected", "Mailwarden.Test.Signature.UNOFFICIAL"),
+        ((b"x" * 3_000_000,), "clean", ""),
+    ],
+    ids=lambda value: "-".join(str(len(part)) for part in value) if isinstance(value, tuple) else None,
+)
+def test_scan(clamd: ClamdServer, kind: str, parts: tuple[bytes, ...], status: str, name: str) -> None:
+    result = scan(*parts, addresses=(clamd.addresses[kind == "tcp"],))
+    assert (result.status, result.name) == (status, name)
+    assert result.engine.startswith("ClamAV ")
+
+
+@pytest.mark.server("clamd")
+def test_size_limits(clamd: ClamdServer, lab: Path) -> None:
+    result = scan(EICAR, b"x" * 2000, addresses=clamd.addresses, max_size=1000)
+    assert (result.status, result.name) == ("infected", "Eicar-Test-Signature.UNOFFICIAL")
+    assert scan(PLAIN, b"x" * 20_000, addresses=clamd.addresses, max_size=19_000).status == "limit"
+    with ClamdServer(lab / "small", options={"StreamMaxLength": "1M", "MaxScanSize": "512K"}) as small:
+        for address in small.addresses:
+            # a TCP reset may overtake clamd's words
+            assert scan(b"x" * 5_000_000, addresses=(address,)).status in ("limit", "error")
+            assert scan(PLAIN, b"x" * 5_000_000, PLAIN + b"1", addresses=(address,)).status in (
+                "limit",
+                "error",
+            )
+            inside = scan(attached(zipped(b"x" * 900_000)), addresses=(address,))
+            assert (inside.status, inside.detail.partition(".UNOFFICIAL")[0]) == (
+                "limit",
+                "Heuristics.Limits.Exceeded.MaxScanSize",
+            )
+
+
+@pytest.mark.server("clamd")
+def test_many_at_once(clamd: ClamdServer) -> None:
+    scanner = Clamd(ClamdSettings(addresses=clamd.addresses, cache_size=4))
+    messages = [PLAIN + (TEST_VIRUS if number % 3 == 0 else str(number).encode()) for number in range(60)]
+    with ThreadPoolExecutor(8) as pool:
+        results = pool.map(lambda message: scanner.scan([message], time.monotonic() + 20), messages)
+    expected = ["infected" if number % 3 == 0 else "clean" for number in range(60)]
+    assert [result.status for result in results] == expected
+
+
+@pytest.mark.server("clamd")
+def test_frozen_stopped_and_back(lab: Path) -> None:
+    server = ClamdServer(lab / "back")
+    settings = ClamdSettings(addresses=server.addresses[:1], timeout=TIMEOUT, rest=0.1)
+    scanner = Clamd(settings)
+
+    def status() -> str:
+        return scanner.scan([PLAIN], time.monotonic() + 5).status
+
+    assert status() == "error"
+    with server:
+        assert server.process
+        assert status() == "clean"
+        server.process.send_signal(signal.SIGSTOP)
+        begin = time.monotonic()
+        assert [status() for _ in range(4)] == ["error"] * 4
+        assert time.monotonic() - begin < 4 * TIMEOUT + 1
+        server.process.send_signal(signal.SIGCONT)
+        time.sleep(0.1)
+        assert status() == "clean"
+    assert status() == "error"
+    with server:
+        time.sleep(0.1)
+        assert status() == "clean"
+
+
+# ---------------------------------------------------------------- a clamd that fails
+
+_NAMED = {
+    "line break in the name": "Evil?X-Injected: yes",
+    "terminal codes in the name": "?[2JEvil?",
+    "name of 10 KB": "Evil" * 50,
+    "no name": "unnamed",
+}
+_LIMITS = ("size limit after the stream", "time limit", "scan size limit")
+
+
+@pytest.mark.parametrize("kind", ["unix", "tcp"])
+@pytest.mark.parametrize("fault", CLAMD_FAULTS)
+def test_clamd_fault(fault: str, kind: str, tmp_path: Path) -> None:
+    with FakeClamd(CLAMD_FAULTS[fault], tmp_path / "s" if kind == "unix" else None) as server:
+        begin = time.monotonic()
+        result = scan(PLAIN, addresses=(server.address,), timeout=TIMEOUT)
+        assert time.monotonic() - begin < TIMEOUT + 1
+    if fault in _NAMED:
+        assert (result.status, result.name) == ("infected", _NAMED[fault])
+    elif fault == "size limit in the stream":
+        assert result.status in ("limit", "error")
+    else:
+        assert result.status == ("limit" if fault in _LIMITS else "error")
+    assert result.detail
+    assert (result.name + result.detail + result.engine).isprintable()
+
+
+@pytest.mark.parametrize("fault", CLAMD_FAULTS)
+def test_clamd_fault_in_a_session(fault: str, tmp_path: Path) -> None:
+    with FakeClamd(CLAMD_FAULTS[fault], tmp_path / "s") as server:
+        result = scan(PLAIN, HEAD, addresses=(server.address,), timeout=TIMEOUT)
+    # The second part got no answer, so nothing but a size limit, which ends a session, is an answer.
+    assert result.status in ("limit", "error")
+
+
+def test_the_fake_clamd_can_say_clean() -> None:
+    with FakeClamd(CLEAN) as server:
+        assert scan(PLAIN, addresses=(server.address,)).status == "clean"
+        assert scan(PLAIN, HEAD, b"x" * 600_000, addresses=(server.address,)).status == "clean"
+
+
+def test_the_deadline_of_the_message_counts() -> None:
+    with FakeClamd(CLAMD_FAULTS["hangs after the stream"]) as server:
+        begin = time.monotonic()
+        assert scan(PLAIN, addresses=(server.address,), seconds=0.2, timeout=10).status == "error"
+        assert time.monotonic() - begin < 1.5
+
+
+def test_a_port_that_never_answers() -> None:
+    with BlackHole() as hole:
+        begin = time.monotonic()
+        result = scan(PLAIN, addresses=(hole.address,), connect_timeout=0.3, timeout=10)
+        assert result.status == "error"
+        assert time.monotonic() - begin < 2
+
+
+@pytest.mark.parametrize(
+    "fault", ["closes at once", "hangs after the stream", "out of memory", "half an answer"]
+)
+def test_the_next_address_is_asked(fault: str) -> None:
+    with FakeClamd(CLAMD_FAULTS[fault]) as broken, FakeClamd(CLEAN) as sound:
+        addresses = ("unix:/nonexistent/clamd.ctl", broken.address, sound.address)
+        assert scan(PLAIN, addresses=addresses, timeout=3 * TIMEOUT).status == "clean"
+
+
+def test_no_other_address_is_asked_after_an_answer() -> None:
+    found = Fault(answer=b"stream: Evil FOUND\0")
+    with FakeClamd(found) as first, FakeClamd(CLEAN) as second:
+        assert scan(PLAIN, addresses=(first.address, second.address)).status == "infected"
+        assert second.connections == 0
+
+
+def test_a_dead_address_is_left_alone() -> None:
+    with FakeClamd(CLAMD_FAULTS["closes at once"]) as server:
+        scanner = Clamd(ClamdSettings(addresses=(server.address,), rest=60))
+        results = [scanner.scan([PLAIN], time.monotonic() + 5) for _ in range(20)]
+        assert {result.status for result in results} == {"error"}
+        assert server.connections == 3
+        assert "left alone" in results[-1].detail
+
+
+def test_a_message_clamd_cannot_scan_does_not_open_the_breaker() -> None:
+    with FakeClamd(CLAMD_FAULTS["out of memory"]) as server:
+        scanner = Clamd(ClamdSettings(addresses=(server.address,), rest=60))
+        for _ in range(5):
+            assert scanner.scan([PLAIN], time.monotonic() + 5).status == "error"
+        server.fault = CLEAN
+        assert scanner.scan([PLAIN], time.monotonic() + 5).status == "clean"
+
+
+def test_results_are_remembered_by_digest_and_version() -> None:
+    with FakeClamd(CLEAN) as server:
+        scanner = Clamd(ClamdSettings(addresses=(server.address,), cache_size=2, version_interval=60))
+        for message in (b"a", b"a", b"b", b"a", b"c", b"b"):  # b is the oldest when c comes
+            assert scanner.scan([message], time.monotonic() + 5).status == "clean"
+        assert server.connections == 1 + 4  # the version; a, b, c, b
+        server.fault = Fault(answer=b"stream: Evil FOUND\0")
+        assert scanner.scan([b"b"], time.monotonic() + 5).status == "clean"
+        assert scanner.scan([b"b", b"c"], time.monotonic() + 5).status == "error"  # not one by one
+
+
+def test_failures_are_not_remembered() -> None:
+    with FakeClamd(CLAMD_FAULTS["out of memory"]) as server:
+        scanner = Clamd(ClamdSettings(addresses=(server.address,), cache_size=9))
+        assert scanner.scan([PLAIN], time.monotonic() + 5).status == "error"
+        server.fault = CLEAN
+        assert scanner.scan([PLAIN], time.monotonic() + 5).status == "clean"
+
+
+# ---------------------------------------------------------------- spamd
+
+
+@pytest.mark.server("spamd")
+def test_check(spamd: SpamdServer) -> None:
+    ham = check(PLAIN, spamd.address)
+    assert (ham.status, ham.score, ham.required, ham.symbols) == ("ok", 0.0, 5.0, ())
+    spam = check(PLAIN + b"\r\nCheap pills\r\n", spamd.address)
+    assert (spam.score, spam.symbols) == (4.5, ("LAB_PILLS",))
+    test = check(PLAIN + b"\r\n" + GTUBE.encode() + b"\r\n", spamd.address)
+    assert test.score == 1000.0
+    assert test.symbols == ("GTUBE",)
+
+
+@pytest.mark.server("spamd")
+def test_check_on_a_unix_socket(lab: Path) -> None:
+    with SpamdServer(lab / "spamd-unix", unix=True) as server:
+        assert check(PLAIN + b"cheap pills", server.address).score == 4.5
+
+
+@pytest.mark.server("spamd")
+def test_a_long_message_is_cut(spamd: SpamdServer) -> None:
+    result = check(PLAIN + b"x\r\n" * 100_000 + b"cheap pills", spamd.address, max_size=len(PLAIN))
+    assert (result.status, result.symbols) == ("ok", ())
+    assert "first" in result.detail
+
+
+@pytest.mark.parametrize("kind", ["unix", "tcp"])
+@pytest.mark.parametrize("fault", SPAMD_FAULTS)
+def test_spamd_fault(fault: str, kind: str, tmp_path: Path) -> None:
+    with FakeSpamd(SPAMD_FAULTS[fault], tmp_path / "s" if kind == "unix" else None) as server:
+        begin = time.monotonic()
+        result = check(PLAIN, server.address, timeout=TIMEOUT)
+        assert time.monotonic() - begin < TIMEOUT + 1
+    assert result.status == "error"
+    assert result.detail
+    assert result.detail.isprintable()
+
+
+def test_the_fake_spamd_can_answer() -> None:
+    with FakeSpamd(Fault(answer=faults._GOOD)) as server:
+        result = check(PLAIN, server.address)
+        assert (result.status, result.score, result.symbols) == ("ok", 7.5, ("A_B", "C"))
+
+
+def test_the_next_spamd_is_asked() -> None:
+    with FakeSpamd(SPAMD_FAULTS["hangs at once"]) as broken, FakeSpamd(Fault(answer=faults._GOOD)) as sound:
+        addresses = ("127.0.0.1:1", broken.address, sound.address)
+        client = Spamd(SpamdSettings(enabled=True, addresses=addresses, timeout=3 * TIMEOUT))
+        assert client.check(PLAIN, time.monotonic() + 20).status == "ok"
