@@ -6,23 +6,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gateway.delivery.client import RelayTimeouts
+from gateway.delivery.protocol import stuffed
 from gateway.delivery.routes import RouteSettings, routes
 from gateway.log import LogSettings, open_log
 from gateway.mail.types import Action, Edit, Mail, Outcome, Reply, Session, Thresholds, Verdict, Versions
 from gateway.reply import reply_to
 from gateway.smarthost.server import serve
 from gateway.smarthost.settings import Door, Judgement, SmarthostSettings
+from tests.hop import Hop, running
 
 if TYPE_CHECKING:
-    import ssl
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from gateway.tls.outbound import OutboundTlsRule
-    from tests.hop import Hop
+
+MESSAGE = b"From: a@example.net\r\nSubject: x\r\n\r\n.dot\r\n\xe9\r\n"
+SENT = stuffed(MESSAGE)
 
 THRESHOLDS = Thresholds(5, 8, 15)
 FAST = RelayTimeouts(connect=2, greeting=1, command=1, data=1, end_of_data=1, quit=0.3)
@@ -165,3 +170,44 @@ class Raw:
         assert (await self.ask("DATA")).startswith("354")
         self.send(data)
         return await self.reply()
+
+
+def play(
+    scene: Callable[[Raw, Hop, Bench], Awaitable[None]],
+    hop: Hop | None = None,
+    bench: Bench | None = None,
+    *,
+    other: Hop | None = None,
+    greet: bool = True,
+    tls: ssl.SSLContext | None = None,
+    tls_rules: tuple[OutboundTlsRule, ...] = (),
+    **settings: object,
+) -> tuple[Hop, Bench]:
+    """One client plays `scene`; afterwards a fresh client must be served within two seconds."""
+    hop, bench = hop or Hop(), bench or Bench()
+    values = {"relay": FAST, "threads": 2, "drain_timeout": 2.0, **settings}
+    built = SmarthostSettings(**values)  # type: ignore[arg-type]  # from the tests' own keywords
+
+    async def go() -> None:
+        async with running(hop), running(other or Hop()) as elsewhere:
+            opened = door(
+                bench, hop, other=elsewhere if other else None, tls=tls, tls_rules=tls_rules, settings=built
+            )
+            async with opened as port:
+                async with Raw.connected(port, greet=greet) as client:
+                    await scene(client, hop, bench)
+                started = time.monotonic()
+                async with Raw.connected(port) as client:
+                    assert (await client.ask("EHLO c")).endswith("250 HELP")
+                assert time.monotonic() - started < 2
+
+    asyncio.run(go())
+    return hop, bench
+
+
+async def secure(client: Raw) -> None:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    await client.writer.start_tls(context)
+    client.reader._transport = client.writer.transport  # type: ignore[attr-defined]  # Python 3.11 forgets it
