@@ -11,6 +11,8 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from sqlalchemy import text
+
 from gateway.mail.mime import parse
 from gateway.mail.types import (
     Action,
@@ -45,6 +47,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from sqlalchemy import Executable
+
+    from gateway.store.database import Database
     from gateway.store.quarantine import Quarantine
 
 POSTGRESQL = os.environ.get("MAILWARDEN_TEST_DATABASE", "")
@@ -73,7 +78,7 @@ def settings_for(directory: Path, **changes: float) -> StoreSettings:
     """Settings of an empty database of its own."""
     if not POSTGRESQL:
         return StoreSettings(database=f"sqlite:///{directory}/store/test.db", **changes)  # type: ignore[arg-type]
-    from sqlalchemy import create_engine, text
+    from sqlalchemy import create_engine
 
     engine = create_engine(POSTGRESQL.replace("postgresql:", "postgresql+psycopg:"))
     with engine.begin() as connection:
@@ -141,12 +146,19 @@ def hold(
     return mail
 
 
+def execute(database: Database, statement: Executable | str) -> None:
+    """Run one statement behind the store's back."""
+    made = text(statement) if isinstance(statement, str) else statement
+    database.write(lambda connection: connection.execute(made))
+
+
 __all__ = [
     "EVIDENCE",
     "POSTGRESQL",
     "RAW",
     "REPLY",
     "SIGNALS",
+    "execute",
     "hold",
     "mail_for",
     "open_database",

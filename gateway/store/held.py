@@ -205,7 +205,7 @@ def bytes_of(connection: Connection, item: str) -> bytes:
         raise StoreError(f"{item} holds no message any more")
     try:
         raw = zlib.decompressobj().decompress(row.data, row.size + 1)
-    except zlib.error as error:
+    except (zlib.error, TypeError) as error:
         raise StoreError(f"{item} is damaged: {error}") from error
     if hashlib.sha256(raw).hexdigest() != row.sha256:
         raise StoreError(f"{item} is damaged: its SHA-256 differs")

@@ -191,9 +191,7 @@ def test_a_blocked_disk_costs_records_and_no_time(
     journal.close()
 
 
-def test_a_failed_batch_is_tried_again(
-    database: Database, journal: Journal, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_batch_is_tried_again(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal_module, "RETRY_SECONDS", 0.01)
     failures = iter([StoreError("busy"), StoreError("busy")])
     write = Database.write

@@ -18,7 +18,17 @@ from gateway.store import schema
 from gateway.store.database import Database, StoreError, open_database
 from gateway.store.held import Claim, Search, State
 from gateway.store.quarantine import Quarantine
-from tests.stored import EVIDENCE, POSTGRESQL, RAW, SIGNALS, hold, mail_for, settings_for, verdict_for
+from tests.stored import (
+    EVIDENCE,
+    POSTGRESQL,
+    RAW,
+    SIGNALS,
+    execute,
+    hold,
+    mail_for,
+    settings_for,
+    verdict_for,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -158,9 +168,7 @@ def test_damage_is_found(quarantine: Quarantine, database: Database) -> None:
         lambda c: c.execute(select(table.c.data).where(table.c.item == other.id)).scalar()
     )
     for data in (swapped, b"rubbish", b""):
-        database.write(
-            lambda c, d=data: c.execute(update(table).where(table.c.item == mail.id).values(data=d))
-        )
+        execute(database, update(table).where(table.c.item == mail.id).values(data=data))
         with pytest.raises(StoreError, match="damaged"):
             quarantine.raw(mail.id)
 
@@ -366,7 +374,7 @@ def test_expiry_goes_in_batches_and_spares_the_young(quarantine: Quarantine, dat
     mails = [hold(quarantine) for _ in range(5)]
     for n, mail in enumerate(mails):
         aged = update(schema.quarantine).where(schema.quarantine.c.id == mail.id).values(held_at=1000.0 + n)
-        database.write(lambda c, a=aged: c.execute(a))
+        execute(database, aged)
     quarantine.settle(claimed(quarantine, mails[0].id), who=ME, delivered={BOB: BOB})
     assert [quarantine.expire(1004.0, batch=3) for _ in range(3)] == [3, 1, 0]
     assert states(quarantine, mails[0].id) == ("released", {BOB: "released"})
@@ -385,7 +393,7 @@ def test_the_audit_refuses_changes(quarantine: Quarantine, database: Database) -
     hold(quarantine)
     for statement in (update(schema.audit).values(who="nobody"), delete(schema.audit)):
         with pytest.raises(StoreError, match="append-only"):
-            database.write(lambda c, s=statement: c.execute(s))
+            execute(database, statement)
     assert quarantine.verify_audit() is None
 
 
@@ -395,7 +403,7 @@ def _drop_guard(database: Database) -> None:
     else:
         statements = ["DROP TRIGGER audit_append_only ON audit"]
     for statement in statements:
-        database.write(lambda c, s=statement: c.exec_driver_sql(s))
+        execute(database, statement)
 
 
 @pytest.mark.parametrize(

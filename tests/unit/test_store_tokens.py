@@ -15,14 +15,17 @@ from gateway.mail.types import Release
 from gateway.store import schema, tokens
 from gateway.store.database import Database, StoreError, open_database
 from gateway.store.quarantine import Quarantine
-from tests.stored import RAW, hold, mail_for, settings_for
+from tests.stored import RAW, execute, hold, mail_for, settings_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 BOB, CAROL = "bob@example.com", "carol@example.com"
-TRACE = b"Received: from a by b\r\n\tfor c; today\r\nReturn-Path: <x@example.net>\r\nDelivered-To: bob@example.com\r\n"
+TRACE = (
+    b"Received: from a by b\r\n\tfor c; today\r\nReturn-Path: <x@example.net>\r\n"
+    b"Delivered-To: bob@example.com\r\n"
+)
 
 
 @pytest.fixture
@@ -101,7 +104,7 @@ def test_a_row_that_was_tampered_with_is_worth_nothing(
     quarantine: Quarantine, database: Database, token: str
 ) -> None:
     for values in ({"recipients": f'["{CAROL}"]'}, {"expires": time.time() + 1e9}):
-        database.write(lambda c, v=values: c.execute(update(schema.release_tokens).values(**v)))
+        execute(database, update(schema.release_tokens).values(**values))
         assert quarantine.check_token(token, RAW, [CAROL]) is None
         assert quarantine.check_token(token, RAW, [BOB]) is None
 

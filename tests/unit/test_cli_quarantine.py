@@ -1,0 +1,391 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The quarantine commands and `explain`: what they print, what they do, how they end."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from gateway.cli import output
+from gateway.cli.explain import explain
+from gateway.cli.quarantine import Moment, operator, quarantine
+from gateway.delivery import release as release_module
+from gateway.delivery.relay import RecipientResult
+from gateway.mail.mime import parse
+from gateway.store.database import Database, StoreSettings, open_database
+from gateway.store.held import Search, State
+from gateway.store.journal import Journal
+from gateway.store.quarantine import Quarantine
+from tests.stored import EVIDENCE, RAW, REPLY, SIGNALS, execute, hold, mail_for, settings_for, verdict_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+BOB, CAROL = "bob@example.com", "carol@example.com"
+HOSTILE = (
+    b"From: \x1b]0;owned\x07\x1b[31mEve <eve@example.org>\r\n"
+    b"Subject: [red]win[/red] =?utf-8?q?=1B=5B2J=E2=80=AE_now?=\r\n"
+    b"MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n"
+    b"--b\r\nContent-Type: text/html; charset=utf-8\r\n\r\n"
+    b"<a href='http://bad.example/\x1b[1m'>http://good.example</a>\x1b[5m[blink]x\r\n"
+    b'--b\r\nContent-Type: image/png; name="\x1b[7m../../a.png.exe"\r\n\r\nMZ\r\n--b--\r\n'
+)
+
+
+class Bench:
+    """A configuration, its database, and the commands run against them."""
+
+    def __init__(self, settings: StoreSettings, database: Database) -> None:
+        self.database = database
+        self.quarantine = Quarantine(database)
+        self.sent: list[tuple[tuple[str, ...], bytes]] = []
+        self.answer = RecipientResult("delivered", 250, "2.0.0", "Ok")
+        self.config = SimpleNamespace(
+            store=settings,
+            routes=(),
+            next_hop="smtp:192.0.2.1:25",
+            release=SimpleNamespace(next_hop=""),
+            tls=SimpleNamespace(outbound=()),
+            name="gw.example.com",
+        )
+
+    def run(self, *words: str, typed: str = "") -> Result:
+        command = explain if words[0] == "explain" else quarantine
+        arguments = words[1:] if words[0] == "explain" else words
+        return CliRunner().invoke(command, arguments, obj=SimpleNamespace(config=self.config), input=typed)
+
+    def json(self, *words: str) -> Any:
+        done = self.run(*words, "--json")
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    settings = settings_for(tmp_path)
+    database = open_database(settings)
+    made = Bench(settings, database)
+
+    def relay_sync(
+        _hop: object, _tls: object, _sender: str, recipients: Sequence[str], message: bytes, **_: object
+    ) -> dict[str, RecipientResult]:
+        made.sent.append((tuple(recipients), message))
+        return dict.fromkeys(recipients, made.answer)
+
+    monkeypatch.setattr(release_module, "relay_sync", relay_sync)
+    yield made
+    database.close()
+
+
+# ---------------------------------------------------------------- list and show
+
+
+def test_list_is_a_table_and_newest_first(bench: Bench) -> None:
+    first, second = hold(bench.quarantine), hold(bench.quarantine, mail_for(BOB, CAROL))
+    done = bench.run("list")
+    assert done.exit_code == 0
+    header, *lines = done.stdout.splitlines()
+    assert header.split() == ["Id", "Held", "State", "Sender", "Recipients", "Reasons", "Score", "Subject"]
+    assert sorted((line.split()[0] for line in lines), reverse=True) == [line.split()[0] for line in lines]
+    assert {line.split()[0] for line in lines} == {first.id, second.id}
+    assert "A chance" in lines[0]
+
+
+def test_an_empty_list_says_so(bench: Bench) -> None:
+    assert "Nothing is held" in bench.run("list").stdout
+    assert bench.json("list") == []
+
+
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [
+        ((), 2),
+        (("--sender", "ALICE"), 1),
+        (("--recipient", "carol"), 1),
+        (("--subject", "chance", "--reason", "VIRUS"), 1),
+        (("--since", "1h"), 2),
+        (("--until", "1h"), 0),
+        (("--since", "2000-01-01", "--until", "2001-01-01T12:00"), 0),
+        (("--state", "deleted"), 1),
+        (("--state", "all"), 3),
+        (("--state", "released"), 0),
+        (("--limit", "1"), 1),
+        (("--limit", "1", "--offset", "2"), 0),
+    ],
+)
+def test_list_takes_filters(bench: Bench, options: tuple[str, ...], count: int) -> None:
+    hold(bench.quarantine)
+    hold(bench.quarantine, mail_for(CAROL, sender="eve@example.org"), reasons=["VIRUS"])
+    bench.quarantine.delete(hold(bench.quarantine, mail_for(sender="old@example.org")).id, "me")
+    assert len(bench.json("list", *options)) == count
+
+
+def test_list_says_that_there_are_more(bench: Bench) -> None:
+    for _ in range(3):
+        hold(bench.quarantine)
+    assert "2 of 3" in bench.run("list", "--limit", "2").stdout
+
+
+@pytest.mark.parametrize("since", ["yesterday", "2x", "-1d", "1e9", "9999999d d", "\x1b[31m", ""])
+def test_what_is_no_time_is_a_usage_error(bench: Bench, since: str) -> None:
+    done = bench.run("list", "--since", since)
+    assert done.exit_code == 2
+    assert "is no time" in done.output
+    assert "\x1b" not in done.output
+
+
+def test_times_are_understood() -> None:
+    convert = Moment().convert
+    assert convert("2026-01-31T00:00:00+00:00", None, None) == 1769817600.0
+    assert convert("1h", None, None) - convert("2d", None, None) == pytest.approx(47 * 3600, abs=5)
+    assert convert("60m", None, None) == pytest.approx(convert("1h", None, None), abs=5)
+
+
+def test_show_tells_all_without_rendering(bench: Bench) -> None:
+    mail = hold(bench.quarantine, mail_for(BOB, CAROL, raw=HOSTILE))
+    done = bench.run("show", mail.id.lower())
+    assert done.exit_code == 0
+    for text in (mail.id, "CLASSIFIER, score", BOB, CAROL, "eve@example.org", "[red]win[/red]", "a.png.exe",
+                 "http://bad.example/", "held", "SHA-256"):  # fmt: skip
+        assert text in done.stdout, text
+
+
+@pytest.mark.parametrize("options", [(), ("--headers",), ("--json",)])
+def test_nothing_hostile_reaches_the_terminal(bench: Bench, options: tuple[str, ...]) -> None:
+    hostile = "\x1b[31m\x07\u202e\r\nfake"
+    mail = hold(
+        bench.quarantine,
+        mail_for(f"{hostile}@example.com", raw=HOSTILE, sender=hostile, helo=hostile),
+        reasons=[hostile],
+    )
+    for done in (bench.run("show", mail.id, *options), bench.run("list"), bench.run("list", "--json")):
+        assert done.exit_code == 0
+        assert all(line.isprintable() for line in done.stdout.split("\n"))
+
+
+def test_show_raw_is_the_message_itself(bench: Bench) -> None:
+    mail = hold(bench.quarantine, mail_for(raw=HOSTILE))
+    assert bench.run("show", mail.id, "--raw").stdout_bytes == HOSTILE
+
+
+def test_show_json_has_everything(bench: Bench) -> None:
+    mail = hold(bench.quarantine, mail_for(raw=HOSTILE))
+    shown = bench.json("show", mail.id)
+    assert shown["id"] == mail.id
+    assert shown["reasons"] == ["CLASSIFIER", "score"]
+    assert shown["recipients"] == [{"address": BOB, "state": "held", "delivered_to": "", "note": ""}]
+    assert [a["declared_type"] for a in shown["content"]["attachments"]] == ["image/png"]
+    assert shown["history"][0][1:3] == ["mailwarden", "held"]
+
+
+def test_show_of_what_is_gone(bench: Bench) -> None:
+    mail = hold(bench.quarantine)
+    bench.quarantine.delete(mail.id, "me")
+    done = bench.run("show", mail.id)
+    assert done.exit_code == 0
+    assert "deleted" in done.stdout
+    assert "A chance" not in done.stdout
+    assert bench.run("show", mail.id, "--raw").exit_code == 65
+    assert bench.json("show", mail.id)["content"] is None
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (("show", "0" * 16), 66),
+        (("show", "../../etc/passwd"), 66),
+        (("show", "\x1b[31m"), 66),
+        (("show",), 2),
+        (("show", "X", "--raw", "--json"), 64),
+        (("release",), 64),
+        (("release", "X", "--all-matching"), 64),
+        (("release", "X", "--sender", "alice"), 64),
+        (("delete", "--sender", "alice"), 64),
+        (("list", "--state", "odd"), 2),
+        (("release", "0" * 16), 1),
+        (("delete", "0" * 16), 1),
+        (("explain", "0" * 16), 66),
+        (("explain", "; DROP TABLE journal"), 66),
+    ],
+)
+def test_exit_status(bench: Bench, words: tuple[str, ...], status: int) -> None:
+    done = bench.run(*words)
+    assert done.exit_code == status, done.output
+    assert "\x1b" not in done.output
+
+
+def test_a_store_that_cannot_be_opened(bench: Bench) -> None:
+    bench.config.store = StoreSettings(database="sqlite:////dev/null/x.db")
+    for words in (("list",), ("explain", "0" * 16)):
+        assert bench.run(*words).exit_code == 69
+
+
+# ---------------------------------------------------------------- release and delete
+
+
+def test_release_delivers_and_tells(bench: Bench) -> None:
+    mails = [hold(bench.quarantine, mail_for(BOB, CAROL)), hold(bench.quarantine)]
+    done = bench.run("release", *(m.id for m in mails))
+    assert done.exit_code == 0
+    assert bench.sent == [((BOB, CAROL), RAW), ((BOB,), RAW)]
+    assert done.stdout.count("released to") == 3
+    history = bench.quarantine.history(mails[0].id)
+    assert [e.action for e in history] == ["held", "claimed", "released", "released"]
+    assert history[1].who == operator()
+
+
+def test_release_to_another_address(bench: Bench) -> None:
+    mail = hold(bench.quarantine)
+    done = bench.run("release", mail.id, "--to", "postmaster@example.com")
+    assert done.exit_code == 0
+    assert bench.sent == [(("postmaster@example.com",), RAW)]
+    assert "<postmaster@example.com> in place of <bob@example.com>" in done.stdout
+
+
+def test_release_only_to_one(bench: Bench) -> None:
+    mail = hold(bench.quarantine, mail_for(BOB, CAROL))
+    assert bench.run("release", mail.id, "--only", CAROL).exit_code == 0
+    assert bench.sent == [((CAROL,), RAW)]
+
+
+def test_one_failure_does_not_stop_the_rest(bench: Bench) -> None:
+    mail = hold(bench.quarantine)
+    done = bench.run("release", "0" * 16, mail.id)
+    assert done.exit_code == 1
+    assert "no such message" in done.stderr
+    assert bench.sent == [((BOB,), RAW)]
+
+
+def test_a_failed_release_is_told(bench: Bench) -> None:
+    mail = hold(bench.quarantine)
+    bench.answer = RecipientResult("refused", 550, "5.1.1", "no such user")
+    done = bench.run("release", mail.id)
+    assert done.exit_code == 1
+    assert "550 5.1.1 no such user" in done.stderr
+    told = CliRunner().invoke(
+        quarantine, ["release", mail.id, "--json"], obj=SimpleNamespace(config=bench.config)
+    )
+    assert json.loads(told.stdout)[0]["failed"] == {BOB: "550 5.1.1 no such user"}
+
+
+def test_infected_mail_needs_a_word(bench: Bench) -> None:
+    mail = hold(bench.quarantine, reasons=["VIRUS"])
+    assert bench.run("release", mail.id).exit_code == 1
+    assert not bench.sent
+    assert bench.run("release", mail.id, "--infected").exit_code == 0
+
+
+def test_release_without_a_next_hop_is_refused(bench: Bench) -> None:
+    mail = hold(bench.quarantine)
+    bench.config.next_hop = ""
+    assert bench.run("release", mail.id).exit_code == 65
+    assert bench.quarantine.find(mail.id).state is State.HELD  # type: ignore[union-attr]  # it is there
+
+
+def test_release_back_into_postfix(bench: Bench) -> None:
+    mail = hold(bench.quarantine)
+    bench.config.release.next_hop = "smtp:127.0.0.1:10025"
+    assert bench.run("release", mail.id).exit_code == 0
+    [(_, message)] = bench.sent
+    field, _, rest = message.partition(b"\r\n")
+    assert field.startswith(b"X-Mailwarden-Release: ")
+    assert rest == RAW
+    assert bench.quarantine.check_token(field.partition(b":")[2].decode(), rest, [BOB]) is not None
+
+
+@pytest.mark.parametrize("command", ["release", "delete"])
+def test_work_on_many_asks_first(bench: Bench, command: str) -> None:
+    for _ in range(2):
+        hold(bench.quarantine)
+    kept = hold(bench.quarantine, mail_for(sender="eve@example.org"))
+    words = (command, "--all-matching", "--sender", "alice")
+    asked = bench.run(*words)
+    assert asked.exit_code == 64
+    assert "--yes" in asked.output
+    assert bench.quarantine.count(Search(state=State.HELD)) == 3
+    assert bench.run(*words, "--yes").exit_code == 0
+    assert [item.id for item in bench.quarantine.search(Search(state=State.HELD))] == [kept.id]
+    assert "Nothing matches" in bench.run(*words, "--yes").stdout
+
+
+def test_delete(bench: Bench) -> None:
+    mail = hold(bench.quarantine)
+    assert bench.json("delete", mail.id) == [{"id": mail.id, "deleted": True, "error": ""}]
+    assert bench.run("delete", mail.id).exit_code == 1
+    assert bench.quarantine.history(mail.id)[-1].who == operator()
+
+
+def test_help_has_examples(bench: Bench) -> None:
+    for words in (("--help",), ("list", "--help"), ("show", "-h"), ("release", "-h"), ("delete", "-h")):
+        done = bench.run(*words)
+        assert done.exit_code == 0
+        assert "Examples:" in done.output
+
+
+# ---------------------------------------------------------------- explain
+
+
+def test_explain_from_the_journal(bench: Bench) -> None:
+    mail = mail_for(BOB, CAROL)
+    journal = Journal(bench.database)
+    verdict = verdict_for(mail, held=[CAROL])
+    journal.record(mail, parse(RAW), EVIDENCE, SIGNALS, verdict, reply=REPLY, door="milter", seconds=0.0123)
+    journal.close()
+    done = bench.run("explain", mail.id.lower())
+    assert done.exit_code == 0
+    lines = done.stdout.splitlines()
+    assert lines[0] == "TAG  score; Score 9.5 reaches 8"
+    for text in (
+        "queue id 4XYZabc", "milter, mx, inbound", "mx.example.net [203.0.113.5]", "TLSv1.3", "12.3 ms",
+        "SPF mailfrom  fail", "covers only part", "p=quarantine", "Test.Name", "7.2 of 5.0", "+6.50  CLASSIFIER",
+        "-0.50  KNOWN", "X-Spam-Status", "250 2.0.0 Ok: accepted", "abc123", "base-1",
+    ):  # fmt: skip
+        assert text in done.stdout, text
+    order = [
+        done.stdout.index(name) for name in ("+3.00  DMARC_QUARANTINE", "+6.50  CLASSIFIER", "-0.50  KNOWN")
+    ]
+    assert order == sorted(order)
+    whole = bench.json("explain", mail.id)
+    assert whole["verdict"]["outcomes"][1]["action"] == "quarantine"
+    assert whole["evidence"]["durations"] == {"spf": 1.5, "antivirus": 12.25}
+
+
+def test_explain_from_the_quarantine_where_the_journal_has_nothing(bench: Bench) -> None:
+    mail = hold(bench.quarantine)
+    done = bench.run("explain", mail.id)
+    assert done.exit_code == 0
+    assert done.stdout.startswith("QUARANTINE  score")
+
+
+def test_explain_prints_nothing_hostile(bench: Bench) -> None:
+    hostile = "\x1b[31m\u202e\r\nfake"
+    mail = mail_for(f"{hostile}@example.com", sender=hostile, helo=hostile, raw=HOSTILE)
+    hold(bench.quarantine, mail)
+    for words in (("explain", mail.id), ("explain", mail.id, "--json")):
+        assert all(line.isprintable() for line in bench.run(*words).stdout.split("\n"))
+
+
+def test_a_record_that_is_damaged_is_an_error(bench: Bench) -> None:
+    mail = hold(bench.quarantine)
+    execute(bench.database, "UPDATE quarantine_judgements SET verdict = '{}'")
+    assert bench.run("explain", mail.id).exit_code == 69
+
+
+# ---------------------------------------------------------------- output
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1_500, "1.5 kB"), (2_500_000, "2.5 MB")]
+)
+def test_octets(count: int, text: str) -> None:
+    assert output.octets(count) == text
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, 1e300, float("nan"), float("inf")])
+def test_a_moment_that_is_none(seconds: float) -> None:
+    assert output.moment(seconds) == ""

@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Releases: the original bytes to each held recipient once, and an honest account of what failed."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gateway.delivery import release as release_module
+from gateway.delivery.relay import RecipientResult
+from gateway.delivery.release import ReleaseError, deliverer, release_item, with_token
+from gateway.delivery.routes import RouteSettings, parse_next_hop, routes
+from gateway.mail.headers import split
+from gateway.mail.types import Envelope
+from gateway.store.database import Database, StoreError, open_database
+from gateway.store.held import State
+from gateway.store.quarantine import Quarantine
+from gateway.tls.outbound import OutboundTlsRule
+from tests.stored import RAW, execute, hold, mail_for, settings_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+BOB, CAROL, DAVE = "bob@example.com", "carol@example.com", "dave@example.org"
+TAKEN = RecipientResult("delivered", 250, "2.0.0", "Ok")
+
+
+class Hop:
+    """A delivery that remembers what it was given, and answers as told."""
+
+    def __init__(self, answers: Mapping[str, RecipientResult] | None = None) -> None:
+        self.answers = answers or {}
+        self.got: list[tuple[Envelope, bytes, str]] = []
+
+    def __call__(self, envelope: Envelope, raw: bytes, token: str) -> Mapping[str, RecipientResult]:
+        self.got.append((envelope, raw, token))
+        return {r: self.answers.get(r, TAKEN) for r in envelope.recipients}
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    opened = open_database(settings_for(tmp_path))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def quarantine(database: Database) -> Quarantine:
+    return Quarantine(database)
+
+
+def states(quarantine: Quarantine, item: str) -> list[State]:
+    found = quarantine.find(item)
+    assert found is not None
+    return [r.state for r in found.recipients]
+
+
+def test_the_original_goes_to_the_held_recipients(quarantine: Quarantine) -> None:
+    mail = hold(quarantine, mail_for(BOB, CAROL, DAVE), held=[BOB, DAVE])
+    hop = Hop()
+    done = release_item(quarantine, hop, mail.id, "me")
+    assert (done.delivered, done.failed, done.doubtful) == ({BOB: BOB, DAVE: DAVE}, {}, ())
+    [(envelope, raw, token)] = hop.got
+    assert envelope == Envelope(mail.envelope.mail_from, (BOB, DAVE), mail.envelope.options)
+    assert raw == RAW
+    assert quarantine.check_token(token, RAW, [BOB, DAVE]) is not None
+    assert states(quarantine, mail.id) == [State.RELEASED, State.RELEASED]
+
+
+def test_what_was_released_is_not_released_again(quarantine: Quarantine) -> None:
+    mail = hold(quarantine)
+    hop = Hop()
+    release_item(quarantine, hop, mail.id, "me")
+    with pytest.raises(ReleaseError, match="released already"):
+        release_item(quarantine, hop, mail.id, "me")
+    assert len(hop.got) == 1
+
+
+def test_of_twenty_at_once_one_delivers(quarantine: Quarantine) -> None:
+    mail = hold(quarantine, mail_for(BOB, CAROL))
+    hop = Hop()
+
+    def attempt(n: int) -> int:
+        try:
+            return len(release_item(quarantine, hop, mail.id, f"cli:{n}").delivered)
+        except ReleaseError:
+            return 0
+
+    with ThreadPoolExecutor(20) as pool:
+        assert sum(pool.map(attempt, range(20))) == 2
+    assert len(hop.got) == 1
+
+
+def test_to_another_address(quarantine: Quarantine) -> None:
+    mail = hold(quarantine, mail_for(BOB, CAROL))
+    hop = Hop()
+    done = release_item(quarantine, hop, mail.id, "me", to=DAVE)
+    assert done.delivered == {BOB: DAVE, CAROL: DAVE}
+    [(envelope, raw, token)] = hop.got
+    assert (envelope.recipients, raw) == ((DAVE,), RAW)
+    assert quarantine.check_token(token, RAW, [DAVE]) is not None
+    assert quarantine.check_token(token, RAW, [BOB]) is None
+    assert states(quarantine, mail.id) == [State.RELEASED, State.RELEASED]
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "nobody",
+        "a@b\r\nRCPT TO:<x@y>",
+        "a b@example.com",
+        "<a@example.com>",
+        "@",
+        "a@",
+        "a@b@c",
+        "x" * 999 + "@b",
+    ],
+)
+def test_to_no_address(quarantine: Quarantine, address: str) -> None:
+    mail = hold(quarantine)
+    hop = Hop()
+    with pytest.raises(ReleaseError, match="not an address"):
+        release_item(quarantine, hop, mail.id, "me", to=address)
+    assert not hop.got
+    assert states(quarantine, mail.id) == [State.HELD]
+
+
+def test_only_to_one_of_them(quarantine: Quarantine) -> None:
+    mail = hold(quarantine, mail_for(BOB, CAROL))
+    done = release_item(quarantine, Hop(), mail.id, "me", only=[CAROL])
+    assert done.delivered == {CAROL: CAROL}
+    assert states(quarantine, mail.id) == [State.HELD, State.RELEASED]
+    with pytest.raises(ReleaseError, match="not held for that recipient"):
+        release_item(quarantine, Hop(), mail.id, "me", only=[CAROL])
+
+
+def test_a_refused_recipient_is_held_again(quarantine: Quarantine) -> None:
+    mail = hold(quarantine, mail_for(BOB, CAROL))
+    hop = Hop({CAROL: RecipientResult("refused", 550, "5.1.1", "no such user")})
+    done = release_item(quarantine, hop, mail.id, "me")
+    assert done.delivered == {BOB: BOB}
+    assert done.failed == {CAROL: "550 5.1.1 no such user"}
+    assert states(quarantine, mail.id) == [State.RELEASED, State.HELD]
+    assert release_item(quarantine, Hop(), mail.id, "me").delivered == {CAROL: CAROL}
+
+
+def test_a_delivery_that_breaks_leaves_the_message_held(quarantine: Quarantine) -> None:
+    mail = hold(quarantine)
+
+    def broken(_envelope: Envelope, _raw: bytes, _token: str) -> Mapping[str, RecipientResult]:
+        raise OSError("network gone")
+
+    done = release_item(quarantine, broken, mail.id, "me")
+    assert (done.delivered, done.failed) == ({}, {BOB: "451 4.3.0 OSError"})
+    assert states(quarantine, mail.id) == [State.HELD]
+
+
+def test_a_delivery_that_forgets_a_recipient_did_not_deliver_to_it(quarantine: Quarantine) -> None:
+    mail = hold(quarantine, mail_for(BOB, CAROL))
+    done = release_item(quarantine, lambda *_: {BOB: TAKEN}, mail.id, "me")
+    assert list(done.failed) == [CAROL]
+    assert states(quarantine, mail.id) == [State.RELEASED, State.HELD]
+
+
+def test_a_damaged_message_is_not_sent(quarantine: Quarantine, database: Database) -> None:
+    mail = hold(quarantine)
+    execute(database, "UPDATE quarantine_bytes SET data = '1234'")
+    hop = Hop()
+    done = release_item(quarantine, hop, mail.id, "me")
+    assert not hop.got
+    assert "damaged" in done.failed[BOB]
+    assert states(quarantine, mail.id) == [State.HELD]
+
+
+def test_a_store_that_fails_to_settle_says_so_and_keeps_the_lease(
+    quarantine: Quarantine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mail = hold(quarantine)
+    settle = Quarantine.settle
+    with monkeypatch.context() as patched:
+        patched.setattr(Quarantine, "settle", lambda *_, **__: (_ for _ in ()).throw(StoreError("disk full")))
+        with pytest.raises(StoreError):
+            release_item(quarantine, Hop(), mail.id, "me")
+    assert Quarantine.settle is settle
+    with pytest.raises(ReleaseError, match="being released already"):
+        release_item(quarantine, Hop(), mail.id, "me")
+
+
+def test_infected_mail_goes_out_only_when_asked_for(quarantine: Quarantine) -> None:
+    mail = hold(quarantine, reasons=["VIRUS", "score"])
+    with pytest.raises(ReleaseError, match="infected"):
+        release_item(quarantine, Hop(), mail.id, "me")
+    assert states(quarantine, mail.id) == [State.HELD]
+    assert release_item(quarantine, Hop(), mail.id, "me", infected=True).delivered == {BOB: BOB}
+
+
+@pytest.mark.parametrize("item", ["0" * 16, "", "x", "' OR 1=1"])
+def test_what_is_not_held_is_not_released(quarantine: Quarantine, item: str) -> None:
+    with pytest.raises(ReleaseError, match="no such message"):
+        release_item(quarantine, Hop(), item, "me")
+
+
+def test_a_deleted_message_is_not_released(quarantine: Quarantine) -> None:
+    mail = hold(quarantine)
+    quarantine.delete(mail.id, "me")
+    with pytest.raises(ReleaseError, match="deleted"):
+        release_item(quarantine, Hop(), mail.id, "me")
+
+
+# ---------------------------------------------------------------- where it goes
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, tuple[str, ...], bytes]]:
+    """What reaches the relay client: next hop, TLS level, recipients, message."""
+    calls: list[tuple[str, str, tuple[str, ...], bytes]] = []
+
+    def relay_sync(
+        hop: object, tls: object, _sender: str, recipients: Sequence[str], message: bytes, **_: object
+    ) -> dict[str, RecipientResult]:
+        calls.append((str(hop), str(getattr(tls, "level", "")), tuple(recipients), message))
+        return dict.fromkeys(recipients, TAKEN)
+
+    monkeypatch.setattr(release_module, "relay_sync", relay_sync)
+    return calls
+
+
+def test_each_recipient_goes_to_its_next_hop(sent: list[tuple[str, str, tuple[str, ...], bytes]]) -> None:
+    table = routes(
+        [
+            RouteSettings(domains=("example.com",), next_hop="lmtp:127.0.0.1:24"),
+            RouteSettings(domains=("example.org",), next_hop="smtp:mx.example.org:25"),
+        ]
+    )
+    rules = (OutboundTlsRule(domains=("example.org",), level="verify"),)
+    deliver = deliverer(table, rules, "gw.example.com")
+    results = deliver(Envelope("a@example.net", (BOB, DAVE, CAROL, "x@example.edu")), RAW, "TOKEN")
+    assert sent == [
+        ("lmtp:127.0.0.1:24", "may", (BOB, CAROL), RAW),
+        ("smtp:mx.example.org:25", "verify", (DAVE,), RAW),
+    ]
+    assert {r: results[r].status for r in results} == {
+        BOB: "delivered",
+        CAROL: "delivered",
+        DAVE: "delivered",
+        "x@example.edu": "refused",
+    }
+
+
+def test_what_goes_back_into_postfix_carries_the_token(
+    sent: list[tuple[str, str, tuple[str, ...], bytes]],
+) -> None:
+    deliver = deliverer(routes([]), (), "gw.example.com", parse_next_hop("smtp:127.0.0.1:10025"))
+    deliver(Envelope("a@example.net", (BOB, DAVE)), RAW, "TOKEN")
+    [(hop, _, recipients, message)] = sent
+    assert (hop, recipients) == ("smtp:127.0.0.1:10025", (BOB, DAVE))
+    assert message == b"X-Mailwarden-Release: TOKEN\r\n" + RAW
+
+
+def test_the_token_is_the_first_field_and_all_else_is_untouched(quarantine: Quarantine) -> None:
+    mail = hold(quarantine)
+    hop = Hop()
+    release_item(quarantine, hop, mail.id, "me")
+    [(_, raw, token)] = hop.got
+    message = with_token(raw, token)
+    first = split(message).fields[0]
+    assert first.name == "X-Mailwarden-Release"
+    rest = message[len(first.raw) + 2 :]
+    assert rest == RAW
+    assert quarantine.check_token(first.value.decode(), rest, [BOB]) is not None
