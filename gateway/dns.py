@@ -26,6 +26,7 @@ import dns.exception
 import dns.flags
 import dns.message
 import dns.rcode
+import dns.rdataclass
 import dns.rdatatype
 import dns.resolver
 import msgspec
@@ -50,7 +51,8 @@ _KINDS: Final[dict[str, int]] = {
 }
 _MAX_CHAIN: Final = 10  # CNAMEs followed in one answer
 _MAX_RECORDS: Final = 512  # in the answer section; more is refused unread
-_MAX_OCTETS: Final = 32_768  # of an answer over TCP
+_MAX_OCTETS: Final = 16_384  # of an answer
+_MAX_ZEROS: Final = 4_096  # zero octets: empty TXT strings, of which dnspython reads 250 a millisecond
 _FAILURE_TTL: Final = 5.0  # seconds; RFC 2308 §7.1 allows up to five minutes
 # EDNS0 (RFC 6891): 1232 octets, which pass every path without fragments.
 _OPT: Final = b"\0" + struct.pack("!HHIH", 41, 1232, 0, 0)
@@ -69,8 +71,8 @@ class DnsSettings(Settings, frozen=True):
     cache_size: Count = 20_000
     # Seconds after which even an answer with a longer TTL is asked for again.
     cache_max_ttl: Seconds = 3_600.0
-    # Questions that one message may cause; further ones are answered "temperror".
-    max_queries_per_message: Positive = 100
+    # Questions that one message may cause; further ones are answered "temperror". SPF alone may need 111.
+    max_queries_per_message: Positive = 150
 
     def __post_init__(self) -> None:
         for server in self.nameservers:
@@ -82,7 +84,7 @@ class Answer(Generic[T]):
     """What the DNS said.
 
     `values` by kind: A, AAAA, PTR, CNAME: text; TXT: octets, strings joined; MX: (preference,
-    host); TLSA: (usage, selector, matching type, data). Names are lower case, without the final dot.
+    host); TLSA: (usage, selector, matching type, data). Names are lower case, without the final dot; the root is ".".
     """
 
     status: Literal["ok", "nxdomain", "nodata", "temperror"]
@@ -380,15 +382,23 @@ def read_answer(question: Question, wire: bytes, *, trusted: bool) -> tuple[Answ
     rcode = wire[3] & 0x0F
     if rcode not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
         raise ValueError(f"server answered {dns.rcode.to_text(dns.rcode.Rcode(rcode))}")
-    if int.from_bytes(wire[6:8], "big") > _MAX_RECORDS:
-        raise ValueError("too many records")
+    if (
+        int.from_bytes(wire[6:8], "big") > _MAX_RECORDS
+        or len(wire) > _MAX_OCTETS
+        or wire.count(0) > _MAX_ZEROS
+    ):
+        raise ValueError("answer too large")
     message = dns.message.from_wire(wire, ignore_trailing=True)
     secure = trusted and bool(message.flags & dns.flags.AD)
     kind = question[1]
     wanted = _KINDS[kind]
     ttl: float = 86_400 * 365
     name = message.question[0].name
-    sets = {(rrset.name, int(rrset.rdtype)): rrset for rrset in message.answer}
+    sets = {
+        (rrset.name, int(rrset.rdtype)): rrset
+        for rrset in message.answer
+        if rrset.rdclass == dns.rdataclass.IN
+    }
     for _ in range(_MAX_CHAIN + 1):
         found = sets.get((name, wanted))
         if found is not None:
@@ -408,7 +418,7 @@ def read_answer(question: Question, wire: bytes, *, trusted: bool) -> tuple[Answ
 def _negative_ttl(message: dns.message.Message) -> float:
     """The TTL of "there is none"; 0 without an SOA, since that is not cached (RFC 2308 §5)."""
     for rrset in message.authority:
-        if rrset.rdtype == dns.rdatatype.SOA:
+        if rrset.rdtype == dns.rdatatype.SOA and rrset.rdclass == dns.rdataclass.IN:
             return float(min(rrset.ttl, rrset[0].minimum))
     return 0.0
 

@@ -26,7 +26,9 @@ _TOKEN: Final = re.compile(r"[!#$%&'*+.0-9A-Z^_`a-z{|}~-]+\Z")  # RFC 2045 §5.1
 _ADDRESS: Final = re.compile(r"(?:[!#$%&'*+.0-9A-Z^_`a-z{|}~/-]{1,64})?@[0-9A-Za-z._-]{1,253}\Z")
 _WIDTH: Final = 76
 _MAX_COMMENT_DEPTH: Final = 20
-_MAX_VALUE: Final = 65_536
+_MAX_VALUE: Final = 8_192  # octets that are read
+_MAX_EXAMINED: Final = 50  # fields of one message
+_FLAT_COMMENT: Final = re.compile(r"\([^()]*+\)")
 _NOT_SHOWN: Final = re.compile(r'[^!-~]|["\\()]')
 _COMMENT: Final = re.compile(r"(?:[^()\\]|\\.)*+([()]?)", re.DOTALL)
 _LEXEME: Final = re.compile(r'[^"();]+|"(?:[^"\\]|\\.)*+"|[();]', re.DOTALL)
@@ -128,12 +130,23 @@ def forged(fields: Sequence[HeaderField], authserv_id: str) -> tuple[int, ...]:
     """
     named = [field for field in fields if field.name.lower() == NAME.lower()]
     ours = _normal(authserv_id)
-    return tuple(number for number, field in enumerate(named, 1) if _claims(field.value, ours))
+    return tuple(
+        number
+        for number, field in enumerate(named, 1)
+        if (_claims if number <= _MAX_EXAMINED and len(field.value) <= _MAX_VALUE else _mentions)(
+            field.value, ours
+        )
+    )
+
+
+def _mentions(value: bytes, ours: str) -> bool:
+    """Tell whether our name occurs anywhere: enough to delete what is too long or too much to examine."""
+    text = value.decode("utf-8", "replace")
+    bare = _FLAT_COMMENT.sub("", text)
+    return "=?" in text or any(ours in _NOT_SHOWN.sub("", one).lower() for one in (text, bare))
 
 
 def _claims(value: bytes, ours: str) -> bool:
-    if len(value) > _MAX_VALUE:
-        return True
     text = value.decode("utf-8", "replace")
     plain = ""
     try:

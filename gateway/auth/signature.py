@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from gateway.mail.types import HeaderField
 
 MAX_FIELD: Final = 16_384  # octets of a signature field
+_MAX_TAGS: Final = 64
 _MAX_RECORD: Final = 4_096  # octets of a key record; an 8192-bit key has 1,420
 _MAX_BITS: Final = 8_192
 _MAX_EXPONENT: Final = 1 << 33
@@ -66,7 +67,7 @@ class UnknownKeyError(BadSignatureError):
 
 def read_tags(value: bytes) -> dict[str, bytes]:
     """Read a tag list (RFC 6376 §3.2); BadSignatureError if it is none."""
-    if len(value) > MAX_FIELD:
+    if len(value) > MAX_FIELD or value.count(b";") > _MAX_TAGS:
         raise BadSignatureError("tag list too long")
     try:
         tags: dict[bytes, bytes] = parse_tag_value(value)
