@@ -34,10 +34,11 @@ class Change:
     index: int = 0
 
 
-def split(raw: bytes) -> tuple[list[bytes], bytes]:
+def split(raw: bytes) -> tuple[list[bytes], bytes | None]:
     """Cut a message into header fields (without final CRLF) and body, as Postfix does.
 
-    The header section ends at the first line that is neither a field nor folded.
+    The header section ends at the first line that is neither a field nor folded. The body is None
+    where the message ends before. White space before a colon goes.
     """
     fields: list[bytes] = []
     at = 0
@@ -50,22 +51,27 @@ def split(raw: bytes) -> tuple[list[bytes], bytes]:
         if line[:1] in b" \t" and fields:
             fields[-1] += b"\r\n" + line
         elif _FIELD.match(line):
-            fields.append(line)
+            name, _, value = line.partition(b":")
+            fields.append(name.rstrip(b" \t") + b":" + value)
         else:
             return fields, raw[at:]  # Postfix inserts the blank line that is missing
         at = end + 2
-    return fields, b""
+    return fields, None
 
 
-def changed(fields: Sequence[bytes], body: bytes, changes: Sequence[Change], *, leadspc: bool) -> bytes:
+def changed(
+    fields: Sequence[bytes], body: bytes | None, changes: Sequence[Change], *, leadspc: bool
+) -> bytes:
     """Return the message that would be queued, without Postfix's own Received field."""
     result = [_OWN, *fields]
     for change in changes:
         if change.kind in ("add", "insert", "change"):
             _apply(result, change, b"" if leadspc else b" ")
     bodies = [change.value for change in changes if change.kind == "body"]
-    kept = [item for item in result if item is not _OWN]
-    return b"".join(item + b"\r\n" for item in kept) + b"\r\n" + (b"".join(bodies) if bodies else body)
+    kept = b"".join(item + b"\r\n" for item in result if item is not _OWN)
+    if bodies:
+        body = b"".join(bodies)
+    return kept if body is None else kept + b"\r\n" + body
 
 
 def _apply(fields: list[bytes], change: Change, space: bytes) -> None:
@@ -87,7 +93,7 @@ def _apply(fields: list[bytes], change: Change, space: bytes) -> None:
     found = [
         position
         for position, item in enumerate(fields)
-        if item is not _OWN and item.partition(b":")[0].rstrip(b" \t").lower() == wanted
+        if item is not _OWN and item.partition(b":")[0].lower() == wanted
     ]
     if change.index > len(found):
         if change.value:

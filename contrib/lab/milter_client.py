@@ -246,7 +246,7 @@ class MilterClient:
             name, _, value = raw.partition(b":")
             if not self._leadspc:
                 value = value.removeprefix(b" ")
-            data = name.rstrip(b" \t") + b"\0" + value.replace(b"\r\n", b"\n") + b"\0"
+            data = name + b"\0" + value.replace(b"\r\n", b"\n") + b"\0"
             decided = self._step(transaction, "header", data)
             if decided:
                 return decided
@@ -254,8 +254,9 @@ class MilterClient:
         if decided:
             return decided
         self._skip = False
-        for start in range(0, len(transaction.body), self._body_chunk):
-            decided = self._step(transaction, "body", transaction.body[start : start + self._body_chunk])
+        body = transaction.body or b""
+        for start in range(0, len(body), self._body_chunk):
+            decided = self._step(transaction, "body", body[start : start + self._body_chunk])
             if decided or self._skip:
                 return decided
         return None
@@ -380,7 +381,8 @@ def _decision(code: bytes, data: bytes) -> tuple[Status, str] | None:
         reply = data.rstrip(b"\0").decode("utf-8", "surrogateescape")
         if not _CODE.fullmatch(reply) or "\0" in reply:
             raise ProtocolError(f"not an SMTP reply: {reply!r}")
-        return ("reject" if reply.startswith("5") else "tempfail"), reply
+        # libmilter passes on the doubled percent signs that it asks for
+        return ("reject" if reply.startswith("5") else "tempfail"), reply.replace("%%", "%")
     raise ProtocolError(f"unexpected reply {code!r}")
 
 

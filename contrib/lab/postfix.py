@@ -220,6 +220,11 @@ class Postfix(Server):
         """Try to deliver all that is deferred."""
         self._run("postqueue", "-f")
 
+    def release(self) -> None:
+        """Put all messages of the hold queue back to work."""
+        self._run("postsuper", "-H", "ALL")
+        self.flush()
+
     def wait_empty(self, seconds: float = 20.0) -> None:
         """Wait until nothing is queued; raises TimeoutError with what is left."""
         end = time.monotonic() + seconds
