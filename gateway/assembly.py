@@ -135,6 +135,8 @@ def door(loaded: Loaded, gateway: Gateway) -> Door:
         ),
         routes=loaded.routes,
         domains=config.domains,
+        relay_networks=config.relay_networks,
         log=gateway.log,
         tls_rules=config.tls.outbound,
+        grace=config.grace,
     )

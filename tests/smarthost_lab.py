@@ -80,6 +80,7 @@ async def door(
     *,
     other: Hop | None = None,
     domains: tuple[str, ...] = ("example.com", "example.org"),
+    relay_networks: tuple[str, ...] = (),
     tls: ssl.SSLContext | None = None,
     tls_rules: tuple[OutboundTlsRule, ...] = (),
     settings: SmarthostSettings | None = None,
@@ -87,11 +88,13 @@ async def door(
     """The door's port. Mail for example.org goes to `other`, all else to `hop`."""
     rows = [RouteSettings(domains=("example.org",), next_hop=str(other.next_hop))] if other else []
     built = Door(
-        settings=settings or SmarthostSettings(relay=FAST, threads=2, drain_timeout=2),
+        settings=settings or SmarthostSettings(relay=FAST, threads=2),
         hostname="gw.example.com",
         judgement=Judgement(bench.judge, bench.refuse, bench.hold_undelivered),
         routes=routes(rows, str(hop.next_hop) if hop else "smtp:127.0.0.1:1"),
         domains=domains,
+        relay_networks=relay_networks,
+        grace=2.0,
         log=open_log(LogSettings(level="error")),
         tls_rules=tls_rules,
     )
@@ -181,17 +184,24 @@ def play(
     greet: bool = True,
     tls: ssl.SSLContext | None = None,
     tls_rules: tuple[OutboundTlsRule, ...] = (),
+    relay_networks: tuple[str, ...] = (),
     **settings: object,
 ) -> tuple[Hop, Bench]:
     """One client plays `scene`; afterwards a fresh client must be served within two seconds."""
     hop, bench = hop or Hop(), bench or Bench()
-    values = {"relay": FAST, "threads": 2, "drain_timeout": 2.0, **settings}
+    values = {"relay": FAST, "threads": 2, **settings}
     built = SmarthostSettings(**values)  # type: ignore[arg-type]  # from the tests' own keywords
 
     async def go() -> None:
         async with running(hop), running(other or Hop()) as elsewhere:
             opened = door(
-                bench, hop, other=elsewhere if other else None, tls=tls, tls_rules=tls_rules, settings=built
+                bench,
+                hop,
+                other=elsewhere if other else None,
+                relay_networks=relay_networks,
+                tls=tls,
+                tls_rules=tls_rules,
+                settings=built,
             )
             async with opened as port:
                 async with Raw.connected(port, greet=greet) as client:

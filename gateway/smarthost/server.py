@@ -58,7 +58,7 @@ class Worker:
             return _CLOSING
         if len(self.sessions) > settings.connection_limit:
             return _BUSY
-        listed = (*settings.relay_networks, *settings.xclient_networks, *settings.xforward_networks)
+        listed = (*self.door.relay_networks, *settings.xclient_networks, *settings.xforward_networks)
         greedy = self._clients[_client(peer)] > settings.client_connection_limit
         return _GREEDY if greedy and not inside(peer, listed) else None
 
@@ -115,7 +115,7 @@ async def serve(
     """Serve clients on `listen_sockets` until `stop` is set, then drain.
 
     Drained means: no new clients, 421 to those without a message on its way, and
-    `drain_timeout` seconds for the others; who is not done then hears nothing and tries again.
+    `door.grace` seconds for the others; who is not done then hears nothing and tries again.
     """
     # aiosmtpd writes what clients send into its log at level INFO.
     logging.getLogger("mail.log").setLevel(logging.WARNING)
@@ -136,7 +136,7 @@ async def serve(
         if worker.sessions:
             worker.empty.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(worker.empty.wait(), door.settings.drain_timeout)
+                await asyncio.wait_for(worker.empty.wait(), door.grace)
         for session in tuple(worker.sessions):
             session.hang_up()
 

@@ -314,7 +314,7 @@ class Conversation(SMTP):
             raise CommandError(452, "4.5.3", "Too many recipients")
         # Rights come from the connection, or from XCLIENT; never from XFORWARD.
         rights = self._client(_NO_CLIENT)
-        refusal = relay_refusal(recipient, rights, self._door.domains, self._settings.relay_networks)
+        refusal = relay_refusal(recipient, rights, self._door.domains, self._door.relay_networks)
         if refusal is None:
             if "@" in recipient:
                 check_address(recipient, smtputf8=self._mail.smtputf8, enhanced="5.1.3")
@@ -451,7 +451,7 @@ class Conversation(SMTP):
         known = merged(self._identity, self._forwarded if forwarded is None else forwarded)
         ip = self._peer if known.ip is None else known.ip
         login = self._identity.login or ""
-        outbound = bool(login) or inside(ip, self._settings.relay_networks)
+        outbound = bool(login) or inside(ip, self._door.relay_networks)
         return Session(
             client_ip=ip,
             client_name=known.name or "",

@@ -36,8 +36,6 @@ class SmarthostSettings(Settings, frozen=True, kw_only=True):
     client_ca_file: str = ""
     # The oldest TLS version offered.
     minimum_version: TlsVersion = "TLSv1.2"
-    # Networks whose clients may relay to any domain.
-    relay_networks: tuple[str, ...] = ()
     # Networks whose clients may replace the client's identity with XCLIENT, or pass it with XFORWARD.
     xclient_networks: tuple[str, ...] = ()
     xforward_networks: tuple[str, ...] = ()
@@ -50,8 +48,8 @@ class SmarthostSettings(Settings, frozen=True, kw_only=True):
     junk_limit: Positive = 100
     # Most Received fields of a message; more are a loop.
     hop_limit: Positive = 50
-    # Most connections in all, and of one client (an IPv6 client is its /64). Peers in one of the
-    # networks above are not counted as one client.
+    # Most connections in all, and of one client (an IPv6 client is its /64). Peers in
+    # relay_networks or one of the networks above are not counted as one client.
     connection_limit: Positive = 1000
     client_connection_limit: Positive = 50
     # Seconds for one command to arrive; a tenth of it when four fifths of the connections are in use.
@@ -67,13 +65,11 @@ class SmarthostSettings(Settings, frozen=True, kw_only=True):
     threads: Positive = 8
     # Octets of messages held in memory; above it, new ones are put off with 452.
     memory_limit: Positive = 536_870_912
-    # Seconds that messages on their way get to finish when a worker is told to stop.
-    drain_timeout: Seconds = 30.0
     # The time limits of the client that speaks to next hops.
     relay: RelayTimeouts = RelayTimeouts()
 
     def __post_init__(self) -> None:
-        for text in (*self.relay_networks, *self.xclient_networks, *self.xforward_networks):
+        for text in (*self.xclient_networks, *self.xforward_networks):
             network(text)
         for text in self.listen:
             listen_address(text)
@@ -104,8 +100,10 @@ class Door:
     judgement: Judgement
     routes: Routes
     domains: tuple[str, ...]  # those for which everybody may send mail to us
+    relay_networks: tuple[str, ...]  # those whose clients may send mail for any domain
     log: Log = field(repr=False)
     tls_rules: tuple[OutboundTlsRule, ...] = ()
+    grace: float = 30.0  # seconds that messages on their way get when a worker is told to stop
 
 
 def listen_address(text: str) -> tuple[str, int]:

@@ -215,7 +215,7 @@ def test_timeouts() -> None:
 
 def test_connections_of_one_client_and_in_all() -> None:
     async def go(limits: dict[str, int], text: str) -> None:
-        settings = SmarthostSettings(relay=FAST, drain_timeout=1.0, **limits)  # type: ignore[arg-type]  # two counts
+        settings = SmarthostSettings(relay=FAST, **limits)  # type: ignore[arg-type]  # two counts
         async with door(Bench(), None, settings=settings) as port:
             async with Raw.connected(port), Raw.connected(port), Raw.connected(port, greet=False) as third:
                 assert text in await third.rest()
