@@ -20,6 +20,7 @@ from gateway.store import schema
 
 _HEAD = "audit-head"
 _START = "0" * 64
+_PAGE = 1_000
 
 # Built once: most of a statement's cost is building it.
 _READ_HEAD = (
@@ -69,14 +70,17 @@ def events(connection: Connection, item: str) -> list[Event]:
 
 def verify(connection: Connection) -> int | None:
     """Check the whole chain. Returns None, or the number of the first row that does not fit."""
+    audit = schema.audit
     previous, expected = _START, 1
-    for row in connection.execution_options(yield_per=1_000).execute(
-        select(schema.audit).order_by(schema.audit.c.number)
-    ):
-        event = _event(row._mapping)  # noqa: SLF001  # as above
-        if event.number != expected or row.hash != _hash(event, previous):
-            return expected
-        previous, expected = row.hash, expected + 1
+    page = select(audit).where(audit.c.number > bindparam("after")).order_by(audit.c.number).limit(_PAGE)
+    # All rows count, those numbered from before the first as well.
+    after = -(2**62)
+    while rows := connection.execute(page, {"after": after}).all():
+        for row in rows:
+            event = _event(row._mapping)  # noqa: SLF001  # as above
+            if event.number != expected or row.hash != _hash(event, previous):
+                return expected
+            previous, expected, after = row.hash, expected + 1, event.number
     head = connection.execute(_READ_HEAD).scalar()
     if head is None:
         return None if expected == 1 else expected

@@ -169,6 +169,8 @@ class Quarantine:
 
         Of two claims at once one gets a recipient, the other does not. None if nothing was left.
         """
+        if not ID_PATTERN.fullmatch(item):
+            return None
         lease = os.urandom(16).hex()
         seconds = self._settings.lease_seconds if lease_seconds is None else lease_seconds
 
@@ -287,6 +289,8 @@ class Quarantine:
 
         False if there is no such item, it is gone already, or it is being released right now.
         """
+        if not ID_PATTERN.fullmatch(item):
+            return False
 
         def work(connection: Connection) -> bool:
             now = time.time()

@@ -342,7 +342,7 @@ def test_explain_from_the_journal(bench: Bench) -> None:
     assert lines[0] == "TAG  score; Score 9.5 reaches 8"
     for text in (
         "queue id 4XYZabc", "milter, mx, inbound", "mx.example.net [203.0.113.5]", "TLSv1.3", "12.3 ms",
-        "SPF mailfrom  fail", "covers only part", "p=quarantine", "Test.Name", "7.2 of 5.0", "+6.50  CLASSIFIER",
+        "SPF mailfrom  fail", "covers only part", "p=quarantine", "Test.Name", "7.2 of 5.0",
         "-0.50  KNOWN", "X-Spam-Status", "250 2.0.0 Ok: accepted", "abc123", "base-1",
     ):  # fmt: skip
         assert text in done.stdout, text

@@ -113,10 +113,10 @@ def test_what_was_held_before_a_kill_is_there_after_it(settings: StoreSettings, 
     # Whatever else is there is whole: the kill came between the commit and the word about it.
     everything = quarantine.search(Search(limit=100_000))
     assert len(everything) - len(ids) <= 4
-    for item in everything:
-        assert len(item.recipients) == 1
-        assert quarantine.judgements(item.id)
-        assert quarantine.raw(item.id)
+    for one in everything:
+        assert len(one.recipients) == 1
+        assert quarantine.judgements(one.id)
+        assert quarantine.raw(one.id)
     assert quarantine.verify_audit() is None
     if database.dialect == "sqlite":
         check = database.read(lambda c: c.exec_driver_sql("PRAGMA integrity_check").scalar())

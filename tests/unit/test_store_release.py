@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
+from sqlalchemy import update
 
 from gateway.delivery import release as release_module
 from gateway.delivery.relay import RecipientResult
@@ -14,6 +15,7 @@ from gateway.delivery.release import ReleaseError, deliverer, release_item, with
 from gateway.delivery.routes import RouteSettings, parse_next_hop, routes
 from gateway.mail.headers import split
 from gateway.mail.types import Envelope
+from gateway.store import schema
 from gateway.store.database import Database, StoreError, open_database
 from gateway.store.held import State
 from gateway.store.quarantine import Quarantine
@@ -167,7 +169,7 @@ def test_a_delivery_that_forgets_a_recipient_did_not_deliver_to_it(quarantine: Q
 
 def test_a_damaged_message_is_not_sent(quarantine: Quarantine, database: Database) -> None:
     mail = hold(quarantine)
-    execute(database, "UPDATE quarantine_bytes SET data = '1234'")
+    execute(database, update(schema.quarantine_bytes).values(data=b"1234"))
     hop = Hop()
     done = release_item(quarantine, hop, mail.id, "me")
     assert not hop.got
