@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from contrib.lab.certificates import Authority
 from gateway.delivery.client import HopLost, RelayTimeouts, Transaction
 from gateway.delivery.relay import RecipientResult, relay, relay_sync
 from gateway.delivery.routes import NextHop
 from gateway.tls.outbound import TlsPolicy
-from tests.hop import OFFERED, Hop, certificates, running
+from tests.hop import OFFERED, Hop, running
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -209,10 +210,8 @@ def test_a_large_message_to_a_slow_reader() -> None:
 # ---------------------------------------------------------------- TLS
 
 
-def server(certificate: tuple[str, str]) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*certificate)
-    return context
+def server(authority: Authority) -> ssl.SSLContext:
+    return authority.server_context(authority.issue("localhost", names=["127.0.0.1"]))
 
 
 @pytest.mark.parametrize(
@@ -228,9 +227,9 @@ def server(certificate: tuple[str, str]) -> ssl.SSLContext:
     ],
 )
 def test_tls_levels(tmp_path: Path, level: str, ca: bool, match: str, status: str) -> None:
-    certificate = certificates(tmp_path)
-    hop = Hop(context=server(certificate))
-    policy = TlsPolicy(level, match, certificate[0] if ca else "")  # type: ignore[arg-type]  # from the table
+    authority = Authority(tmp_path)
+    hop = Hop(context=server(authority))
+    policy = TlsPolicy(level, match, str(authority.certificate) if ca else "")  # type: ignore[arg-type]  # from the table
     (outcome,) = send(hop, tls=policy).values()
     if status == "deferred":
         assert (outcome.status, outcome.enhanced) == ("deferred", "4.7.5")
@@ -269,7 +268,7 @@ def test_answers_injected_before_the_handshake_are_not_believed() -> None:
 
 
 def test_an_old_server_version_is_not_enough(tmp_path: Path) -> None:
-    context = server(certificates(tmp_path))
+    context = server(Authority(tmp_path))
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     hop = Hop(context=context)
     (outcome,) = send(hop, tls=TlsPolicy("encrypt", "localhost", minimum_version="TLSv1.3")).values()

@@ -4,24 +4,26 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
+from contrib.lab.certificates import Authority
 from gateway.tls.inbound import server_context
 from gateway.tls.outbound import OutboundTlsRule
-from tests.hop import OFFERED, Hop, certificates, running
+from tests.hop import OFFERED, Hop, running
 from tests.smarthost_lab import SENT, Bench, Raw, door, play, secure
 
 if TYPE_CHECKING:
+    import ssl
     from pathlib import Path
 
 
 @pytest.fixture(scope="module")
 def context(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
-    return server_context(*certificates(tmp_path_factory.mktemp("tls")))
+    pair = Authority(tmp_path_factory.mktemp("tls")).issue("localhost")
+    return server_context(str(pair.certificate), str(pair.key))
 
 
 def test_starttls_and_its_facts(context: ssl.SSLContext) -> None:
@@ -85,16 +87,16 @@ def test_old_tls_is_refused(context: ssl.SSLContext) -> None:
 
 
 def test_a_client_certificate_is_known(tmp_path: Path) -> None:
-    certificate, key = certificates(tmp_path, "client.example.net")
-    server = certificates(tmp_path)
-    asking = server_context(*server, client_ca_file=certificate)
+    authority = Authority(tmp_path)
+    server, known = authority.issue("localhost"), authority.issue("client.example.net", client=True)
+    asking = server_context(
+        str(server.certificate), str(server.key), client_ca_file=str(authority.certificate)
+    )
 
     async def scene(client: Raw, _hop: Hop, bench: Bench) -> None:
         await client.ask("EHLO c")
         await client.ask("STARTTLS")
-        context = ssl.create_default_context(cafile=server[0])
-        context.load_cert_chain(certificate, key)
-        await client.writer.start_tls(context, server_hostname="localhost")
+        await client.writer.start_tls(authority.client_context(known), server_hostname="localhost")
         client.reader._transport = client.writer.transport  # type: ignore[attr-defined]  # Python 3.11 forgets it
         await client.envelope()
         assert (await client.message(SENT)).startswith("250")
@@ -110,14 +112,12 @@ def test_a_client_certificate_is_known(tmp_path: Path) -> None:
 
 
 def test_outbound_policy_belongs_to_the_transaction(tmp_path: Path) -> None:
-    certificate, key = certificates(tmp_path)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
+    authority = Authority(tmp_path)
+    context = authority.server_context(authority.issue("localhost"))
+    ca = str(authority.certificate)
     rules = (
-        OutboundTlsRule(domains=("example.com",), level="verify", match="localhost", ca_file=certificate),
-        OutboundTlsRule(
-            domains=("example.org",), level="verify", match="other.example.net", ca_file=certificate
-        ),
+        OutboundTlsRule(domains=("example.com",), level="verify", match="localhost", ca_file=ca),
+        OutboundTlsRule(domains=("example.org",), level="verify", match="other.example.net", ca_file=ca),
     )
 
     async def scene(client: Raw, _hop: Hop, _bench: Bench) -> None:

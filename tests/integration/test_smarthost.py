@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The smart-host door with a real client (swaks), a real next hop (Postfix's) and recorded dialogues."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import shutil
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from contrib.lab.certificates import Authority
+from contrib.lab.sink import Sink
+from gateway.mail.types import Action
+from gateway.smarthost.settings import SmarthostSettings
+from gateway.tls.inbound import server_context
+from gateway.tls.outbound import OutboundTlsRule
+from tests.hop import Hop, running
+from tests.shared import SHARED
+from tests.smarthost_lab import FAST, Bench, door
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.server
+
+# ---------------------------------------------------------------- swaks
+
+
+async def swaks(port: int, *arguments: str) -> tuple[int, str]:
+    """Run swaks against the door; its exit status and transcript."""
+    program = shutil.which("swaks")
+    assert program, "swaks is not installed (apt-get install swaks)"
+    process = await asyncio.create_subprocess_exec(
+        program,
+        "--server",
+        f"127.0.0.1:{port}",
+        "--timeout",
+        "10",
+        *arguments,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, output.decode()
+
+
+def to_sink(sink: Sink) -> Hop:
+    """The sink as the lab's next hop."""
+    return Hop(protocol=sink.protocol, port=sink.port)
+
+
+@pytest.mark.parametrize("protocol", ["smtp", "lmtp"])
+def test_a_real_client_over_tls(protocol: Any, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    pair = authority.issue("localhost")
+    context = server_context(str(pair.certificate), str(pair.key))
+
+    async def go() -> tuple[int, str]:
+        async with door(Bench(), to_sink(sink), tls=context) as port:
+            return await swaks(
+                port,
+                "--tls",
+                "--from",
+                "a@example.net",
+                "--to",
+                "u@example.com,v@example.com",
+                "--body",
+                ".\n..x",
+            )
+
+    with Sink(protocol) as sink:
+        status, output = asyncio.run(go())
+        assert status == 0, output
+        assert "250 2.0.0 Ok: relayed" in output
+        (taken,) = sink.wait_for(1)
+    assert taken.recipients == ("u@example.com", "v@example.com")
+    assert taken.mail_from == "a@example.net"
+    assert b"with ESMTPS id" in taken.data
+    assert b"\r\n\r\n.\r\n..x\r\n" in taken.data
+
+
+def test_a_real_client_is_refused() -> None:
+    async def go() -> list[tuple[int, str]]:
+        bench = Bench(default=Action.REJECT)
+        async with door(bench, to_sink(sink)) as port:
+            return [
+                await swaks(port, "--from", "a@example.net", "--to", "u@example.com"),
+                await swaks(port, "--from", "a@example.net", "--to", "u@foreign.example"),
+                await swaks(port, "--xclient", "ADDR=192.0.2.1", "--to", "u@example.com"),
+                await swaks(port, "--pipeline", "--from", "a@example.net", "--to", "u@example.com"),
+            ]
+
+    with Sink() as sink:
+        rejected, relay, xclient, pipelined = asyncio.run(go())
+        assert not sink.transactions
+    assert "554 5.7.1 Message rejected" in rejected[1]
+    assert "554 5.7.1 <u@foreign.example>: Relay access denied" in relay[1]
+    assert xclient[0] != 0
+    assert "554 5.7.1 Message rejected" in pipelined[1]
+
+
+def test_a_real_client_with_xclient() -> None:
+    bench = Bench()
+    settings = SmarthostSettings(relay=FAST, xclient_networks=("127.0.0.1/32",))
+
+    async def go() -> tuple[int, str]:
+        async with door(bench, to_sink(sink), settings=settings) as port:
+            return await swaks(
+                port,
+                "--xclient",
+                "ADDR=192.0.2.1 NAME=mx.example.net",
+                "--from",
+                "a@example.net",
+                "--to",
+                "u@example.com",
+            )
+
+    with Sink() as sink:
+        status, output = asyncio.run(go())
+        assert status == 0, output
+    assert bench.mails[0].session.client_ip == "192.0.2.1"
+    assert bench.mails[0].session.client_name == "mx.example.net"
+
+
+# ---------------------------------------------------------------- recorded dialogues
+
+# Not ours to answer so: AUTH is not offered, and a broken header field is the judgement's matter.
+LEFT_OUT = {"auth_multi_dialog", "auth_not_tls", "auth_too_many_failures", "bad_data"}
+
+
+def dialogues() -> list[Any]:
+    path = SHARED / "conformance/smtp-chasquid-dialogs/cases.jsonl" if SHARED else None
+    if path is None or not path.is_file():
+        return [pytest.param({}, marks=pytest.mark.skip("the recorded dialogues are not here"))]
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    return [
+        pytest.param(row, id=f"{n}-{row['id']}") for n, row in enumerate(rows) if row["id"] not in LEFT_OUT
+    ]
+
+
+@pytest.mark.parametrize("row", dialogues())
+def test_recorded_dialogues(row: dict[str, Any]) -> None:
+    """Codes must agree; texts are each server's own. Where it closes with 554 or 521, ours may say 500."""
+
+    async def go() -> None:
+        settings = SmarthostSettings(relay=FAST, size_limit=1_048_000)
+        async with (
+            running(Hop(offered=("8BITMIME", "SMTPUTF8"))) as hop,
+            door(Bench(), hop, domains=("testserver",), settings=settings) as port,
+        ):
+            await play_steps(row["steps"], port)
+
+    asyncio.run(go())
+
+
+async def play_steps(steps: list[str], port: int) -> None:
+    reader = writer = None
+    async with asyncio.timeout(20):
+        for step in steps:
+            _, action, *rest = step.split(" ", 2)
+            argument = rest[0] if rest else ""
+            if action in ("tcp_connect", "tls_connect"):
+                if writer is not None:
+                    writer.close()
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                continue
+            assert reader is not None
+            assert writer is not None
+            if action == "close":
+                writer.close()
+            elif action == "->":
+                writer.write(argument.encode() + b"\r\n")
+            elif action == "~>":
+                writer.write(literal(argument))
+            elif action == "<...":
+                while argument not in (await reader.readline()).decode():
+                    pass
+            else:
+                answer = (await reader.readline()).decode()
+                wanted = re.match(r"[0-9]{3}", argument)
+                assert wanted, step
+                assert answer[:1] == wanted[0][:1], (step, answer)
+    if writer is not None:
+        writer.close()
+
+
+def literal(expression: str) -> bytes:
+    """What `'b' * 55 + '\\r\\n'` and `('a' * 899 + '\\r\\n') * 1165` stand for."""
+    expression = expression.strip()
+    times = re.fullmatch(r"\((.*)\) \* ([0-9]+)", expression)
+    if times:
+        return literal(times[1]) * int(times[2])
+    parts = re.findall(r"'((?:[^'\\]|\\.)*)'(?: \* ([0-9]+))?", expression)
+    return b"".join(
+        text.replace("\\r", "\r").replace("\\n", "\n").encode() * int(count or 1) for text, count in parts
+    )
+
+
+# ---------------------------------------------------------------- certificates that are wrong
+
+
+@pytest.mark.parametrize(
+    ("trusted", "name", "delivered"),
+    [(True, "localhost", True), (True, "other.example.net", False), (False, "localhost", False)],
+)
+def test_verify_towards_a_real_sink(tmp_path: Path, trusted: bool, name: str, delivered: bool) -> None:
+    good, bad = Authority(tmp_path / "good"), Authority(tmp_path / "bad", "Other CA")
+    pair = good.issue("localhost")
+    ca = good if trusted else bad
+    rules = (OutboundTlsRule(level="verify", match=name, ca_file=str(ca.certificate)),)
+
+    async def go() -> tuple[int, str]:
+        async with door(Bench(), to_sink(sink), tls_rules=rules) as port:
+            return await swaks(port, "--from", "a@example.net", "--to", "u@example.com")
+
+    with Sink(tls=good.server_context(pair)) as sink:
+        status, output = asyncio.run(go())
+        taken = list(sink.transactions)
+    assert (status == 0) is delivered, output
+    assert [bool(t.tls) for t in taken] == ([True] if delivered else [])
+    if not delivered:
+        assert "451 4.7.5 The next hop cannot be used now" in output
