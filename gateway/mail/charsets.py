@@ -73,8 +73,10 @@ _CODECS |= {f"{p}{n}": f"cp{n}" for n in range(1250, 1259) for p in ("windows", 
 _CODECS |= {f"{p}{n}": f"cp{n}" for n in (437, 850, 852, 855, 857, 858, 862, 866) for p in ("ibm", "cp")}
 # ASCII bytes mean something else in these.
 _STATEFUL = frozenset(
-    ("utf-7", "hz", "iso2022_jp_ext", "iso2022_kr")
-    + tuple(f"utf-{n}{e}" for n in (16, 32) for e in ("", "-le", "-be"))
+    (
+        *("utf-7", "hz", "iso2022_jp_ext", "iso2022_kr"),
+        *(f"utf-{n}{e}" for n in (16, 32) for e in ("", "-le", "-be")),
+    )
 )
 _NOT_LABEL = re.compile(r"[^a-z0-9]+")
 
@@ -93,6 +95,9 @@ def decode(data: bytes, label: str = "") -> str:
     codec = codec_of(label) if label else ""
     if codec not in _STATEFUL and data.isascii():
         return data.decode("ascii")
+    if codec == "utf-16" and data[:2] not in (b"\xff\xfe", b"\xfe\xff"):
+        # No byte order mark: by where the zeros stand, else big-endian (RFC 2781 §4.3).
+        codec = "utf-16-le" if data[1:400:2].count(0) > data[:400:2].count(0) else "utf-16-be"
     if codec and codec != "ascii":
         return data.decode(codec, "replace")
     try:

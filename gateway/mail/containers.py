@@ -17,9 +17,12 @@ MAX_EXPANDED = 50_000_000  # octets that BinHex run lengths may expand to
 
 _BEGIN = re.compile(rb"(?:^|(?<=\n))begin(-base64)?[ \t]+([0-7]{3,4})[ \t]+([^\r\n]{1,400})\r?\n")
 _END = re.compile(rb"(?:^|(?<=\n))(?:end|====)[ \t]*(?:\r?\n|\Z)")
-_YBEGIN = re.compile(rb"(?:^|(?<=\n))=ybegin [^\r\n]{0,200}?name=([^\r\n]{0,400})\r?\n(?:=ypart [^\r\n]*\r?\n)?")
+_YBEGIN = re.compile(
+    rb"(?:^|(?<=\n))=ybegin [^\r\n]{0,200}?name=([^\r\n]{0,400})\r?\n(?:=ypart [^\r\n]*\r?\n)?"
+)
 _YEND = re.compile(rb"(?:^|(?<=\n))=yend\b")
 _YENC = bytes((c - 42) & 255 for c in range(256))
+_YENC_ESCAPED = [bytes(((c - 64) & 255,)) for c in range(256)]
 _HQX = re.compile(rb"\(This file must be converted with BinHex[^\n]{0,40}\n\s*:([^:]*+):?")
 _HQX_CHARS = b"!\"#$%&'()*+,-012345689@ABCDEFGHIJKLMNPQRSTUVXYZ[`abcdefhijklmpqr"
 _BASE64_CHARS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
@@ -73,10 +76,8 @@ def yenc(data: bytes) -> Files:
         end = _YEND.search(data, begin.end())
         stop = end.start() if end else len(data)
         first, *rest = data[begin.end() : stop].translate(None, b"\r\n").split(b"=")
-        pieces = [first.translate(_YENC)]
-        for piece in rest:
-            pieces += (bytes(((c - 106) & 255 for c in piece[:1])), piece[1:].translate(_YENC))
-        files.append((begin[1].strip(), b"".join(pieces)))
+        shifted = [_YENC_ESCAPED[piece[0]] + piece[1:] for piece in rest if piece]
+        files.append((begin[1].strip(), b"".join((first, *shifted)).translate(_YENC)))
         position = stop + 1
     return files
 

@@ -19,7 +19,8 @@ _EXACT = ("content-type", "content-transfer-encoding", "content-disposition")
 _QUOTING_NAMES = ("dkim-signature", "arc-message-signature", "domainkey-signature", "x-google-dkim-signature")
 _ODD_ENCODING = re.compile(rb"64|quoted|print|uu|yenc|hex|gzip|qp|base", re.IGNORECASE)
 _PLAIN_ENCODING = re.compile(
-    rb"\s*+(?:[78][ _-]?bits?|binary|none|plain|text|us-?ascii|ascii|unicode|(?:iso-|windows-|utf-)[\w-]+)?\s*+;?\s*+\Z",
+    rb"\s*+(?:[78][ _-]?bits?|binary|none|plain|text|us-?ascii|ascii|unicode|(?:iso-|windows-|utf-)[\w-]+)?"
+    rb"\s*+;?\s*+\Z",
     re.IGNORECASE,
 )
 _TOKEN = re.compile(rb"[ \t]*+([A-Za-z0-9-]+)[ \t]*+\Z")
@@ -29,6 +30,7 @@ _LINE = re.compile(rb"\r\n|\n|\r")
 _JUNK = re.compile(rb"[\x00-\x20:\"]*+(?=content)", re.IGNORECASE)
 _FIELD = re.compile(rb"[!-9;-~]+[ \t]*:|[ \t]")
 _TYPE_LIKE = re.compile(rb"([a-z0-9.+_-]{1,100})/([a-z0-9.+_-]{1,100})")
+_LATE = re.compile(rb"\s*+content-[!-9;-~]{2,40}+[ \t]*+:", re.IGNORECASE)
 _SQUEEZED = bytes(range(33)) + b'"\\'
 _HEADER_MAX = 200_000  # octets of a header section that are read in further ways
 
@@ -59,7 +61,7 @@ class Entity:
     names: tuple[str, ...] = ()
     reasons: list[str] = field(default_factory=list)
     defects: list[str] = field(default_factory=list)
-    variants: list[bytes] = field(default_factory=list)
+    variants: list[tuple[str, bytes]] = field(default_factory=list)
     plain: bool = True
 
 
@@ -122,16 +124,18 @@ def _doubt_header(raw: bytes, start: int, end: int, exact: int, entity: Entity) 
             doubts.append("header-junk")
         else:
             entity.defects.append("header-junk")
-    if exact and _white_line(block):
-        doubts.append("header-white-line")
+    if exact and block.count(b"\n") > block.count(b"\r\n") > 0:
+        doubts.append("header-bare-lf")
+    if not section.fields and section.empty_line and _LATE.match(raw, section.body_start, end):
+        # Some skip empty lines before the first field.
+        entity.reasons.append("header-late")
+        entity.variants.append(("header-late", raw[section.body_start : end].lstrip()))
     if doubts:
         entity.reasons += doubts
-        entity.variants += _variants(raw, start, end)
-
-
-def _white_line(block: bytes) -> bool:
-    found = _WHITE_LINE.search(block)
-    return found is not None
+        entity.variants += ((doubts[0], variant) for variant in _variants(raw, start, end))
+    elif exact and _WHITE_LINE.search(block):
+        # A folded line of white space alone (RFC 5322 §4.2) ends the section for some.
+        entity.variants += (("header-white-line", variant) for variant in _variants(raw, start, end))
 
 
 def _hidden_fields(lower: bytes, start: int, section: headers.HeaderSection) -> bool:
@@ -208,9 +212,9 @@ def _strict_media(parsed: Structured, value: bytes, entity: Entity) -> Media:
         entity.defects.append("content-type-malformed")
         kind = "text/plain"
     charset = parsed.parameters.get("charset", "") or parsed.extended.get("charset", "")
-    if not kind.startswith("multipart/"):
-        return Media(kind, charset)
     plain = parsed.parameters.get("boundary")
+    if not kind.startswith("multipart/"):
+        return Media(kind, charset, (plain[:250].encode("utf-8"),) if plain else ())
     extended = parsed.extended.get("boundary")
     if extended is not None or "boundary" in parsed.odd or not plain:
         entity.reasons.append("boundary-encoded" if extended is not None else "boundary-malformed")
@@ -304,6 +308,7 @@ def _guesses(value: bytes) -> list[str]:
 def _read_names(dispositions: list[bytes], types: list[bytes], entity: Entity) -> None:
     found: dict[str, None] = {}
     count = max(len(dispositions), len(types))
+    odd = False
     if len(dispositions) > 1:
         entity.defects.append("disposition-doubled")
     for index in range(min(count, 4)):
@@ -311,10 +316,17 @@ def _read_names(dispositions: list[bytes], types: list[bytes], entity: Entity) -
         kind = types[index] if index < len(types) else b""
         parsed = strict(disposition) if disposition else None
         if disposition and not entity.disposition:
-            entity.disposition = parsed.head if parsed else "attachment" if b"attach" in disposition.lower() else "inline"
-        if b"name" not in kind and b"name" not in disposition and b"ame" not in (kind + disposition).lower():
+            entity.disposition = (
+                parsed.head if parsed else "attachment" if b"attach" in disposition.lower() else "inline"
+            )
+        if b"=" not in disposition and b"=" not in kind:
             continue
         parsed_type = strict(kind) if kind else None
         for name in names.readings(parsed, parsed_type, disposition, kind):
             found.setdefault(name)
+        odd = odd or bool((parsed and parsed.odd) or (parsed_type and parsed_type.odd))
+    if odd and len(dispositions) + len(types) > 1:
+        # The sections of one name may be spread over the fields.
+        joined = strict(b"x" + b"".join(b";" + value.partition(b";")[2] for value in (*dispositions, *types)))
+        found.update(dict.fromkeys(v for v in joined.extended.values() if v) if joined else ())
     entity.names = tuple(found)[: names.MAX_NAMES]

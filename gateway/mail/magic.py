@@ -113,9 +113,15 @@ _MARKUP = re.compile(
     rb"<?(svg|html|head|body|script|title|meta|table|iframe|job|package|hta:|component|div|form|img|a)[\s>:/]",
     re.IGNORECASE,
 )
-_SCRIPT = re.compile(rb"\A\s*+(?:@echo\b|powershell\b|WScript\.|On Error Resume|Set \w+ ?= ?CreateObject)", re.IGNORECASE)
+_SCRIPT = re.compile(
+    rb"\A\s*+(?:@echo\b|powershell\b|WScript\.|On Error Resume|Set \w+ ?= ?CreateObject)", re.IGNORECASE
+)
 _SVG = re.compile(rb"<svg[\s>]", re.IGNORECASE)
-_MACRO_ZIP = ((b"word/", "wordprocessingml.document"), (b"xl/", "spreadsheetml.sheet"), (b"ppt/", "presentationml.presentation"))
+_MACRO_ZIP = (
+    (b"word/", "wordprocessingml.document"),
+    (b"xl/", "spreadsheetml.sheet"),
+    (b"ppt/", "presentationml.presentation"),
+)
 _OFFICE = "application/vnd.openxmlformats-officedocument."
 _ISO_AT = 32_769
 
@@ -139,7 +145,9 @@ def detect(data: bytes) -> str:
             word = found[1].lower()
             if word == b"svg" or (word not in (b"html", b"script") and _SVG.search(head[:1024])):
                 return "image/svg+xml"
-            return {b"job": "text/x-wsf", b"package": "text/x-wsf", b"component": "text/x-sct"}.get(word, "text/html")
+            return {b"job": "text/x-wsf", b"package": "text/x-wsf", b"component": "text/x-sct"}.get(
+                word, "text/html"
+            )
         if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<?xml"):
             return "text/xml"
     if _SCRIPT.match(head):

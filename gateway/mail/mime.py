@@ -75,9 +75,14 @@ _MESSAGES = frozenset(("message/rfc822", "message/global", "message/news"))
 _REPORTS = frozenset(("message/delivery-status", "message/disposition-notification", "text/rfc822-headers"))
 _UNREADABLE = {"message/partial": "partial", "message/external-body": "external-body"}
 _MAX_SNIFF = 2_000_000  # octets of a text part in which undeclared parts are looked for
+_MAX_SCAN, _MAX_SCAN_TIMES = 64_000_000, 16  # octets searched for delimiters, likewise
+_MAX_WORK, _MAX_WORK_TIMES = (
+    2_000_000,
+    12,
+)  # octets of further readings: so many, and so many times the message
 
 
-def parse(raw: bytes, limits: MimeLimits = MimeLimits()) -> Content:  # noqa: B008 - frozen, hence safely shared
+def parse(raw: bytes, limits: MimeLimits = MimeLimits()) -> Content:
     """Read a message. Never raises; see the module's own words for what is bounded and named."""
     reader = _Reader(raw, limits)
     reader.run()
@@ -126,6 +131,8 @@ class _Reader:
         self._stack = [_Item(raw, 0, len(raw), 0)]
         self._further: deque[_Item] = deque()
         self._tried = 0
+        self._work = 0  # octets of further readings
+        self._scanned = 0  # octets searched for delimiters, at all depths together
         self._parts = 0
         self._decoded = 0
         self._text_left = limits.text
@@ -146,6 +153,10 @@ class _Reader:
             self.hit.setdefault("readings")
             return
         self._tried += 1
+        self._work += item.end - item.start
+        if self._work > _MAX_WORK + _MAX_WORK_TIMES * len(self.raw):
+            self.hit.setdefault("readings")
+            return
         self.plain = False
         self._further.append(item)
 
@@ -194,16 +205,26 @@ class _Reader:
         read = entity.read(item.raw, item.start, item.end, item.default, mend=item.mend)
         if item.depth == 0 and not item.reason:
             self.section = read.section
-        if read.section.truncated or len(read.section.fields) > self.limits.fields and item.depth:
+        if read.section.truncated or (item.depth and len(read.section.fields) > self.limits.fields):
             self.hit.setdefault("fields")
         if not read.plain:
             self.plain = False
             self.defects.update(dict.fromkeys(read.defects))
             self.ambiguities.update(dict.fromkeys(read.reasons))
-            for variant in read.variants:
+            for reason, variant in read.variants:
                 if self._spend(len(variant)):
                     self._later(
-                        _Item(variant, 0, len(variant), item.depth, read.reasons[0], item.default, None, False, item.outer)
+                        _Item(
+                            variant,
+                            0,
+                            len(variant),
+                            item.depth,
+                            reason,
+                            item.default,
+                            None,
+                            False,
+                            item.outer,
+                        )
                     )
         for media in read.media:
             self._body(item, read, media, read.section.body_start)
@@ -216,6 +237,18 @@ class _Reader:
         else:
             if media.type in _UNREADABLE:
                 self.ambiguities.setdefault(_UNREADABLE[media.type])
+            for boundary in media.boundaries:
+                if structure.cut(item.raw, start, item.end, boundary, 1).spans:
+                    self._later(
+                        _Item(
+                            item.raw,
+                            start,
+                            item.end,
+                            item.depth,
+                            "boundary-on-leaf",
+                            media=entity.Media("multipart/mixed", "", (boundary,)),
+                        )
+                    )
             self._leaf(item, read, media, item.raw[start : item.end])
 
     def _message(self, item: _Item, read: entity.Entity, start: int) -> None:
@@ -235,6 +268,10 @@ class _Reader:
         default = "message/rfc822" if media.type == "multipart/digest" else "text/plain"
         used = b""
         for boundary in media.boundaries:
+            self._scanned += end - start
+            if self._scanned > _MAX_SCAN + _MAX_SCAN_TIMES * len(self.raw):
+                self.hit.setdefault("depth")
+                return
             parts = structure.cut(raw, start, end, boundary, self.limits.parts)
             if not parts.spans:
                 continue
@@ -242,8 +279,21 @@ class _Reader:
                 best, used = parts, boundary
             elif parts.spans != best.spans:
                 self.ambiguities.setdefault("boundary-conflict")
-                self._later(_Item(raw, start, end, item.depth, "boundary-conflict", default, entity.Media(media.type, "", (boundary,))))
-        if best is None:
+                self._later(
+                    _Item(
+                        raw,
+                        start,
+                        end,
+                        item.depth,
+                        "boundary-conflict",
+                        default,
+                        entity.Media(media.type, "", (boundary,)),
+                    )
+                )
+        if best is None and item.reason:
+            used = media.boundaries[0] if media.boundaries else b"-"
+            best = structure.cut(raw, start, end, used, self.limits.parts, lenient=True)
+        if best is None or not best.spans:
             self._no_parts(item, read, media, start)
             return
         if any(b.startswith(used) or used.startswith(b) for b in item.outer) or not best.closed:
@@ -252,8 +302,8 @@ class _Reader:
             self.defects.setdefault("boundary-unclosed")
         if best.more:
             self.hit.setdefault("parts")
-        if best.odd:
-            self._odd_delimiters(item, media, start, used, best, default)
+        if best.odd and not item.reason:
+            self._odd_delimiters(item, start, used, best, default)
         self._encoded_multipart(item, read, media, start)
         outer = (*item.outer, used)
         for first, last in reversed(best.spans):
@@ -262,14 +312,19 @@ class _Reader:
         self._outside(item, best.epilogue)
 
     def _odd_delimiters(
-        self, item: _Item, media: entity.Media, start: int, boundary: bytes, best: structure.Parts, default: str
+        self,
+        item: _Item,
+        start: int,
+        boundary: bytes,
+        best: structure.Parts,
+        default: str,
     ) -> None:
         """Read lines that only start with the boundary as delimiters, as RFC 2046 §5.1.1 allows."""
         self.plain = False
-        parts = structure.cut(item.raw, start, item.end, boundary, self.limits.parts, prefix=True)
+        parts = structure.cut(item.raw, start, item.end, boundary, self.limits.parts, lenient=True)
         if parts.spans != best.spans:
-            for first, last in parts.spans[: self.limits.readings]:
-                self._later(_Item(item.raw, first, last, item.depth + 1, "boundary-prefix", default))
+            for first, last in set(parts.spans).difference(best.spans):
+                self._later(_Item(item.raw, first, last, item.depth + 1, "delimiter-odd", default))
 
     def _encoded_multipart(self, item: _Item, read: entity.Entity, media: entity.Media, start: int) -> None:
         """Decode a multipart body that has a transfer encoding, which RFC 2045 §6.4 forbids."""
@@ -296,7 +351,16 @@ class _Reader:
             self.defects.setdefault("multipart-without-parts")
         sniffed = structure.sniff_boundaries(raw, start, end)
         for boundary in sniffed:
-            self._later(_Item(raw, start, end, item.depth, "boundary-missing", media=entity.Media("multipart/mixed", "", (boundary,))))
+            self._later(
+                _Item(
+                    raw,
+                    start,
+                    end,
+                    item.depth,
+                    "boundary-missing",
+                    media=entity.Media("multipart/mixed", "", (boundary,)),
+                )
+            )
         if sniffed or read.encodings[0] != "7bit" or read.names:
             self.ambiguities.setdefault("multipart-without-parts")
         self._encoded_multipart(item, read, media, start)
@@ -325,6 +389,11 @@ class _Reader:
             return
         if encoding in transfer.UUENCODE:
             self.plain = False
+        if encoding != "base64" and media.type not in _READ_AS_TEXT and not _textual(data):
+            # A file whose line ends went through the mail: a client on Unix saves it with LF.
+            self._keep(data.replace(b"\r\n", b"\n"))
+            for reading in transfer.readings(body, encoding)[1:]:
+                self._further_bytes(reading, f"{encoding}-malformed")
         for other in read.encodings[1:]:
             for reading in transfer.readings(body, other)[:2]:
                 if self._spend(len(reading)):
@@ -356,20 +425,23 @@ class _Reader:
         reason = f"{encoding}-malformed"
         if encoding not in transfer.UUENCODE:
             self.defects.setdefault(reason)
-        if _READ_AS_TEXT.get(kind) is None or not _textual(data):
-            if others:
-                self.ambiguities.setdefault(reason)
+            self._undeclared(item, body, reason, known=False)
+        unsure = bool(others) or len(body) > transfer.MANY_READINGS
+        if unsure and (kind not in _READ_AS_TEXT or not _textual(data)):
+            self.ambiguities.setdefault(reason)
         for other in others:
             self._further_bytes(other, reason)
         return data
 
-    def _further_leaf(self, item: _Item, read: entity.Entity, kind: str, data: bytes, *, attached: bool) -> None:
+    def _further_leaf(
+        self, item: _Item, read: entity.Entity, kind: str, data: bytes, *, attached: bool
+    ) -> None:
         """Keep a leaf of a further reading if the first one does not have it."""
         if not data or (data in self._leaves and not set(read.names) - self._names):
             return
         new = self._keep(data)
         fresh = bool(set(read.names) - self._names)
-        if (new and not _textual(data)) or fresh:
+        if item.reason != "quoted-parts" and ((new and not _textual(data)) or fresh):
             self.ambiguities.setdefault(item.reason)
             if attached:
                 self._attach(item, read.names, kind, data)
@@ -382,7 +454,9 @@ class _Reader:
         self._leaves.append(data)
         detected = magic.detect(data)
         self.attachments.append(
-            Attachment(names, kind, detected, len(data), hashlib.sha256(data).hexdigest(), item.depth or 1, data)
+            Attachment(
+                names, kind, detected, len(data), hashlib.sha256(data).hexdigest(), item.depth or 1, data
+            )
         )
         if detected == "application/ms-tnef":
             self._files(item, containers.tnef(data))
@@ -411,8 +485,6 @@ class _Reader:
         hidden = ""
         if kind == "html":
             page = html.read(words)
-            if page.plain_reader:
-                self.hit.setdefault("html")
             words, hidden = page.text, page.hidden
             self.urls.update(dict.fromkeys(page.urls))
         self.texts.append(Text("html" if kind == "html" else "plain", words, hidden))
@@ -441,13 +513,21 @@ class _Reader:
         if b"\n--" in data or data.startswith(b"--"):
             for boundary in structure.sniff_boundaries(data, 0, len(data)):
                 self._later(
-                    _Item(data, 0, len(data), item.depth + 1, reason if not known else "quoted-parts", media=entity.Media("multipart/mixed", "", (boundary,)))
+                    _Item(
+                        data,
+                        0,
+                        len(data),
+                        item.depth + 1,
+                        reason if not known else "quoted-parts",
+                        media=entity.Media("multipart/mixed", "", (boundary,)),
+                    )
                 )
 
     def _sniff_base64(self, data: bytes, reason: str) -> None:
         for first, last in structure.sniff_base64(data):
             decoded = lenient_base64(data[first:last])
-            if self._spend(len(decoded)) and self._keep(decoded) and reason:
+            known = magic.detect(decoded) or decoded.startswith(b"X5O!P%")
+            if known and self._spend(len(decoded)) and self._keep(decoded) and reason:
                 self.ambiguities.setdefault(reason)
 
 

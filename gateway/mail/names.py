@@ -16,7 +16,9 @@ MAX_NAMES = 16
 MAX_NAME = 1_000
 
 _TWO_LEADS = re.compile(r"[/\\]")
-_INVISIBLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u180b-\u180f\u200b-\u200f\u2028-\u202f\u2060-\u206f\ufe00-\ufe0f\ufeff\ufff9-\ufffb]")
+_INVISIBLE = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u180b-\u180f\u200b-\u200f\u2028-\u202f\u2060-\u206f\ufe00-\ufe0f\ufeff\ufff9-\ufffb]"
+)
 _DEVICE = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d|clock\$|conin\$|conout\$)(?:\.|\Z)", re.IGNORECASE)
 
 
@@ -25,14 +27,19 @@ def readings(
 ) -> tuple[str, ...]:
     """All names of a part, best first; the raw values are read loosely where strict reading failed."""
     found: dict[str, None] = {}
-    for field, key in ((disposition, "filename"), (content_type, "name"), (disposition, "name"), (content_type, "filename")):
+    for field, key in (
+        (disposition, "filename"),
+        (content_type, "name"),
+        (disposition, "name"),
+        (content_type, "filename"),
+    ):
         if field is None:
             continue
         for value in (field.extended.get(key), field.parameters.get(key)):
             if value:
                 _add(found, value)
-    for strict, raw in ((disposition, raw_disposition), (content_type, raw_type)):
-        if raw and (strict is None or strict.odd) and b"name" in raw.lower():
+    for field, raw in ((disposition, raw_disposition), (content_type, raw_type)):
+        if raw and (field is None or field.odd):
             for value in loose(raw, b"name"):
                 _add(found, value)
     return tuple(found)[:MAX_NAMES]
@@ -43,12 +50,14 @@ def _add(found: dict[str, None], value: str) -> None:
     if "=?" in value:
         found.setdefault(decode_words(value).strip())  # RFC 2047 §5 (3) forbids it, most clients read it
     found.setdefault(value.strip())
+    if value[:1] == value[-1:] == "'":
+        found.setdefault(value.strip("'"))
     if "\0" in value:
         found.setdefault(value.partition("\0")[0].strip())
 
 
 def normal(name: str) -> str:
-    """What a name becomes when a desktop saves it, lower case: "a\\b\\x.ZIP . " is "x.zip".
+    """What a name becomes when a desktop saves it, in lower case: "a/b/x.ZIP . " is "x.zip".
 
     Directions, controls and invisible characters go, compatibility characters (full-width
     letters) become plain, paths, alternate streams ("x.exe:y") and trailing dots and spaces go.

@@ -132,7 +132,7 @@ def _assemble(sections: list[tuple[bool, bytes]]) -> str:
 # ---------------------------------------------------------------- what clients differ on
 
 _COMMENT = re.compile(rb"\([^()]*+\)")
-_KEY_VALUE = rb"%s[^=;\"]{0,40}+=[ \t]*+([^\r\n]{1,2000})"
+_KEY_VALUE = rb"%s[^=;\"]{0,40}+=[ \t]*+([^\r\n]{1,2000}+)"
 _QUOTED = re.compile(rb'"((?:[^"\\]|\\.)*+)"?')
 _PLAIN = re.compile(rb"[^;\s]+")
 
@@ -186,6 +186,9 @@ def _collect(rest: bytes, seen: dict[str, None]) -> bytes:
         readings += (plain[0], plain[0].strip(b"\"'"))
     until = rest.partition(b";")[0].strip()
     readings += (until, until.strip(b"\"'"), without_comments(until).strip())
+    whole = rest.strip()
+    if b";" in whole:
+        readings += (whole.strip(b"\"'"), _ESCAPE.sub(rb"\1", whole))
     for reading in readings:
         text = decode(reading)
         seen.setdefault(text)

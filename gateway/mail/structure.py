@@ -8,10 +8,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 Span = tuple[int, int]
 
 MAX_SNIFFED = 8
+_CONTROLS = bytes(range(33))
+_LOOKED_AT = 500  # lines on which a hidden delimiter is looked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,36 +37,30 @@ class Parts:
     more: bool
 
 
-def cut(raw: bytes, start: int, end: int, boundary: bytes, limit: int, *, prefix: bool = False) -> Parts:
+def cut(raw: bytes, start: int, end: int, boundary: bytes, limit: int, *, lenient: bool = False) -> Parts:
     """Cut `raw[start:end]` at the delimiter lines of `boundary`, into at most `limit` parts.
 
-    With `prefix`, whatever follows the boundary on the line is padding, as RFC 2046 §5.1.1
-    allows to read it; without, only white space may follow.
+    Before a boundary stands nothing on the line, and behind it only white space. Where `lenient`,
+    controls, spaces and a bare CR may stand before it, and anything behind it (RFC 2046 §5.1.1
+    can be read so).
     """
-    needle = b"--" + boundary
-    length = len(needle)
     spans: list[Span] = []
     preamble: Span = (start, end)
     begin = -1
-    odd = closed = more = False
-    position = raw.find(needle, start, end)
-    while position >= 0:
-        after = position + length
+    closed = more = False
+    odd = not lenient and _hides_delimiter(raw, start, end, boundary)
+    for position, after in _delimiters(raw, start, end, boundary, lenient=lenient):
+        if position < begin:
+            continue
         line_end = raw.find(b"\n", after, end)
         if line_end < 0:
             line_end = end
-        if position > start and raw[position - 1] != 10:
-            # A bare CR ends a line for some.
-            odd = odd or raw[position - 1] == 13
-            position = raw.find(needle, after, end)
-            continue
         rest = raw[after : min(line_end, after + 1_000)]
         closing = rest.startswith(b"--")
         padding = rest[2:] if closing else rest
         if padding.strip(b" \t\r"):
             odd = True
-            if not prefix:
-                position = raw.find(needle, after, end)
+            if not lenient:
                 continue
         stop = _before_line_end(raw, start, position)
         if begin < 0:
@@ -73,13 +74,60 @@ def cut(raw: bytes, start: int, end: int, boundary: bytes, limit: int, *, prefix
         if len(spans) >= limit:
             more = True
             break
-        position = raw.find(needle, begin, end)
     epilogue = (end, end)
     if begin >= 0 and closed:
         epilogue = (begin, end)
     elif begin >= 0 and not more:
         spans.append((begin, end))
     return Parts(tuple(spans), preamble, epilogue, closed, odd, more)
+
+
+def _delimiters(raw: bytes, start: int, end: int, boundary: bytes, *, lenient: bool) -> Iterator[Span]:
+    """Where a line starts with the boundary, and where the boundary ends there."""
+    if lenient:
+        yield from _lenient_delimiters(raw, start, end, b"--" + boundary)
+        return
+    length = len(boundary) + 2
+    if raw.startswith(b"--" + boundary, start, end):
+        yield start, start + length
+    needle = b"\n--" + boundary
+    position = raw.find(needle, start, end)
+    while position >= 0:
+        yield position + 1, position + 1 + length
+        position = raw.find(needle, position + 1 + length, end)
+
+
+def _lenient_delimiters(raw: bytes, start: int, end: int, needle: bytes) -> Iterator[Span]:
+    missed = 0
+    position = raw.find(needle, start, end)
+    while position >= 0 and missed < _LOOKED_AT:
+        after = position + len(needle)
+        if _starts_line(raw, start, position):
+            yield position, after
+        else:
+            missed += 1
+            breaks = [b for b in (raw.find(b"\n", after, end), raw.find(b"\r", after, end)) if b >= 0]
+            after = min(breaks, default=after)
+        position = raw.find(needle, after, end)
+
+
+def _starts_line(raw: bytes, start: int, position: int) -> bool:
+    """Whether only controls and spaces stand before `position` since a line break, bare CR included."""
+    if position == start or raw[position - 1] in b"\r\n":
+        return True
+    if raw[position - 1] > 32:
+        return False
+    lead = raw[max(start, position - 40) : position]
+    return not lead[lead.rfind(b"\n") + 1 :].rpartition(b"\r")[2].strip(_CONTROLS)
+
+
+def _hides_delimiter(raw: bytes, start: int, end: int, boundary: bytes) -> bool:
+    """Whether a delimiter follows a bare CR, or controls or spaces at a line's start."""
+    needle = b"--" + boundary
+    if raw.count(needle, start, end) == raw.count(b"\n" + needle, start, end):
+        return False
+    found = _lenient_delimiters(raw, start, end, needle)
+    return any(first > start and raw[first - 1] != 10 for first, _ in islice(found, _LOOKED_AT))
 
 
 def _before_line_end(raw: bytes, start: int, position: int) -> int:
@@ -116,8 +164,8 @@ def sniff_boundaries(raw: bytes, start: int, end: int) -> list[bytes]:
 
 # The base64 of what archives, programs and documents start with.
 _ENCODED_MAGIC = (
-    b"UEsDB", b"TVqQ", b"TVpQ", b"TVoA", b"JVBERi", b"0M8R4K", b"UmFyIRo", b"N3q8ry", b"H4sIA", b"QlpoO", b"/Td6WFo",
-    b"WDVPIVAl", b"TVNDRg", b"e1xydG", b"TAAAAAEUAg", b"eJ8+I",
+    b"UEsD", b"TVqQ", b"TVpQ", b"TVoA", b"JVBE", b"0M8R", b"UmFy", b"N3q8", b"H4sI", b"Qlpo", b"/Td6",
+    b"WDVP", b"TVND", b"e1xy", b"TAAA", b"eJ8+", b"f0VM",
 )  # fmt: skip
 _ENCODED_LINES = re.compile(rb"[A-Za-z0-9+/][A-Za-z0-9+/=\s]*+")
 

@@ -21,6 +21,7 @@ UUENCODE = frozenset(("x-uuencode", "x-uue", "x-uu", "uuencode", "uue"))
 _BAD_ESCAPE = re.compile(rb"=(?![0-9A-Fa-f]{2}|\r?\n|\Z)")
 _PADDED_BREAK = re.compile(rb"=[ \t]++(?=\r?\n|\Z)")
 _TRAILING_SPACE = re.compile(rb"(?<![ \t\n=])[ \t]++(?=\r?\n)")
+_LOWER_ESCAPE = re.compile(rb"=(?:[0-9A-F][a-f]|[a-f][0-9A-Fa-f])")
 _BASE64_CHARS = bytes(sorted(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"))
 _NOT_BASE64 = bytes(c for c in range(256) if c not in _BASE64_CHARS)
 _NOT_BASE64_NOR_PAD = _NOT_BASE64.replace(b"=", b"")
@@ -28,7 +29,7 @@ _FIRST_JUNK = re.compile(rb"[^A-Za-z0-9+/=\s]")
 _PADDING = re.compile(rb"=+")
 _EMPTY_LINE = re.compile(rb"\n[ \t]*\r?\n")
 _WHOLE_LINE = re.compile(rb"[A-Za-z0-9+/]*+={0,2}\Z")
-_MANY_READINGS = 4_000_000  # octets; larger data get only the commonest readings
+MANY_READINGS = 2_000_000  # octets; larger data get only the commonest readings
 
 
 def canonical(data: bytes, encoding: str) -> bytes | None:
@@ -77,11 +78,11 @@ def uudecode_bare(data: bytes) -> list[bytes]:
 def _base64_readings(data: bytes) -> list[bytes]:
     found = [lenient_base64(data)]
     padded = data.translate(None, _NOT_BASE64_NOR_PAD)
+    found.append(lenient_base64(padded.replace(b"=", b"")))  # padding is junk
+    if len(data) > MANY_READINGS:
+        return found
     chunks = _PADDING.split(padded)
     found.append(b"".join(lenient_base64(c) for c in chunks if c))  # each chunk by itself
-    found.append(lenient_base64(padded.replace(b"=", b"")))  # padding is junk
-    if len(data) > _MANY_READINGS:
-        return found
     found += (lenient_base64(c) for c in chunks[1:4] if len(c) > 8)  # only what follows padding
     junk = _FIRST_JUNK.search(data)
     if junk:
@@ -101,12 +102,16 @@ def _base64_readings(data: bytes) -> list[bytes]:
 
 
 def _quoted_printable_readings(data: bytes) -> list[bytes]:
+    if len(data) > MANY_READINGS:
+        return [binascii.a2b_qp(data)]
     joined = _PADDED_BREAK.sub(b"=", data)
     found = [binascii.a2b_qp(joined), binascii.a2b_qp(data)]
     if _BAD_ESCAPE.search(joined):
         found.append(binascii.a2b_qp(_BAD_ESCAPE.sub(b"", joined)))
         found.append(binascii.a2b_qp(re.sub(rb"=(?![0-9A-Fa-f]{2}|\r?\n)[^\r\n]?", b"", joined)))
         found.append(binascii.a2b_qp(re.sub(rb"=(?![0-9A-Fa-f]{2}|\r?\n)[^\r\n]{0,2}", b"", joined)))
+    if _LOWER_ESCAPE.search(joined):
+        found.append(binascii.a2b_qp(_LOWER_ESCAPE.sub(b"", joined)))  # RFC 2045 §6.7 (1): upper case only
     if _TRAILING_SPACE.search(joined):
         found.append(binascii.a2b_qp(_TRAILING_SPACE.sub(b"", joined)))  # RFC 2045 §6.7 (3)
     return found
