@@ -55,12 +55,16 @@ class Sources:
 def gather(mail: Mail, content: Content, sources: Sources, deadline: float) -> Evidence:
     """Return the evidence about one message; `deadline` is on `time.monotonic()`."""
     pool, antivirus, spamd = sources.pool, sources.antivirus, sources.spamd
+    release = _release(mail, content, sources)
     scan = pool.submit(_timed, antivirus.scan, (mail.raw, *content.readings), deadline) if antivirus else None
     check = pool.submit(_timed, spamd.check, mail.raw, deadline) if spamd else None
-    inbound = mail.session.direction is Direction.INBOUND
+    # What comes back from the quarantine comes from us: our address would fail the sender's SPF and DMARC.
+    asked = mail.session.direction is Direction.INBOUND and release is None
     auth = (
-        authenticate(mail, content, sources.resolver, sources.auth, deadline, pool.submit, hostname=sources.hostname)
-        if inbound
+        authenticate(
+            mail, content, sources.resolver, sources.auth, deadline, pool.submit, hostname=sources.hostname
+        )
+        if asked
         else Authentication()
     )
     durations = dict(auth.durations)
@@ -68,7 +72,9 @@ def gather(mail: Mail, content: Content, sources: Sources, deadline: float) -> E
     if scan:
         answer, durations["antivirus"] = _wait(scan, deadline, Scan("error", detail="no answer in time"))
     if check:
-        spam, durations["spamassassin"] = _wait(check, deadline, SpamCheck("error", detail="no answer in time"))
+        spam, durations["spamassassin"] = _wait(
+            check, deadline, SpamCheck("error", detail="no answer in time")
+        )
     return Evidence(
         spf=auth.spf,
         dkim=auth.dkim,
@@ -77,7 +83,7 @@ def gather(mail: Mail, content: Content, sources: Sources, deadline: float) -> E
         iprev=auth.iprev,
         antivirus=answer,
         spamd=spam,
-        release=_release(mail, content, sources),
+        release=release,
         durations=durations,
     )
 
