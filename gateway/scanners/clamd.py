@@ -177,12 +177,18 @@ class _Server:
         self._lock = threading.Lock()
 
     def version(self, until: float) -> str:
-        """Engine and signature version, at most `version_interval` old. Raises as a scan does."""
+        """Engine and signature version, at most `version_interval` old; "" if it does not tell.
+
+        Raises OSError. Other servers that speak INSTREAM may not know VERSION: the scan decides.
+        """
         if time.monotonic() < self._due or not self._lock.acquire(blocking=False):
             return self._version
         try:
-            answer = _Connection(self.address, self._connect_timeout, until).version()
-            self._version = _printable(answer)
+            try:
+                answer = _Connection(self.address, self._connect_timeout, until).version()
+            except clamd.ResponseError:
+                answer = ""
+            self._version = _printable(answer)[:MAX_NAME] if answer.startswith("ClamAV ") else ""
             self._due = time.monotonic() + self._interval
         finally:
             self._lock.release()

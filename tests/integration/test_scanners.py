@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import io
 import signal
+import socket
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -222,7 +223,7 @@ def test_a_dead_address_is_left_alone() -> None:
         scanner = Clamd(ClamdSettings(addresses=(server.address,), rest=60))
         results = [scanner.scan([PLAIN], time.monotonic() + 5) for _ in range(20)]
         assert {result.status for result in results} == {"error"}
-        assert server.connections == 3
+        assert server.connections == 1 + 3  # the version, and three scans
         assert "left alone" in results[-1].detail
 
 
@@ -244,6 +245,21 @@ def test_results_are_remembered_by_digest_and_version() -> None:
         server.fault = Fault(answer=b"stream: Evil FOUND\0")
         assert scanner.scan([b"b"], time.monotonic() + 5).status == "clean"
         assert scanner.scan([b"b", b"c"], time.monotonic() + 5).status == "error"  # not one by one
+
+
+def test_a_server_without_a_version_scans_too() -> None:
+    class Terse(FakeClamd):
+        def serve(self, stream: socket.socket) -> None:
+            if stream.recv(9, socket.MSG_PEEK) == b"nVERSION\n":
+                stream.sendall(b"UNKNOWN COMMAND ERROR\n")
+            else:
+                super().serve(stream)
+
+    with Terse(CLEAN) as server:
+        scanner = Clamd(ClamdSettings(addresses=(server.address,), cache_size=9))
+        results = [scanner.scan([PLAIN], time.monotonic() + 5) for _ in range(2)]
+        assert [(result.status, result.engine) for result in results] == [("clean", "")] * 2
+        assert server.connections == 3  # nothing is remembered without a version
 
 
 def test_failures_are_not_remembered() -> None:
