@@ -84,7 +84,8 @@ class Answer(Generic[T]):
     """What the DNS said.
 
     `values` by kind: A, AAAA, PTR, CNAME: text; TXT: octets, strings joined; MX: (preference,
-    host); TLSA: (usage, selector, matching type, data). Names are lower case, without the final dot; the root is ".".
+    host); TLSA: (usage, selector, matching type, data). Names are lower case, without the final
+    dot; the root is ".".
     """
 
     status: Literal["ok", "nxdomain", "nodata", "temperror"]

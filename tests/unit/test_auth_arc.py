@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""ARC validation, and reverse DNS. dkimpy seals."""
+
+from __future__ import annotations
+
+import base64
+import time
+from functools import cache
+from typing import Any
+
+import dkim
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.auth.arc import arc_questions, check_arc
+from gateway.auth.iprev import check_iprev
+from gateway.auth.settings import AuthSettings
+from gateway.auth.signature import Material
+from gateway.dns import Answer
+from gateway.mail import headers
+from gateway.mail.types import Arc, Session
+
+FIRST = b"Authentication-Results: lists.example.org; arc=none; spf=pass smtp.mailfrom=example.com\r\n"
+LATER = b"Authentication-Results: lists.example.org; arc=pass\r\n"
+MAIL = FIRST + b"From: alice@example.com\r\nTo: list@example.org\r\nSubject: hi\r\n\r\nHello\r\n"
+
+
+@cache
+def key() -> tuple[bytes, bytes]:
+    private = rsa.generate_private_key(65_537, 2048)
+    pem = private.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.TraditionalOpenSSL,
+        serialization.NoEncryption(),
+    )
+    public = private.public_key().public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return pem, b"v=DKIM1; p=" + base64.b64encode(public)
+
+
+def seal(mail: bytes) -> bytes:
+    fields = dkim.arc_sign(mail, b"sel", b"example.org", key()[0], b"lists.example.org")
+    return b"".join(fields) + mail
+
+
+@cache
+def sealed(times: int) -> bytes:
+    mail = MAIL
+    for _ in range(times):
+        mail = seal(mail).replace(FIRST, LATER)
+    return mail
+
+
+class FakeLookup:
+    def __init__(self, answer: Answer[bytes]) -> None:
+        self.answer = answer
+
+    def txt(self, _name: str) -> Answer[bytes]:
+        return self.answer
+
+
+def check(mail: bytes, answer: Answer[bytes] | None = None, settings: AuthSettings | None = None) -> Arc:
+    section = headers.split(mail)
+    material = Material(section.fields, mail, section.body_start)
+    lookup: Any = FakeLookup(Answer("ok", (key()[1],)) if answer is None else answer)
+    return check_arc(material, lookup, settings or AuthSettings())
+
+
+def test_what_dkimpy_seals_passes() -> None:
+    found = check(sealed(1))
+    assert (found.result, found.sealers) == ("pass", ("example.org",))
+    assert found.results.startswith("lists.example.org; arc=none; spf=pass")
+    assert check(sealed(2)).result == "pass"
+    assert len(check(sealed(2)).sealers) == 2
+
+
+def test_no_chain() -> None:
+    assert check(MAIL) == Arc("none")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"\r\n\r\nHello", b"\r\n\r\nHallo"),
+        (b"Subject: hi", b"Subject: ho"),
+        (b"cv=none", b"cv=pass"),
+        (b"cv=none", b"cv=fail"),
+        (b"cv=none", b"cv="),
+        (b"Results: i=1; lists", b"Results: i=1; lasts"),
+        (b"ARC-Seal: i=1", b"ARC-Seal: i=2"),
+        (b"ARC-Seal: i=1", b"ARC-Seal: i=x"),
+        (b"ARC-Seal: i=1", b"ARC-Seal: i=999999999999"),
+        (b"ARC-Seal: ", b"ARC-Seal: h=from; "),
+        (b"ARC-Seal:", b"X-Seal:"),
+        (b"ARC-Authentication-Results: i=1;", b"ARC-Authentication-Results: "),
+        (b"ARC-Message-Signature:", b"ARC-Message-Signature: x"),
+    ],
+)
+def test_a_damaged_chain_fails(old: bytes, new: bytes) -> None:
+    mail = sealed(1).replace(old, new, 1)
+    assert mail != sealed(1)
+    found = check(mail)
+    assert found.result == "fail"
+    assert found.reason
+
+
+def test_doubled_and_long_chains_fail() -> None:
+    mail = sealed(1)
+    first = mail.partition(b"\r\nARC-")[0] + b"\r\n"
+    assert check(first + mail).result == "fail"
+    assert check(sealed(2), settings=AuthSettings(max_arc_sets=1)).result == "fail"
+    start = time.thread_time()
+    assert check(first * 3000 + mail).result == "fail"
+    assert time.thread_time() - start < 0.3  # reading 3,000 header fields included
+
+
+def test_failing_dns_is_temporary() -> None:
+    assert check(sealed(1), Answer("temperror", reason="timed out")).result == "temperror"
+    assert check(sealed(1), Answer("nxdomain")).result == "fail"
+
+
+def test_questions_are_known_beforehand() -> None:
+    section = headers.split(sealed(1))
+    material = Material(section.fields, sealed(1), section.body_start)
+    assert set(arc_questions(material, AuthSettings())) == {("sel._domainkey.example.org", "TXT")}
+
+
+@given(st.lists(st.tuples(st.integers(0, 1500), st.integers(0, 255)), min_size=1, max_size=5))
+def test_a_damaged_chain_is_a_result(changes: list[tuple[int, int]]) -> None:
+    mail = bytearray(sealed(1))
+    for position, octet in changes:
+        mail[position % mail.index(b"From:")] = octet
+    found = check(bytes(mail))
+    assert found.result in ("fail", "none", "pass")
+    assert found.results.isprintable()
+    assert found.reason.isprintable()
+
+
+class ReverseLookup:
+    def __init__(self, ptr: Answer[str], forward: dict[str, Answer[str]]) -> None:
+        self.answer = ptr
+        self.forward = forward
+
+    def ptr(self, _address: str) -> Answer[str]:
+        return self.answer
+
+    def a(self, name: str) -> Answer[str]:
+        return self.forward.get(name, Answer("nxdomain"))
+
+    aaaa = a
+
+
+@pytest.mark.parametrize(
+    ("ip", "ptr", "result", "name"),
+    [
+        ("192.0.2.1", Answer("ok", ("no.example", "mx.example")), "pass", "mx.example"),
+        ("::ffff:192.0.2.1", Answer("ok", ("mx.example",)), "pass", "mx.example"),
+        ("2001:db8::1", Answer("ok", ("six.example",)), "pass", "six.example"),
+        ("192.0.2.2", Answer("ok", ("mx.example",)), "fail", "mx.example"),
+        ("192.0.2.1", Answer("ok", ("no.example",) * 9 + ("mx.example",)), "fail", "no.example"),
+        ("192.0.2.1", Answer("ok", ("bad.example",)), "temperror", "bad.example"),
+        ("192.0.2.1", Answer("nxdomain"), "permerror", ""),
+        ("192.0.2.1", Answer("temperror"), "temperror", ""),
+    ],
+)
+def test_reverse_dns(ip: str, ptr: Answer[str], result: str, name: str) -> None:
+    forward: dict[str, Answer[str]] = {
+        "mx.example": Answer("ok", ("198.51.100.1", "192.0.2.1")),
+        "six.example": Answer("ok", ("2001:DB8:0::1",)),
+        "bad.example": Answer("temperror"),
+    }
+    lookup: Any = ReverseLookup(ptr, forward)
+    found = check_iprev(Session(client_ip=ip), lookup)
+    assert found is not None
+    assert (found.result, found.name) == (result, name)
+
+
+def test_reverse_dns_of_the_mta_is_believed() -> None:
+    lookup: Any = None
+    found = check_iprev(Session(client_ip="192.0.2.1", client_name="mx.example"), lookup)
+    assert found is not None
+    assert (found.result, found.name) == ("pass", "mx.example")
+    assert check_iprev(Session(), lookup) is None

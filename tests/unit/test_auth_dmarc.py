@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""DMARC: author domains, records, both ways to find them, alignment, failing DNS."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.auth import suffixes
+from gateway.auth.dmarc import (
+    MalformedRecordError,
+    Method,
+    author_domain,
+    evaluate,
+    fetch,
+    organizational_domain,
+    read_record,
+    walk,
+)
+from gateway.dns import Answer
+from gateway.mail.mime import parse
+from gateway.mail.types import Dkim, Dmarc, Spf
+
+
+class FakeLookup:
+    """TXT from a dict; "!" fails. Names with an address exist."""
+
+    def __init__(self, txt: dict[str, str | list[str]], existing: tuple[str, ...] = ()) -> None:
+        self.records = txt
+        self.existing = existing
+        self.names: list[str] = []
+
+    def txt(self, name: str) -> Answer[bytes]:
+        self.names.append(name)
+        found = self.records.get(name)
+        if found == "!":
+            return Answer("temperror", reason="timed out")
+        if found is None:
+            return Answer("nxdomain")
+        return Answer("ok", tuple(one.encode() for one in ([found] if isinstance(found, str) else found)))
+
+    def a(self, name: str) -> Answer[str]:
+        if self.records.get("a " + name) == "!":
+            return Answer("temperror", reason="timed out")
+        return Answer("nodata" if name in self.existing else "nxdomain")
+
+
+def judge(domain: str, lookup: Any, *, spf: Any = (), dkim: Any = (), method: Method = "psl") -> Dmarc:
+    above = partial(organizational_domain, lookup=lookup, method=method)
+    return evaluate(fetch(domain, lookup, method), spf, dkim, above)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ("From: a@example.com", "example.com"),
+        ('From: "x, y: z;" <a@Example.COM.>', "example.com"),
+        ("From: a@example.com (a: comment)", "example.com"),
+        ("From: a@b\u00fccher.example", "xn--bcher-kva.example"),
+        ("Subject: x", "no From field"),
+        ("From: a@example.com\r\nFROM: a@example.com", "2 From fields"),
+        ("From: a@example.com, b@example.com", "From has several addresses"),
+        ("From: a@example.com <b@example.net>", "example.net"),
+        ("From: team: a@example.com;", "From has a group"),
+        ("From: undisclosed:;", "From has no address"),
+        ("From:", "From has no address"),
+        ("From: alice", "From has no address"),
+        ("From: a@" + "x" * 70 + ".com", "From has no domain"),
+    ],
+)
+def test_author_domains(fields: str, expected: str) -> None:
+    domain, problem = author_domain(parse(f"{fields}\r\n\r\nbody\r\n".encode()))
+    assert expected in (domain, problem)
+    assert not (domain and problem)
+
+
+def test_records() -> None:
+    record = read_record(
+        "v=DMARC1; p=Reject; sp=none; adkim=s; pct=20; rua=mailto:a@example.com!10m, mailto:b, x"
+    )
+    assert record is not None
+    assert (record.p, record.sp, record.np, record.adkim, record.aspf) == ("reject", "none", None, "s", "r")
+    assert (record.percent, record.rua, record.psd) == (20, ("mailto:a@example.com!10m",), "u")
+    later = read_record("v=DMARC1; t=y; psd=n; p=quarantine", any_order=True)
+    assert later is not None
+    assert (later.p, later.testing, later.psd) == ("quarantine", True, "n")
+    assert read_record("v=spf1 -all") is None
+    with pytest.raises(MalformedRecordError):
+        read_record("v=DMARC1; p=none; p=none")
+
+
+@pytest.mark.parametrize(
+    ("dns", "result", "policy"),
+    [
+        ({"_dmarc.mail.example.com": "v=DMARC1; p=none"}, "fail", "none"),
+        ({"_dmarc.example.com": "v=DMARC1; p=reject; sp=quarantine"}, "fail", "quarantine"),
+        ({"_dmarc.example.com": ["v=DMARC1; p=reject", "v=DMARC1; p=none"]}, "none", ""),
+        ({"_dmarc.example.com": ["v=DMARC1; p=reject", "other"]}, "fail", "reject"),
+        ({"_dmarc.example.com": "v=DMARC1; p=reject; x"}, "permerror", ""),
+        ({"_dmarc.example.com": "v=DMARC1; p=reject; " + "x" * 5000 + "=1"}, "permerror", ""),
+        ({"_dmarc.com": "v=DMARC1; p=reject"}, "none", ""),
+        ({"_dmarc.mail.example.com": "!"}, "temperror", ""),
+        ({"_dmarc.example.com": "!"}, "temperror", ""),
+        ({}, "none", ""),
+    ],
+)
+def test_policies_by_suffix(dns: dict[str, Any], result: str, policy: str) -> None:
+    found = judge("mail.example.com", FakeLookup(dns))
+    assert (found.result, found.policy, found.domain) == (result, policy, "mail.example.com")
+
+
+def test_the_tree_walk_visits_eight_names_at_most() -> None:
+    assert walk("a.example.com") == ["a.example.com", "example.com", "com"]
+    names = walk("a.b.c.d.e.f.g.h.i.j.example.com")
+    assert names[:2] == ["a.b.c.d.e.f.g.h.i.j.example.com", "f.g.h.i.j.example.com"]
+    assert len(names) == 8
+
+
+WALK: dict[str, Any] = {
+    "_dmarc.example.com": "v=DMARC1; sp=quarantine; p=reject; np=reject",
+    "_dmarc.dept.example.com": "v=DMARC1; p=none; psd=n",
+    "_dmarc.bank": "v=DMARC1; p=reject; psd=y",
+    "_dmarc.branch.bank": "v=DMARC1; p=none",
+    "_dmarc.broken.example.com": "v=DMARC1; nonsense",
+}
+
+
+@pytest.mark.parametrize(
+    ("domain", "signed", "result", "policy"),
+    [
+        ("a.example.com", "b.example.com", "pass", "quarantine"),
+        ("ghost.example.com", "other.example", "fail", "reject"),  # np: the name does not exist
+        ("a.dept.example.com", "b.dept.example.com", "pass", "none"),
+        ("a.dept.example.com", "example.com", "fail", "none"),  # psd=n ends the walk
+        ("x.branch.bank", "branch.bank", "pass", "none"),
+        ("branch.bank", "other.bank", "fail", "none"),
+        ("new.bank", "other.bank", "fail", "reject"),  # the public suffix domain's own policy
+        ("broken.example.com", "example.com", "permerror", ""),
+        ("a.broken.example.com", "example.com", "pass", "quarantine"),
+    ],
+)
+def test_the_tree_walk(domain: str, signed: str, result: str, policy: str) -> None:
+    existing = ("a.example.com", "a.dept.example.com", "x.branch.bank", "new.bank", "a.broken.example.com")
+    found = judge(domain, FakeLookup(WALK, existing), dkim=[Dkim("pass", signed)], method="tree-walk")
+    assert (found.result, found.policy) == (result, policy)
+
+
+def test_a_failing_dns_is_never_a_failed_check() -> None:
+    dns: dict[str, Any] = {"_dmarc.example.com": "v=DMARC1; p=none; np=reject"}
+    assert judge("a.example.com", FakeLookup(dns | {"a a.example.com": "!"})).result == "temperror"
+    signed = [Dkim("pass", "sub.example.com")]
+    failing = FakeLookup(dns | {"_dmarc.sub.example.com": "!"}, ("example.com",))
+    assert judge("example.com", failing, dkim=signed, method="tree-walk").result == "temperror"
+
+
+RECORD: dict[str, Any] = {"_dmarc.example.com": "v=DMARC1; p=reject"}
+
+
+@pytest.mark.parametrize(
+    ("spf", "dkim", "result", "aligned"),
+    [
+        ([Spf("mailfrom", "bounce.example.com", "pass")], [], "pass", ("spf",)),
+        ([Spf("helo", "example.com", "pass")], [], "fail", ()),
+        ([Spf("mailfrom", "example.com", "softfail")], [], "fail", ()),
+        ([Spf("mailfrom", "example.com", "policy")], [], "fail", ()),
+        ([Spf("mailfrom", "example.com", "temperror")], [], "temperror", ()),
+        ([Spf("mailfrom", "example.net", "temperror")], [], "fail", ()),
+        ([], [Dkim("pass", "example.com")], "pass", ("dkim",)),
+        ([], [Dkim("pass", "example.com", covers_all=False)], "fail", ()),
+        ([], [Dkim("temperror", "example.com")], "temperror", ()),
+        ([], [Dkim("policy", "example.com")], "fail", ()),
+        ([], [Dkim("pass", "com")], "fail", ()),
+        ([], [Dkim("pass", "badexample.com")], "fail", ()),
+        ([Spf("mailfrom", "example.com", "temperror")], [Dkim("pass", "example.com")], "pass", ("dkim",)),
+        (
+            [Spf("mailfrom", "example.com", "pass")],
+            [Dkim("pass", "example.com")] * 3,
+            "pass",
+            ("spf", "dkim"),
+        ),
+    ],
+)
+def test_alignment(spf: list[Spf], dkim: list[Dkim], result: str, aligned: tuple[str, ...]) -> None:
+    found = judge("example.com", FakeLookup(RECORD), spf=spf, dkim=dkim)
+    assert (found.result, found.aligned) == (result, aligned)
+
+
+def test_percent_and_testing() -> None:
+    for tags, percent in (("pct=0", 0), ("pct=101", 100), ("t=y", 0), ("pct=50; t=n", 50)):
+        lookup = FakeLookup({"_dmarc.example.com": f"v=DMARC1; p=reject; {tags}"})
+        assert judge("example.com", lookup).percent == percent
+
+
+def test_the_suffix_list_is_there_and_dated() -> None:
+    assert suffixes.organizational("a.b.example.co.uk") == "example.co.uk"
+    assert suffixes.organizational("co.uk") is None
+    assert suffixes.organizational("..") is None
+    assert suffixes.version().startswith("20")
+
+
+@given(st.text(alphabet="vDMARC1=;p ronejtqu,mailto:@!\t", max_size=80) | st.text(max_size=80))
+def test_any_record_is_read_or_refused(text: str) -> None:
+    for record_text in (text, "v=DMARC1;" + text):
+        for any_order in (False, True):
+            try:
+                record = read_record(record_text, any_order=any_order)
+            except MalformedRecordError:
+                continue
+            assert record is None or 0 <= record.percent <= 100
