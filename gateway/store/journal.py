@@ -194,6 +194,7 @@ class Journal:
         with contextlib.suppress(queue.Full):
             self._queue.put_nowait(None)
         self._thread.join(timeout)
+        self._thread, self._closing = None, False  # a record after this starts it again
 
     # -------------------------------------------------------------- reading
 

@@ -37,6 +37,8 @@ from gateway.store.held import Claim, Item, Judgement, Original, Search, State
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from sqlalchemy import Select
+
 MAX_REASONS = 200
 OURSELVES = "mailwarden"  # in the audit, for what nobody asked for
 
@@ -308,33 +310,33 @@ class Quarantine:
     def expire(self, older_than: float, batch: int = 200) -> int:
         """Remove the content of what was held before `older_than`, `batch` at most; how many it was."""
         table = schema.quarantine
-        present = select(schema.quarantine_bytes.c.item).where(schema.quarantine_bytes.c.item == table.c.id)
-        old = select(table.c.id).where(table.c.held_at < older_than, present.exists())
+        old = select(table.c.id).where(table.c.held_at < older_than, held.has_content())
 
         def work(connection: Connection) -> int:
             now = time.time()
-            found = list(connection.execute(old.order_by(table.c.held_at).limit(batch)).scalars())
             free = held.free(connection, found, now, State.HELD, State.RELEASING, State.RELEASED)
             held.remove(connection, free, State.EXPIRED, now)
             for item in free:
                 audit.append(connection, item, OURSELVES, "expired")
             return len(free)
 
-        return self._database.write(work, durable=False)
+        # Looked for first, so that nobody who wants to hold a message waits for the search.
+        found = self._ids(old.order_by(table.c.held_at).limit(batch))
+        return self._database.write(work, durable=False) if found else 0
 
     def forget(self, older_than: float, batch: int = 1_000) -> int:
         """Drop the empty rows of what was removed before `older_than`, `batch` at most."""
         table = schema.quarantine
-        present = select(schema.quarantine_bytes.c.item).where(schema.quarantine_bytes.c.item == table.c.id)
-        old = select(table.c.id).where(table.c.changed < older_than, ~present.exists())
+        done = table.c.state.in_([State.RELEASED, State.DELETED, State.EXPIRED])
+        old = select(table.c.id).where(done, table.c.changed < older_than, ~held.has_content())
 
         def work(connection: Connection) -> int:
-            found = list(connection.execute(old.limit(batch)).scalars())
             for rows in (schema.quarantine_recipients, schema.quarantine_reasons):
                 connection.execute(delete(rows).where(rows.c.item.in_(found)))
             return connection.execute(delete(table).where(table.c.id.in_(found))).rowcount
 
-        return self._database.write(work, durable=False)
+        found = self._ids(old.limit(batch))
+        return self._database.write(work, durable=False) if found else 0
 
     def verify_audit(self) -> int | None:
         """None if the audit is whole, else the number of the first row that does not fit."""
@@ -356,6 +358,9 @@ class Quarantine:
             return [held.item_of(row, reasons, recipients) for row in rows]
 
         return self._database.read(work)
+
+    def _ids(self, statement: Select[str]) -> list[str]:
+        return self._database.read(lambda connection: list(connection.execute(statement).scalars()))
 
     def _release_key(self) -> bytes:
         if self._key is None:

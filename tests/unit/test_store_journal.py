@@ -162,6 +162,10 @@ def test_close_writes_what_is_left(database: Database) -> None:
     journal.close()
     assert journal.find(mail.id) is not None
     assert not [t for t in threading.enumerate() if t.name == "journal"]
+    late = mail_for()
+    record(journal, late)
+    journal.close()
+    assert journal.find(late.id) is not None
 
 
 def test_a_blocked_disk_costs_records_and_no_time(
