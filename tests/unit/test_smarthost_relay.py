@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from gateway.delivery.protocol import stuffed
+from gateway.delivery.protocol import stuffed_blocks
 from gateway.mail.types import Action, Direction, Edit, EditOp, Mail, Reply
 from tests.hop import Hop
 from tests.smarthost_lab import MESSAGE, SENT, Bench, Raw, play
@@ -85,7 +85,7 @@ def test_pipelining_is_exact() -> None:
 @pytest.mark.parametrize("size", [1, 700_000])
 def test_chunk_by_chunk(size: int) -> None:
     message = b"Subject: x\r\n\r\n" + b"".join(b".%d\r\n" % n for n in range(size // 10 + 3))
-    data = stuffed(message)
+    data = b"".join(stuffed_blocks(message))
 
     async def scene(client: Raw, _hop: Hop, _bench: Bench) -> None:
         await client.envelope()
