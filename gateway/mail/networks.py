@@ -30,6 +30,14 @@ def address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     return found
 
 
+def same_client(ip: str) -> str:
+    """What counts as one client: an IPv4 address, the /64 of an IPv6 address, else `ip` itself."""
+    found = address(ip)
+    if isinstance(found, ipaddress.IPv6Address):
+        return str(ipaddress.IPv6Network((found, 64), strict=False))
+    return ip if found is None else str(found)
+
+
 def inside(client_ip: str, networks: tuple[str, ...]) -> bool:
     """Whether `client_ip` lies in one of `networks`; never for "" or what is not an address."""
     if not networks:

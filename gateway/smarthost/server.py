@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from gateway.mail.networks import address, inside
+from gateway.mail.networks import inside
 from gateway.mail.types import Reply
 from gateway.smarthost.session import Conversation
 from gateway.tls.inbound import server_context
@@ -23,7 +22,7 @@ from gateway.tls.inbound import server_context
 if TYPE_CHECKING:
     import socket
     import ssl
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from concurrent.futures import Executor
 
     from gateway.smarthost.settings import Door, SmarthostSettings
@@ -32,7 +31,9 @@ _BACKLOG = 1024
 _ACCEPT = 8  # connections one worker takes at a time, so that its siblings get theirs
 _BUSY = Reply(421, "4.3.2", "Too many connections, try again later")
 _GREEDY = Reply(421, "4.7.0", "Too many connections from your address, try again later")
+_ROOM = Reply(421, "4.4.2", "Idle while connections run short, closing")
 _CLOSING = Reply(421, "4.3.2", "Service is closing, try again later")
+_IDLE = 1.0  # seconds without a command after which a client may have to make room
 
 
 class Worker:
@@ -49,25 +50,33 @@ class Worker:
         self.empty = asyncio.Event()  # set when the last session has ended
         self._clients: Counter[str] = Counter()
 
-    def welcome(self, session: Conversation, peer: str) -> Reply | None:
-        """Count a client in; the refusal if it may not stay."""
+    def welcome(self, session: Conversation) -> Reply | None:
+        """Count a client in; the refusal if it may not stay.
+
+        Where connections run out, whoever has been idle longest makes room: a thousand slow
+        clients do not keep a quick one out.
+        """
         settings = self.door.settings
         self.sessions.add(session)
-        self._clients[_client(peer)] += 1
+        self._clients[session.client] += 1
         if self.stopping:
             return _CLOSING
-        if len(self.sessions) > settings.connection_limit:
+        if len(self.sessions) > settings.connection_limit and not _dismiss_idlest(self.sessions):
             return _BUSY
         listed = (*self.door.relay_networks, *settings.xclient_networks, *settings.xforward_networks)
-        greedy = self._clients[_client(peer)] > settings.client_connection_limit
-        return _GREEDY if greedy and not inside(peer, listed) else None
+        greedy = self._clients[session.client] > settings.client_connection_limit
+        if not greedy or inside(session.peer, listed):
+            return None
+        siblings = [other for other in self.sessions if other.client == session.client]
+        return None if _dismiss_idlest(siblings) else _GREEDY
 
-    def left(self, session: Conversation, peer: str) -> None:
+    def left(self, session: Conversation) -> None:
         """Count a client out."""
         if session in self.sessions:
             self.sessions.remove(session)
-            self._clients[_client(peer)] -= 1
-            self._clients += Counter()  # drops what has come to zero
+            self._clients[session.client] -= 1
+            if not self._clients[session.client]:
+                del self._clients[session.client]
         if not self.sessions:
             self.empty.set()
 
@@ -83,12 +92,14 @@ class Worker:
         return settings.command_timeout / 10 if crowded else settings.command_timeout
 
 
-def _client(peer: str) -> str:
-    """What counts as one client: an IPv4 address, an IPv6 /64."""
-    found = address(peer)
-    if isinstance(found, ipaddress.IPv6Address):
-        return str(ipaddress.IPv6Network((found, 64), strict=False))
-    return peer
+def _dismiss_idlest(sessions: Iterable[Conversation]) -> bool:
+    """Send away who has waited longest to say something; whether there was anybody."""
+    before = asyncio.get_running_loop().time() - _IDLE
+    idle = [session for session in sessions if session.idle_since < before]
+    if not idle:
+        return False
+    min(idle, key=lambda session: session.idle_since).dismiss(_ROOM)
+    return True
 
 
 def tls_context(settings: SmarthostSettings) -> ssl.SSLContext | None:
@@ -132,7 +143,8 @@ async def serve(
             server.close()
         worker.stopping = True
         for session in tuple(worker.sessions):
-            session.dismiss()
+            if not session.busy:
+                session.dismiss(_CLOSING)
         if worker.sessions:
             worker.empty.clear()
             with contextlib.suppress(TimeoutError):

@@ -16,6 +16,7 @@ no octet behind it is ever a command.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ from aiosmtpd.smtp import SMTP, TLSSetupException
 
 from gateway.delivery.routes import relay_refusal
 from gateway.mail.headers import printable
-from gateway.mail.networks import inside
+from gateway.mail.networks import inside, same_client
 from gateway.mail.types import Direction, Envelope, Mail, Reply, Session, new_id
 from gateway.smarthost.commands import (
     CommandError,
@@ -60,7 +61,10 @@ _NO_CLIENT = Client()
 
 
 class Conversation(SMTP):
-    """One client. `busy` while a message is on its way from DATA to its reply."""
+    """One client. `busy` while a message is on its way from DATA to its reply.
+
+    `idle_since` is the loop's time at which it began to owe us a command, else infinite.
+    """
 
     # The stream's buffer; aiosmtpd's 1001 would stop and start the socket for every two lines.
     line_length_limit = 65_536
@@ -71,7 +75,9 @@ class Conversation(SMTP):
         self._door = worker.door
         self._settings = worker.door.settings
         self._hop = Handover(worker.door)
-        self._peer = ""
+        self.idle_since = math.inf
+        self.peer = ""  # its IP address
+        self.client = ""  # what counts as one client: the IPv4 address, the IPv6 /64
         self._closing = False
         self._errors = 0
         self._junk = 0
@@ -111,7 +117,8 @@ class Conversation(SMTP):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         if self._original_transport is None:
             peer = transport.get_extra_info("peername")
-            self._peer = peer[0] if isinstance(peer, tuple) else ""
+            self.peer = peer[0] if isinstance(peer, tuple) else ""
+            self.client = same_client(self.peer)
         super().connection_made(transport)
 
     def eof_received(self) -> bool:
@@ -129,11 +136,11 @@ class Conversation(SMTP):
         if self.transport is not None:
             self.transport.close()
 
-    def dismiss(self) -> None:
-        """The worker stops: an idle client goes now, others after their message."""
-        if not self.busy:
-            self._say_now(_CLOSING)
-            self.hang_up()
+    def dismiss(self, reply: Reply) -> None:
+        """Send away a client that is not busy."""
+        self.idle_since = math.inf
+        self._say_now(reply)
+        self.hang_up()
 
     async def _handle_client(self) -> None:
         try:
@@ -148,15 +155,15 @@ class Conversation(SMTP):
         except (ConnectionError, EOFError, TLSSetupException):
             pass  # the client has gone, or TLS did not come about
         except Exception as error:  # noqa: BLE001  # a fault of ours costs this client a temporary failure
-            self._door.log.error("session failed", client=self._peer, error=printable(repr(error), 300))
+            self._door.log.error("session failed", client=self.peer, error=printable(repr(error), 300))
             self._say_now(Reply(421, "4.3.0", "Temporary failure, closing"))
         finally:
             self.hang_up()
-            self._worker.left(self, self._peer)
+            self._worker.left(self)
             await self._hop.close()
 
     async def _greet(self) -> None:
-        refusal = self._worker.welcome(self, self._peer)
+        refusal = self._worker.welcome(self)
         # Let the loop look once: who has spoken already does not wait for replies.
         await asyncio.sleep(0)
         await asyncio.sleep(0)
@@ -181,11 +188,14 @@ class Conversation(SMTP):
     async def _line(self) -> bytes | None:
         """The next command line without its CRLF; None where the session ends."""
         self._reset_timeout(self._worker.patience())
+        self.idle_since = self.loop.time()
         try:
             line: bytes = await self._reader.readuntil(b"\n")
         except asyncio.LimitOverrunError:
             await self._leave(Reply(500, "5.5.2", "Line too long"))
             return None
+        finally:
+            self.idle_since = math.inf
         if not line.endswith(b"\r\n") or b"\r" in line[:-2]:
             await self._leave(Reply(500, "5.5.2", "A line that does not end in CRLF"))
             return None
@@ -257,9 +267,9 @@ class Conversation(SMTP):
         offered = [self._door.hostname, "PIPELINING", size, "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES"]
         if self.tls_context is not None and not self._over_tls:
             offered.append("STARTTLS")
-        if inside(self._peer, self._settings.xclient_networks):
+        if inside(self.peer, self._settings.xclient_networks):
             offered.append("XCLIENT NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT")
-        if inside(self._peer, self._settings.xforward_networks):
+        if inside(self.peer, self._settings.xforward_networks):
             offered.append("XFORWARD NAME ADDR PORT PROTO HELO IDENT SOURCE")
         lines = [f"250-{word}" for word in offered]
         await self.push("\r\n".join((*lines, "250 HELP")))
@@ -441,7 +451,7 @@ class Conversation(SMTP):
             raise CommandError(503, "5.5.1", "Send EHLO first")
 
     def _need_right(self, networks: tuple[str, ...]) -> None:
-        if not inside(self._peer, networks):
+        if not inside(self.peer, networks):
             raise CommandError(550, "5.7.0", "Error: insufficient authorization")
         if self._mail is not None:
             raise CommandError(503, "5.5.1", "Not within a transaction")
@@ -449,7 +459,7 @@ class Conversation(SMTP):
     def _client(self, forwarded: Client | None = None) -> Session:
         """The client as the judgement sees it: who connects, XCLIENT over it, XFORWARD over that."""
         known = merged(self._identity, self._forwarded if forwarded is None else forwarded)
-        ip = self._peer if known.ip is None else known.ip
+        ip = self.peer if known.ip is None else known.ip
         login = self._identity.login or ""
         outbound = bool(login) or inside(ip, self._door.relay_networks)
         return Session(

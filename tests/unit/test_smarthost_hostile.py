@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
 from gateway.smarthost.settings import SmarthostSettings
-from tests.hop import Hop
+from tests.hop import Hop, running
 from tests.smarthost_lab import FAST, SENT, Bench, Raw, door, play
 from tests.unit.test_smarthost_parts import SMUGGLED_ENDS
 
@@ -213,15 +214,53 @@ def test_timeouts() -> None:
     assert not bench.mails
 
 
-def test_connections_of_one_client_and_in_all() -> None:
-    async def go(limits: dict[str, int], text: str) -> None:
-        settings = SmarthostSettings(relay=FAST, **limits)  # type: ignore[arg-type]  # two counts
+@pytest.mark.parametrize(
+    ("limits", "text"),
+    [
+        ({"client_connection_limit": 2}, "421 4.7.0 Too many connections from your address"),
+        ({"connection_limit": 2}, "421 4.3.2 Too many connections"),
+    ],
+)
+def test_connections_of_one_client_and_in_all(limits: dict[str, int], text: str) -> None:
+    async def go() -> None:
+        settings = SmarthostSettings(relay=FAST, **limits)  # type: ignore[arg-type]  # counts
         async with door(Bench(), None, settings=settings) as port:
-            async with Raw.connected(port), Raw.connected(port), Raw.connected(port, greet=False) as third:
-                assert text in await third.rest()
+            async with Raw.connected(port) as first, Raw.connected(port) as second:
+                async with Raw.connected(port, greet=False) as third:
+                    assert text in await third.rest()
+                await asyncio.sleep(1.1)
+                assert (await second.ask("NOOP")).startswith("250")
+                async with Raw.connected(port) as fourth:  # the idle one makes room
+                    assert (await fourth.ask("EHLO c")).startswith("250")
+                    assert (await first.rest()).startswith("421 4.4.2 Idle")
+                    assert (await second.ask("NOOP")).startswith("250")
             await asyncio.sleep(0.05)
             async with Raw.connected(port):
                 pass
 
-    asyncio.run(go({"client_connection_limit": 2}, "421 4.7.0 Too many connections from your address"))
-    asyncio.run(go({"connection_limit": 2}, "421 4.3.2 Too many connections"))
+    asyncio.run(go())
+
+
+def test_a_slow_crowd_does_not_keep_a_quick_client_out() -> None:
+    hop = Hop()
+
+    async def go() -> None:
+        settings = SmarthostSettings(relay=FAST, connection_limit=200)
+        async with (
+            running(hop),
+            door(Bench(), hop, relay_networks=("127.0.0.0/8",), settings=settings) as port,
+        ):
+            crowd = [await asyncio.open_connection("127.0.0.1", port) for _ in range(200)]
+            for number, (_, writer) in enumerate(crowd):
+                writer.write((b"", b"E", b"EHLO c\r\n", b"EHLO c\r\nMAIL FR")[number % 3])
+            await asyncio.sleep(1.2)
+            started = time.monotonic()
+            async with Raw.connected(port) as client:
+                await client.envelope()
+                assert (await client.message(SENT)).startswith("250")
+            assert time.monotonic() - started < 2
+            for _, writer in crowd:
+                writer.close()
+
+    asyncio.run(go())
+    assert len(hop.taken) == 1
