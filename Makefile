@@ -73,10 +73,10 @@ $(VENV)/bin/python:
 $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 	@$(INSTALL)/packages $(PACKAGES_BUILD)
 	@echo "Installing Mailwarden into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --editable '.[train]'
 	@touch $@
 
 $(VENV)/.installed-tests: $(VENV)/.installed
 	@echo "Installing what tests need into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train,test,lint]' hatchling
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --editable '.[train,test,lint]' hatchling
 	@touch $@
