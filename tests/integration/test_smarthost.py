@@ -6,13 +6,14 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import shutil
+import smtplib
 import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from contrib.lab.certificates import Authority
+from contrib.lab.postfix import Postfix
 from contrib.lab.sink import Sink
 from gateway.mail.types import Action
 from gateway.smarthost.settings import SmarthostSettings
@@ -20,22 +21,20 @@ from gateway.tls.inbound import server_context
 from gateway.tls.outbound import OutboundTlsRule
 from tests.hop import Hop, running
 from tests.shared import SHARED
-from tests.smarthost_lab import FAST, Bench, door
+from tests.smarthost_lab import FAST, MESSAGE, Bench, door
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.server
+pytestmark = pytest.mark.server("swaks")
 
 # ---------------------------------------------------------------- swaks
 
 
 async def swaks(port: int, *arguments: str) -> tuple[int, str]:
     """Run swaks against the door; its exit status and transcript."""
-    program = shutil.which("swaks")
-    assert program, "swaks is not installed (apt-get install swaks)"
     process = await asyncio.create_subprocess_exec(
-        program,
+        "swaks",
         "--server",
         f"127.0.0.1:{port}",
         "--timeout",
@@ -125,6 +124,67 @@ def test_a_real_client_with_xclient() -> None:
         assert status == 0, output
     assert bench.mails[0].session.client_ip == "192.0.2.1"
     assert bench.mails[0].session.client_name == "mx.example.net"
+
+
+# ---------------------------------------------------------------- Postfix on either side
+
+
+@pytest.mark.server("postfix")
+def test_behind_postfix_the_client_is_who_postfix_says(lab: Path, sink: Sink) -> None:
+    """Postfix hands mail over as to a content filter; XFORWARD names the client it came from."""
+    bench = Bench()
+    settings = SmarthostSettings(relay=FAST, xforward_networks=("127.0.0.1/32",))
+
+    def send(port: int) -> None:
+        with smtplib.SMTP("127.0.0.1", port) as client:
+            client.ehlo()
+            client.docmd("XCLIENT", "ADDR=198.51.100.9 NAME=mx.example.net")
+            client.ehlo("helo.example.net")
+            client.sendmail("a@example.net", ["u@example.org", "v@example.org"], MESSAGE)
+
+    async def go() -> None:
+        async with door(bench, to_sink(sink), settings=settings) as port:
+            parameters = {"smtp_send_xforward_command": "yes"}
+            directory = lab / "postfix-before-smarthost"
+            with Postfix(directory, relay_to=f"127.0.0.1:{port}", parameters=parameters) as postfix:
+                await asyncio.to_thread(send, postfix.port)
+                await asyncio.to_thread(sink.wait_for, 1, 20)
+
+    asyncio.run(go())
+    (mail,) = bench.mails
+    session = mail.session
+    assert (session.client_ip, session.client_name) == ("198.51.100.9", "mx.example.net")
+    assert session.helo == "helo.example.net"
+    assert mail.raw.endswith(MESSAGE)
+    (taken,) = sink.transactions
+    assert taken.recipients == ("u@example.org", "v@example.org")
+    assert taken.data.endswith(mail.raw)
+
+
+@pytest.mark.server("postfix")
+def test_before_postfix_its_answers_are_ours(lab: Path, sink: Sink) -> None:
+    access = "inline:{ {nobody@example.org = 550 5.1.1 no such user} }"
+    parameters = {"smtpd_recipient_restrictions": f"check_recipient_access {access}, permit"}
+
+    def send(port: int) -> dict[str, tuple[int, bytes]]:
+        with smtplib.SMTP("127.0.0.1", port) as client:
+            return client.sendmail("a@example.net", ["u@example.org", "nobody@example.org"], MESSAGE)
+
+    async def go(postfix: Postfix) -> dict[str, tuple[int, bytes]]:
+        async with door(Bench(), Hop(port=postfix.port), settings=SmarthostSettings()) as port:
+            return await asyncio.to_thread(send, port)
+
+    with Postfix(lab / "postfix-behind-smarthost", relay_to=sink.address, parameters=parameters) as postfix:
+        refused = asyncio.run(go(postfix))
+        (taken,) = sink.wait_for(1, 20)
+    assert list(refused) == ["nobody@example.org"]
+    code, text = refused["nobody@example.org"]
+    assert (code, text.startswith(b"5.1.1 <nobody@example.org>: Recipient address rejected")) == (
+        550,
+        True,
+    ), text
+    assert taken.recipients == ("u@example.org",)
+    assert taken.data.endswith(MESSAGE)
 
 
 # ---------------------------------------------------------------- recorded dialogues
