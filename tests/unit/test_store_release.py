@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -20,6 +22,8 @@ from gateway.store.database import Database, StoreError, open_database
 from gateway.store.held import State
 from gateway.store.quarantine import Quarantine
 from gateway.tls.outbound import OutboundTlsRule
+from tests.hop import Hop as ScriptedHop
+from tests.hop import running
 from tests.stored import RAW, execute, hold, mail_for, settings_for
 
 if TYPE_CHECKING:
@@ -30,7 +34,7 @@ BOB, CAROL, DAVE = "bob@example.com", "carol@example.com", "dave@example.org"
 TAKEN = RecipientResult("delivered", 250, "2.0.0", "Ok")
 
 
-class Hop:
+class Sink:
     """A delivery that remembers what it was given, and answers as told."""
 
     def __init__(self, answers: Mapping[str, RecipientResult] | None = None) -> None:
@@ -62,7 +66,7 @@ def states(quarantine: Quarantine, item: str) -> list[State]:
 
 def test_the_original_goes_to_the_held_recipients(quarantine: Quarantine) -> None:
     mail = hold(quarantine, mail_for(BOB, CAROL, DAVE), held=[BOB, DAVE])
-    hop = Hop()
+    hop = Sink()
     done = release_item(quarantine, hop, mail.id, "me")
     assert (done.delivered, done.failed, done.doubtful) == ({BOB: BOB, DAVE: DAVE}, {}, ())
     [(envelope, raw, token)] = hop.got
@@ -74,7 +78,7 @@ def test_the_original_goes_to_the_held_recipients(quarantine: Quarantine) -> Non
 
 def test_what_was_released_is_not_released_again(quarantine: Quarantine) -> None:
     mail = hold(quarantine)
-    hop = Hop()
+    hop = Sink()
     release_item(quarantine, hop, mail.id, "me")
     with pytest.raises(ReleaseError, match="released already"):
         release_item(quarantine, hop, mail.id, "me")
@@ -83,7 +87,7 @@ def test_what_was_released_is_not_released_again(quarantine: Quarantine) -> None
 
 def test_of_twenty_at_once_one_delivers(quarantine: Quarantine) -> None:
     mail = hold(quarantine, mail_for(BOB, CAROL))
-    hop = Hop()
+    hop = Sink()
 
     def attempt(n: int) -> int:
         try:
@@ -98,7 +102,7 @@ def test_of_twenty_at_once_one_delivers(quarantine: Quarantine) -> None:
 
 def test_to_another_address(quarantine: Quarantine) -> None:
     mail = hold(quarantine, mail_for(BOB, CAROL))
-    hop = Hop()
+    hop = Sink()
     done = release_item(quarantine, hop, mail.id, "me", to=DAVE)
     assert done.delivered == {BOB: DAVE, CAROL: DAVE}
     [(envelope, raw, token)] = hop.got
@@ -123,7 +127,7 @@ def test_to_another_address(quarantine: Quarantine) -> None:
 )
 def test_to_no_address(quarantine: Quarantine, address: str) -> None:
     mail = hold(quarantine)
-    hop = Hop()
+    hop = Sink()
     with pytest.raises(ReleaseError, match="not an address"):
         release_item(quarantine, hop, mail.id, "me", to=address)
     assert not hop.got
@@ -132,21 +136,21 @@ def test_to_no_address(quarantine: Quarantine, address: str) -> None:
 
 def test_only_to_one_of_them(quarantine: Quarantine) -> None:
     mail = hold(quarantine, mail_for(BOB, CAROL))
-    done = release_item(quarantine, Hop(), mail.id, "me", only=[CAROL])
+    done = release_item(quarantine, Sink(), mail.id, "me", only=[CAROL])
     assert done.delivered == {CAROL: CAROL}
     assert states(quarantine, mail.id) == [State.HELD, State.RELEASED]
     with pytest.raises(ReleaseError, match="not held for that recipient"):
-        release_item(quarantine, Hop(), mail.id, "me", only=[CAROL])
+        release_item(quarantine, Sink(), mail.id, "me", only=[CAROL])
 
 
 def test_a_refused_recipient_is_held_again(quarantine: Quarantine) -> None:
     mail = hold(quarantine, mail_for(BOB, CAROL))
-    hop = Hop({CAROL: RecipientResult("refused", 550, "5.1.1", "no such user")})
+    hop = Sink({CAROL: RecipientResult("refused", 550, "5.1.1", "no such user")})
     done = release_item(quarantine, hop, mail.id, "me")
     assert done.delivered == {BOB: BOB}
     assert done.failed == {CAROL: "550 5.1.1 no such user"}
     assert states(quarantine, mail.id) == [State.RELEASED, State.HELD]
-    assert release_item(quarantine, Hop(), mail.id, "me").delivered == {CAROL: CAROL}
+    assert release_item(quarantine, Sink(), mail.id, "me").delivered == {CAROL: CAROL}
 
 
 def test_a_delivery_that_breaks_leaves_the_message_held(quarantine: Quarantine) -> None:
@@ -170,7 +174,7 @@ def test_a_delivery_that_forgets_a_recipient_did_not_deliver_to_it(quarantine: Q
 def test_a_damaged_message_is_not_sent(quarantine: Quarantine, database: Database) -> None:
     mail = hold(quarantine)
     execute(database, update(schema.quarantine_bytes).values(data=b"1234"))
-    hop = Hop()
+    hop = Sink()
     done = release_item(quarantine, hop, mail.id, "me")
     assert not hop.got
     assert "damaged" in done.failed[BOB]
@@ -185,31 +189,31 @@ def test_a_store_that_fails_to_settle_says_so_and_keeps_the_lease(
     with monkeypatch.context() as patched:
         patched.setattr(Quarantine, "settle", lambda *_, **__: (_ for _ in ()).throw(StoreError("disk full")))
         with pytest.raises(StoreError):
-            release_item(quarantine, Hop(), mail.id, "me")
+            release_item(quarantine, Sink(), mail.id, "me")
     assert Quarantine.settle is settle
     with pytest.raises(ReleaseError, match="being released already"):
-        release_item(quarantine, Hop(), mail.id, "me")
+        release_item(quarantine, Sink(), mail.id, "me")
 
 
 def test_infected_mail_goes_out_only_when_asked_for(quarantine: Quarantine) -> None:
     mail = hold(quarantine, reasons=["VIRUS", "score"])
     with pytest.raises(ReleaseError, match="infected"):
-        release_item(quarantine, Hop(), mail.id, "me")
+        release_item(quarantine, Sink(), mail.id, "me")
     assert states(quarantine, mail.id) == [State.HELD]
-    assert release_item(quarantine, Hop(), mail.id, "me", infected=True).delivered == {BOB: BOB}
+    assert release_item(quarantine, Sink(), mail.id, "me", infected=True).delivered == {BOB: BOB}
 
 
 @pytest.mark.parametrize("item", ["0" * 16, "", "x", "' OR 1=1"])
 def test_what_is_not_held_is_not_released(quarantine: Quarantine, item: str) -> None:
     with pytest.raises(ReleaseError, match="no such message"):
-        release_item(quarantine, Hop(), item, "me")
+        release_item(quarantine, Sink(), item, "me")
 
 
 def test_a_deleted_message_is_not_released(quarantine: Quarantine) -> None:
     mail = hold(quarantine)
     quarantine.delete(mail.id, "me")
     with pytest.raises(ReleaseError, match="deleted"):
-        release_item(quarantine, Hop(), mail.id, "me")
+        release_item(quarantine, Sink(), mail.id, "me")
 
 
 # ---------------------------------------------------------------- where it goes
@@ -264,7 +268,7 @@ def test_what_goes_back_into_postfix_carries_the_token(
 
 def test_the_token_is_the_first_field_and_all_else_is_untouched(quarantine: Quarantine) -> None:
     mail = hold(quarantine)
-    hop = Hop()
+    hop = Sink()
     release_item(quarantine, hop, mail.id, "me")
     [(_, raw, token)] = hop.got
     message = with_token(raw, token)
@@ -273,3 +277,27 @@ def test_the_token_is_the_first_field_and_all_else_is_untouched(quarantine: Quar
     rest = message[len(first.raw) + 2 :]
     assert rest == RAW
     assert quarantine.check_token(first.value.decode(), rest, [BOB]) is not None
+
+
+@pytest.mark.parametrize("reinject", [False, True])
+def test_over_the_wire_the_octets_are_the_same(quarantine: Quarantine, reinject: bool) -> None:
+    raw = RAW + b".\r\n..dots\r\n\xff\xfe 8-bit\r\n" + b"x" * 900 + b"\r\n\r\n"
+    mail = hold(quarantine, mail_for(BOB, CAROL, raw=raw))
+
+    async def go() -> ScriptedHop:
+        async with running(ScriptedHop()) as hop:
+            table = routes([RouteSettings(domains=("example.com",), next_hop=str(hop.next_hop))])
+            deliver = deliverer(table, (), "gw.example.com", hop.next_hop if reinject else None)
+            done = await asyncio.to_thread(release_item, quarantine, deliver, mail.id, "me")
+            assert (set(done.delivered), done.failed) == ({BOB, CAROL}, {})
+            return hop
+
+    [taken] = asyncio.run(go()).taken
+    assert taken.mail.startswith(b"MAIL FROM:<alice@example.net>")
+    assert taken.rcpts == [b"RCPT TO:<bob@example.com>", b"RCPT TO:<carol@example.com>"]
+    first, _, rest = taken.message.partition(b"\r\n")
+    if reinject:
+        token = first.decode().partition(": ")[2]
+        assert quarantine.check_token(token, rest, [BOB, CAROL]) is not None
+    sent = rest if reinject else taken.message
+    assert hashlib.sha256(sent).hexdigest() == hashlib.sha256(raw).hexdigest()
