@@ -55,6 +55,10 @@ def tidy(settings: Config, database: Database) -> tuple[int, int]:
         records += removed
     while removed := quarantine.expire(now - settings.store.quarantine_days * _DAY):
         items += removed
+    while quarantine.forget(now - settings.store.tombstone_days * _DAY):
+        pass
+    if items:
+        database.purge()  # what has expired is gone from the disk as well
     return records, items
 
 

@@ -194,7 +194,13 @@ def _make_file(path: Path) -> None:
         if mode & (stat.S_IRWXG | stat.S_IRWXO):
             path.chmod(0o600)
         return
-    os.close(descriptor)
+    try:
+        if os.geteuid() == 0:  # a command run by root must not keep the service out
+            owner = directory.stat()
+            os.fchown(descriptor, owner.st_uid, owner.st_gid)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
     _sync_directory(directory)
 
 

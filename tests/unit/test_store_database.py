@@ -69,6 +69,17 @@ def test_permissions_of_an_existing_file_are_tightened(path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_what_root_creates_belongs_to_the_owner_of_the_directory(path: Path) -> None:
+    path.parent.mkdir(mode=0o700)
+    os.chown(path.parent, 12_345, 23_456)
+    database = open_database(url(path))
+    hold(Quarantine(database))
+    owners = {(file.stat().st_uid, file.stat().st_gid) for file in path.parent.iterdir()}
+    database.close()
+    assert owners == {(12_345, 23_456)}
+
+
 def test_a_link_is_refused(path: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere.db"
     elsewhere.touch()
