@@ -37,6 +37,7 @@ class DnsStub:
     ) -> None:
         self.ttl = ttl
         self.authentic = False  # set the AD bit in answers
+        self.delay = 0.0  # seconds before each answer over UDP
         self.queries: list[tuple[str, str, str]] = []  # (name, type, "udp" or "tcp")
         self._zone: dict[str, Entry] = {}
         self._parents: set[str] = set()
@@ -87,7 +88,9 @@ class DnsStub:
         while not self._stopping.is_set():
             wire, client = self._udp.recvfrom(65_535)
             reply = self.answer(wire, "udp")
-            if reply:
+            if reply and self.delay:
+                threading.Timer(self.delay, self._udp.sendto, (reply, client)).start()
+            elif reply:
                 self._udp.sendto(reply, client)
 
     def _serve_tcp(self) -> None:

@@ -22,7 +22,7 @@ from gateway.mail.types import Content, Dkim, Dmarc, Spf
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from gateway.dns import Lookup
+    from gateway.dns import Lookup, Question
 
 Method = Literal["psl", "tree-walk"]
 Policy = Literal["none", "quarantine", "reject"]
@@ -167,6 +167,12 @@ def _has_group(value: bytes) -> bool:
 
 class _DnsError(Exception):
     """The DNS failed; the message says how."""
+
+
+def record_questions(domain: str, method: Method) -> list[Question]:
+    """The DNS questions that `fetch` will ask, so that they can be asked at once."""
+    names = walk(domain) if method == "tree-walk" else [domain, suffixes.organizational(domain) or domain]
+    return [("_dmarc." + name, "TXT") for name in names]
 
 
 def fetch(domain: str, lookup: Lookup, method: Method) -> Found:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from gateway.auth.arc import arc_questions, check_arc
 from gateway.auth.dkim import check_dkim, key_questions, read_signatures
-from gateway.auth.dmarc import Found, author_domain, evaluate, fetch, organizational_domain
+from gateway.auth.dmarc import Found, author_domain, evaluate, fetch, organizational_domain, record_questions
 from gateway.auth.iprev import check_iprev
 from gateway.auth.signature import Material
 from gateway.auth.spf import check_spf
@@ -141,7 +141,7 @@ def _ask_first(
     if settings.arc:
         questions += arc_questions(material, settings)
     if domain:
-        questions.append(("_dmarc." + domain, "TXT"))
+        questions += record_questions(domain, settings.dmarc_method)
     if settings.iprev and client and not mail.session.client_name:
         questions.append((reverse_name(str(client)), "PTR"))
     start = time.monotonic()

@@ -29,7 +29,7 @@ _MAX_COMMENT_DEPTH: Final = 20
 _MAX_VALUE: Final = 8_192  # octets that are read
 _MAX_EXAMINED: Final = 50  # fields of one message
 _FLAT_COMMENT: Final = re.compile(r"\([^()]*+\)")
-_NOT_SHOWN: Final = re.compile(r'[^!-~]|["\\()]')
+_NOT_SHOWN: Final = bytes(code for code in range(256) if not 33 <= code <= 126 or code in b'"\\()')
 _COMMENT: Final = re.compile(r"(?:[^()\\]|\\.)*+([()]?)", re.DOTALL)
 _LEXEME: Final = re.compile(r'[^"();]+|"(?:[^"\\]|\\.)*+"|[();]', re.DOTALL)
 _ESCAPE: Final = re.compile(r"\\(.)", re.DOTALL)
@@ -143,7 +143,7 @@ def _mentions(value: bytes, ours: str) -> bool:
     """Tell whether our name occurs anywhere: enough to delete what is too long or too much to examine."""
     text = value.decode("utf-8", "replace")
     bare = _FLAT_COMMENT.sub("", text)
-    return "=?" in text or any(ours in _NOT_SHOWN.sub("", one).lower() for one in (text, bare))
+    return "=?" in text or ours in _shown(text) or ours in _shown(bare)
 
 
 def _claims(value: bytes, ours: str) -> bool:
@@ -178,7 +178,12 @@ def _decoded(text: str) -> str:
 def _squeezed(text: str) -> str:
     """What stands before the first result, without anything that is not shown."""
     head = text.partition(";")[0] if "=?" in text else re.split("[;=]", text, maxsplit=1)[0]
-    return _NOT_SHOWN.sub("", head).lower()
+    return _shown(head)
+
+
+def _shown(text: str) -> str:
+    """The printable ASCII of a text, without quotes, backslashes and parentheses, in lower case."""
+    return text.encode("utf-8", "replace").translate(None, _NOT_SHOWN).decode("ascii").lower()
 
 
 # ---------------------------------------------------------------- reading

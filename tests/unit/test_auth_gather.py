@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""All checks of one message together: results, questions, deadlines, a DNS that fails, cost."""
+
+from __future__ import annotations
+
+import base64
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import dkim
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from contrib.lab.dns import DnsStub
+from gateway.auth import suffixes
+from gateway.auth.gather import Authentication, authenticate
+from gateway.auth.settings import AuthSettings
+from gateway.dns import DnsSettings, Resolver
+from gateway.mail import mime
+from gateway.mail.types import Envelope, Mail, Session
+
+
+@cache
+def key() -> tuple[bytes, str]:
+    private = rsa.generate_private_key(65_537, 2048)
+    pem = private.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.TraditionalOpenSSL,
+        serialization.NoEncryption(),
+    )
+    public = private.public_key().public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return pem, "v=DKIM1; p=" + base64.b64encode(public).decode()
+
+
+@cache
+def message() -> Mail:
+    raw = b"From: Alice <alice@news.example.com>\r\nTo: bob@example.org\r\nSubject: hi\r\n" + (
+        b"Received: from a.example by b.example; Thu, 01 Jan 2026 00:00:00 +0000\r\n" * 5
+    )
+    raw += b"\r\n" + b"A line of  text, as in any message, with some words in it\r\n" * 165
+    raw = bytes(dkim.sign(raw, b"sel", b"example.com", key()[0], canonicalize=(b"relaxed", b"relaxed"))) + raw
+    session = Session(client_ip="192.0.2.1", helo="mail.example.com")
+    return Mail("0" * 16, session, Envelope("alice@example.com", ("bob@example.org",)), raw)
+
+
+def zone() -> dict[str, Any]:
+    return {
+        "example.com": {"TXT": ["v=spf1 include:spf.example.net -all"]},
+        "spf.example.net": {"TXT": ["v=spf1 ip4:192.0.2.0/24 -all"]},
+        "mail.example.com": {"TXT": ["v=spf1 a -all"], "A": ["192.0.2.1"]},
+        "sel._domainkey.example.com": {"TXT": [key()[1]]},
+        "_dmarc.example.com": {"TXT": ["v=DMARC1; p=reject"]},
+        "1.2.0.192.in-addr.arpa": {"PTR": ["mail.example.com"]},
+    }
+
+
+def run(
+    stub: DnsStub, mail: Mail | None = None, *, settings: AuthSettings | None = None, **more: Any
+) -> Authentication:
+    resolver = more.pop("resolver", None) or Resolver(
+        DnsSettings(nameservers=(stub.nameserver,), timeout=more.pop("timeout", 0.2), attempts=1)
+    )
+    mail = mail or message()
+    deadline = time.monotonic() + more.pop("seconds", 10)
+    return authenticate(mail, mime.parse(mail.raw), resolver, settings or AuthSettings(), deadline, **more)
+
+
+def words(found: Authentication) -> dict[str, str]:
+    assert found.dmarc
+    assert found.arc
+    assert found.iprev
+    return {
+        "spf": " ".join(one.result for one in found.spf),
+        "dkim": " ".join(one.result for one in found.dkim),
+        "dmarc": found.dmarc.result,
+        "arc": found.arc.result,
+        "iprev": found.iprev.result,
+    }
+
+
+GOOD = {"spf": "pass pass", "dkim": "pass", "dmarc": "pass", "arc": "none", "iprev": "pass"}
+
+
+def test_all_checks() -> None:
+    with DnsStub(zone()) as stub:
+        found = run(stub)
+    assert words(found) == GOOD
+    assert found.dmarc
+    assert found.dmarc.aligned == ("spf", "dkim")
+    assert set(found.durations) == {"dns", "spf", "dkim", "dmarc", "arc", "iprev"}
+
+
+@pytest.mark.parametrize("method", ["psl", "tree-walk"])
+def test_each_question_is_asked_once(method: Any) -> None:
+    with DnsStub(zone()) as stub:
+        run(stub, settings=AuthSettings(dmarc_method=method))
+        asked = [query[:2] for query in stub.queries]
+        assert len(asked) == len(set(asked))
+
+
+def test_a_slow_dns_is_waited_for_side_by_side() -> None:
+    with DnsStub(zone()) as stub, ThreadPoolExecutor(2) as pool:
+        stub.delay = 0.1
+        start = time.monotonic()
+        assert words(run(stub, submit=pool.submit, timeout=2.0)) == GOOD
+        assert len(stub.queries) >= 8
+        assert time.monotonic() - start < 0.1 * 6  # two rounds, and noise
+
+
+def test_a_full_pool_is_not_waited_for() -> None:
+    with DnsStub(zone()) as stub, ThreadPoolExecutor(1) as pool:
+        stub.delay = 0.02
+        # The only worker waits for this call itself.
+        assert words(pool.submit(lambda: run(stub, submit=pool.submit, timeout=1.0)).result(10)) == GOOD
+
+
+@pytest.mark.parametrize("failure", ["SERVFAIL", "TIMEOUT", "REFUSED"])
+def test_a_dns_that_fails_is_temporary_and_bounded(failure: str) -> None:
+    names = [*zone(), "_dmarc.news.example.com"]
+    with DnsStub(dict.fromkeys(names, failure)) as stub:
+        start = time.monotonic()
+        found = run(stub, seconds=2)
+        assert time.monotonic() - start < 2.5
+    assert words(found) == {
+        "spf": "temperror temperror",
+        "dkim": "temperror",
+        "dmarc": "temperror",
+        "arc": "none",
+        "iprev": "temperror",
+    }
+
+
+def test_checks_can_be_switched_off() -> None:
+    off = AuthSettings(spf=False, dkim=False, dmarc=False, arc=False, iprev=False)
+    with DnsStub(zone()) as stub:
+        found = run(stub, settings=off)
+        assert not stub.queries
+    assert replace(found, durations={}) == Authentication()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"From: Alice", b"From: eve@example.net\r\nFrom: Alice"),
+        (b"From: Alice <alice@news.example.com>", b"Subject: no author"),
+        (b"From: Alice <alice@news.example.com>", b"From: a@example.com, b@example.com"),
+        (b"From: Alice <alice@news.example.com>", b"From: team: a@example.com;"),
+    ],
+)
+def test_an_unclear_author_never_passes(old: bytes, new: bytes) -> None:
+    mail = replace(message(), raw=message().raw.replace(old, new))
+    with DnsStub(zone()) as stub:
+        found = run(stub, mail)
+    assert found.dmarc
+    assert (found.dmarc.result, found.dmarc.aligned) == ("permerror", ())
+
+
+def test_local_submission_is_no_error() -> None:
+    mail = replace(message(), session=Session())
+    with DnsStub(zone()) as stub:
+        found = run(stub, mail)
+    assert (found.spf, found.iprev) == ((), None)
+    assert found.dmarc
+    assert found.dmarc.result == "pass"  # by DKIM
+
+
+def test_the_cost_with_a_warm_cache() -> None:
+    suffixes.load()
+    settings = AuthSettings(arc=False, iprev=False)
+    mail = message()
+    content = mime.parse(mail.raw)
+    times = []
+    with DnsStub(zone()) as stub:
+        resolver = Resolver(DnsSettings(nameservers=(stub.nameserver,)))
+        for _ in range(30):
+            start = time.thread_time()
+            authenticate(mail, content, resolver, settings, time.monotonic() + 10)
+            times.append(time.thread_time() - start)
+    assert len(mail.raw) > 10_000
+    assert sorted(times)[5] < 0.0015
