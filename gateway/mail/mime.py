@@ -15,30 +15,16 @@ named in `Content.limits`. Every step is linear in the octets it reads.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import deque
 from dataclasses import dataclass
 
-from gateway.mail import containers, entity, headers, html, magic, structure, text, transfer
+from gateway.mail import containers, entity, headers, magic, structure, transfer
 from gateway.mail.addresses import mailboxes
 from gateway.mail.charsets import decode, decode_words, lenient_base64
+from gateway.mail.findings import READ_AS_TEXT, Findings, MimeLimits, textual
 from gateway.mail.parameters import unfold
-from gateway.mail.types import Attachment, Content, Text, Url
-
-
-@dataclass(frozen=True, slots=True)
-class MimeLimits:
-    """Bounds of one message. Each that is hit is named in `Content.limits`."""
-
-    depth: int = 64  # nesting of multiparts and messages
-    parts: int = 2_000  # parts read, in all readings together
-    fields: int = 1_000  # header fields of one part
-    text: int = 1_000_000  # characters of text kept, and of one HTML part read
-    urls: int = 1_000
-    attachments: int = 1_000
-    decoded: int = 300_000_000  # octets decoded, in all readings together
-    readings: int = 64  # further readings that are tried, and byte strings that are kept
+from gateway.mail.types import Content
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,30 +49,23 @@ _BOILERPLATE = re.compile(
     re.IGNORECASE,
 )
 _BASE64_BODY = re.compile(rb"\s*+(?:[A-Za-z0-9+/]{4,200}+={0,2}+[ \t]*+\r?\n){2}")
-_BINARY = bytes(sorted(set(range(32)) - set(b"\t\n\r\f\x1b") | {127}))
-_READ_AS_TEXT = {
-    "text/plain": "plain",
-    "text/html": "html",
-    "text/enriched": "html",
-    "text/x-amp-html": "html",
-    "application/xhtml+xml": "html",
-}
 _MESSAGES = frozenset(("message/rfc822", "message/global", "message/news"))
 _REPORTS = frozenset(("message/delivery-status", "message/disposition-notification", "text/rfc822-headers"))
 _UNREADABLE = {"message/partial": "partial", "message/external-body": "external-body"}
+_QUOTED = "quoted-parts"  # parts in what is clearly text: scanned, but no ambiguity
 _MAX_SNIFF = 2_000_000  # octets of a text part in which undeclared parts are looked for
 _MAX_SCAN, _MAX_SCAN_TIMES = 64_000_000, 16  # octets searched for delimiters, likewise
-_MAX_WORK, _MAX_WORK_TIMES = (
-    2_000_000,
-    12,
-)  # octets of further readings: so many, and so many times the message
+_MAX_WORK, _MAX_WORK_TIMES = 2_000_000, 12  # octets of further readings: so many, and times the message
 
 
-def parse(raw: bytes, limits: MimeLimits = MimeLimits()) -> Content:
+__all__ = ["MimeLimits", "parse"]
+
+
+def parse(raw: bytes, limits: MimeLimits = MimeLimits()) -> Content:  # noqa: B008 - frozen, so it can be shared
     """Read a message. Never raises; see the module's own words for what is bounded and named."""
     reader = _Reader(raw, limits)
     reader.run()
-    section = reader.section
+    section, found = reader.section, reader.found
     subject = next((f for f in section.fields if f.name.lower() == "subject"), None)
     from_fields = [f for f in section.fields if f.name.lower() == "from"]
     return Content(
@@ -95,13 +74,13 @@ def parse(raw: bytes, limits: MimeLimits = MimeLimits()) -> Content:
         subject=_unstructured(subject.value) if subject else "",
         from_addresses=mailboxes(from_fields),
         from_fields=len(from_fields),
-        texts=tuple(reader.texts),
-        urls=tuple(reader.urls),
-        attachments=tuple(reader.attachments),
-        defects=tuple(reader.defects),
-        ambiguities=tuple(reader.ambiguities),
-        limits=tuple(reader.hit),
-        readings=tuple(reader.readings.values()),
+        texts=tuple(found.texts),
+        urls=tuple(found.urls),
+        attachments=tuple(found.attachments),
+        defects=tuple(found.defects),
+        ambiguities=tuple(found.ambiguities),
+        limits=tuple(found.hit),
+        readings=tuple(found.readings.values()),
     )
 
 
@@ -111,93 +90,48 @@ def _unstructured(value: bytes) -> str:
 
 
 class _Reader:
-    """The work of one `parse`: what is still to be read, and what was found."""
+    """The work of one `parse`: what is still to be read, and how much work that may be."""
 
     def __init__(self, raw: bytes, limits: MimeLimits) -> None:
         self.raw = raw
         self.limits = limits
+        self.found = Findings(limits)
         self.section = headers.HeaderSection((), (), 0, 0, 0, empty_line=False)
-        self.texts: list[Text] = []
-        self.urls: dict[Url, None] = {}
-        self.attachments: list[Attachment] = []
-        self.defects: dict[str, None] = {}
-        self.ambiguities: dict[str, None] = {}
-        self.hit: dict[str, None] = {}
-        self.readings: dict[bytes, bytes] = {}  # by SHA-256
-        self.plain = True
-        self._leaves: list[bytes] = []
-        self._known: set[bytes] | None = None  # digests of what the first reading found
-        self._names: set[str] = set()
         self._stack = [_Item(raw, 0, len(raw), 0)]
         self._further: deque[_Item] = deque()
         self._tried = 0
         self._work = 0  # octets of further readings
         self._scanned = 0  # octets searched for delimiters, at all depths together
         self._parts = 0
-        self._decoded = 0
-        self._text_left = limits.text
 
     def run(self) -> None:
         """Read the first reading to its end, then each further one."""
         while self._stack or self._further:
             self._entity(self._stack.pop() if self._stack else self._further.popleft())
-        if not self.plain:
-            for leaf in self._leaves:
-                self._keep(leaf)
-
-    # ------------------------------------------------------------ bookkeeping
+        if not self.found.plain:
+            # Another scanner may have taken another way: it shall see what we saw.
+            for leaf in self.found.leaves:
+                self.found.keep(leaf)
 
     def _later(self, item: _Item) -> None:
         """Queue a further reading."""
-        if self._tried >= self.limits.readings:
-            self.hit.setdefault("readings")
-            return
         self._tried += 1
         self._work += item.end - item.start
-        if self._work > _MAX_WORK + _MAX_WORK_TIMES * len(self.raw):
-            self.hit.setdefault("readings")
+        if self._tried > self.limits.readings or self._work > _MAX_WORK + _MAX_WORK_TIMES * len(self.raw):
+            self.found.hit.setdefault("readings")
             return
-        self.plain = False
+        self.found.plain = False
         self._further.append(item)
-
-    def _keep(self, data: bytes) -> bool:
-        """Keep `data` for the content scanners; False if the first reading or another has it."""
-        if self._known is None:
-            self._known = set()
-        digest = hashlib.sha256(data).digest()
-        if digest in self.readings:
-            return False
-        if len(self.readings) >= self.limits.readings + self.limits.attachments:
-            self.hit.setdefault("readings")
-            return False
-        self.readings[digest] = data
-        return True
-
-    def _spend(self, octets: int) -> bool:
-        """Whether `octets` more may be decoded."""
-        self._decoded += octets
-        if self._decoded > self.limits.decoded:
-            self.hit.setdefault("decoded")
-            return False
-        return True
-
-    def _further_bytes(self, data: bytes, reason: str) -> None:
-        """Note what another reading makes of a leaf: an ambiguity if it is a file, not only text."""
-        if not data or data in self._leaves:
-            return
-        if self._keep(data) and not _textual(data):
-            self.ambiguities.setdefault(reason)
-        self.plain = False
 
     # ------------------------------------------------------------ entities
 
     def _entity(self, item: _Item) -> None:
         self._parts += 1
         if self._parts > self.limits.parts:
-            self.hit.setdefault("parts")
+            self.found.hit.setdefault("parts")
             return
         if item.depth > self.limits.depth:
-            self.hit.setdefault("depth")
+            self.found.hit.setdefault("depth")
             return
         if item.media is not None:
             self._body(item, entity.Entity(self.section, [item.media], ["7bit"]), item.media, item.start)
@@ -206,13 +140,13 @@ class _Reader:
         if item.depth == 0 and not item.reason:
             self.section = read.section
         if read.section.truncated or (item.depth and len(read.section.fields) > self.limits.fields):
-            self.hit.setdefault("fields")
+            self.found.hit.setdefault("fields")
         if not read.plain:
-            self.plain = False
-            self.defects.update(dict.fromkeys(read.defects))
-            self.ambiguities.update(dict.fromkeys(read.reasons))
+            self.found.plain = False
+            self.found.defects.update(dict.fromkeys(read.defects))
+            self.found.ambiguities.update(dict.fromkeys(read.reasons))
             for reason, variant in read.variants:
-                if self._spend(len(variant)):
+                if self.found.spend(len(variant)):
                     self._later(
                         _Item(
                             variant,
@@ -236,7 +170,7 @@ class _Reader:
             self._message(item, read, start)
         else:
             if media.type in _UNREADABLE:
-                self.ambiguities.setdefault(_UNREADABLE[media.type])
+                self.found.ambiguities.setdefault(_UNREADABLE[media.type])
             for boundary in media.boundaries:
                 if structure.cut(item.raw, start, item.end, boundary, 1).spans:
                     self._later(
@@ -255,10 +189,10 @@ class _Reader:
         raw, end = item.raw, item.end
         if read.encodings[0] in ("base64", "quoted-printable"):
             # RFC 2046 §5.2.1 forbids it, and clients differ on it.
-            self.plain = False
-            self.defects.setdefault("encoded-message")
+            self.found.plain = False
+            self.found.defects.setdefault("encoded-message")
             data = transfer.readings(raw[start:end], read.encodings[0])[0]
-            if self._spend(len(data)):
+            if self.found.spend(len(data)):
                 self._stack.append(_Item(data, 0, len(data), item.depth + 1, item.reason))
         self._stack.append(_Item(raw, start, end, item.depth + 1, item.reason, outer=item.outer))
 
@@ -270,7 +204,7 @@ class _Reader:
         for boundary in media.boundaries:
             self._scanned += end - start
             if self._scanned > _MAX_SCAN + _MAX_SCAN_TIMES * len(self.raw):
-                self.hit.setdefault("depth")
+                self.found.hit.setdefault("depth")
                 return
             parts = structure.cut(raw, start, end, boundary, self.limits.parts)
             if not parts.spans:
@@ -278,7 +212,7 @@ class _Reader:
             if best is None:
                 best, used = parts, boundary
             elif parts.spans != best.spans:
-                self.ambiguities.setdefault("boundary-conflict")
+                self.found.ambiguities.setdefault("boundary-conflict")
                 self._later(
                     _Item(
                         raw,
@@ -297,11 +231,11 @@ class _Reader:
             self._no_parts(item, read, media, start)
             return
         if any(b.startswith(used) or used.startswith(b) for b in item.outer) or not best.closed:
-            self.plain = False
+            self.found.plain = False
         if not best.closed:
-            self.defects.setdefault("boundary-unclosed")
+            self.found.defects.setdefault("boundary-unclosed")
         if best.more:
-            self.hit.setdefault("parts")
+            self.found.hit.setdefault("parts")
         if best.odd and not item.reason:
             self._odd_delimiters(item, start, used, best, default)
         self._encoded_multipart(item, read, media, start)
@@ -320,7 +254,7 @@ class _Reader:
         default: str,
     ) -> None:
         """Read lines that only start with the boundary as delimiters, as RFC 2046 §5.1.1 allows."""
-        self.plain = False
+        self.found.plain = False
         parts = structure.cut(item.raw, start, item.end, boundary, self.limits.parts, lenient=True)
         if parts.spans != best.spans:
             for first, last in set(parts.spans).difference(best.spans):
@@ -331,24 +265,24 @@ class _Reader:
         encoding = read.encodings[0]
         if encoding == "7bit":
             return
-        self.plain = False
-        self.defects.setdefault("encoded-multipart")
+        self.found.plain = False
+        self.found.defects.setdefault("encoded-multipart")
         body = item.raw[start : item.end]
         if encoding == "base64" and not _BASE64_BODY.match(body):
             return
         data = transfer.readings(body, encoding)[0]
-        if data != body and self._spend(len(data)):
+        if data != body and self.found.spend(len(data)):
             self._later(_Item(data, 0, len(data), item.depth + 1, "encoded-multipart", media=media))
 
     def _no_parts(self, item: _Item, read: entity.Entity, media: entity.Media, start: int) -> None:
         """Read a multipart in which its boundary does not occur."""
         raw, end = item.raw, item.end
         if _BLANK.match(raw, start, end):
-            self.defects.setdefault("multipart-empty")
+            self.found.defects.setdefault("multipart-empty")
             return
-        self.plain = False
+        self.found.plain = False
         if not item.reason:
-            self.defects.setdefault("multipart-without-parts")
+            self.found.defects.setdefault("multipart-without-parts")
         sniffed = structure.sniff_boundaries(raw, start, end)
         for boundary in sniffed:
             self._later(
@@ -362,7 +296,7 @@ class _Reader:
                 )
             )
         if sniffed or read.encodings[0] != "7bit" or read.names:
-            self.ambiguities.setdefault("multipart-without-parts")
+            self.found.ambiguities.setdefault("multipart-without-parts")
         self._encoded_multipart(item, read, media, start)
         self._leaf(item, read, entity.Media("text/plain", media.charset), raw[start:end])
 
@@ -372,9 +306,9 @@ class _Reader:
         start, end = span
         if end - start < 4 or _BLANK.match(raw, start, end) or _BOILERPLATE.match(raw, start, end):
             return
-        self.defects.setdefault("outside-parts")
+        self.found.defects.setdefault("outside-parts")
         data = raw[start:end]
-        self._keep(data)
+        self.found.keep(data)
         self._undeclared(item, data, "content-outside-parts", known=False)
 
     # ------------------------------------------------------------ leaves
@@ -385,20 +319,20 @@ class _Reader:
         data = transfer.canonical(body, encoding)
         if data is None:
             data = self._odd_encoding(item, kind, body, encoding)
-        elif not self._spend(len(data)):
+        elif not self.found.spend(len(data)):
             return
         if encoding in transfer.UUENCODE:
-            self.plain = False
-        if encoding != "base64" and media.type not in _READ_AS_TEXT and not _textual(data):
+            self.found.plain = False
+        if encoding != "base64" and media.type not in READ_AS_TEXT and not textual(data):
             # A file whose line ends went through the mail: a client on Unix saves it with LF.
-            self._keep(data.replace(b"\r\n", b"\n"))
+            self.found.keep(data.replace(b"\r\n", b"\n"))
             for reading in transfer.readings(body, encoding)[1:]:
-                self._further_bytes(reading, f"{encoding}-malformed")
+                self.found.further(reading, f"{encoding}-malformed")
         for other in read.encodings[1:]:
             for reading in transfer.readings(body, other)[:2]:
-                if self._spend(len(reading)):
-                    self._further_bytes(reading, "encoding-conflict")
-        as_text = _READ_AS_TEXT.get(kind, "plain" if kind in _REPORTS else "")
+                if self.found.spend(len(reading)):
+                    self.found.further(reading, "encoding-conflict")
+        as_text = READ_AS_TEXT.get(kind, "plain" if kind in _REPORTS else "")
         attached = read.disposition == "attachment" or not as_text or bool(read.names)
         if encoding == "base64" and not attached and magic.detect(data) not in ("", "text/html", "text/xml"):
             attached = True
@@ -406,93 +340,45 @@ class _Reader:
             self._further_leaf(item, read, kind, data, attached=attached)
             return
         if attached:
-            self._attach(item, read.names, kind, data)
+            self.found.attach(read.names, kind, data, item.depth)
         else:
-            self._leaves.append(data)
+            self.found.leaves.append(data)
         if as_text and read.disposition != "attachment":
-            self._text(as_text, data, media.charset)
-        if as_text:
-            if encoding == "7bit" and read.media[0].type == "text/plain" and _BASE64_BODY.match(data):
-                self._sniff_base64(data, "encoding-missing")
+            self.found.read_text(as_text, data, media.charset)
+        if as_text or encoding != "base64":
+            if encoding == "7bit" and _BASE64_BODY.match(data):
+                self._sniff_encoded(data, "encoding-missing")
             self._undeclared(item, data, "undeclared-parts", known=read.plain)
 
     def _odd_encoding(self, item: _Item, kind: str, body: bytes, encoding: str) -> bytes:
         """Decode what decoders differ on. Text is only broken by that; a file may be hidden."""
-        self.plain = False
+        self.found.plain = False
         data, *others = transfer.readings(body, encoding)
-        if not self._spend(len(body) * (1 + len(others))):
+        if not self.found.spend(len(body) * (1 + len(others))):
             return data
         reason = f"{encoding}-malformed"
         if encoding not in transfer.UUENCODE:
-            self.defects.setdefault(reason)
+            self.found.defects.setdefault(reason)
             self._undeclared(item, body, reason, known=False)
         unsure = bool(others) or len(body) > transfer.MANY_READINGS
-        if unsure and (kind not in _READ_AS_TEXT or not _textual(data)):
-            self.ambiguities.setdefault(reason)
+        if unsure and (kind not in READ_AS_TEXT or not textual(data)):
+            self.found.ambiguities.setdefault(reason)
         for other in others:
-            self._further_bytes(other, reason)
+            self.found.further(other, reason)
         return data
 
     def _further_leaf(
         self, item: _Item, read: entity.Entity, kind: str, data: bytes, *, attached: bool
     ) -> None:
         """Keep a leaf of a further reading if the first one does not have it."""
-        if not data or (data in self._leaves and not set(read.names) - self._names):
+        fresh = self.found.fresh(read.names)
+        if not data or (data in self.found.leaves and not fresh):
             return
-        new = self._keep(data)
-        fresh = bool(set(read.names) - self._names)
-        if item.reason != "quoted-parts" and ((new and not _textual(data)) or fresh):
-            self.ambiguities.setdefault(item.reason)
+        new = self.found.keep(data)
+        if item.reason != _QUOTED and ((new and not textual(data)) or fresh):
+            self.found.ambiguities.setdefault(item.reason)
             if attached:
-                self._attach(item, read.names, kind, data)
-
-    def _attach(self, item: _Item, names: tuple[str, ...], kind: str, data: bytes) -> None:
-        if len(self.attachments) >= self.limits.attachments:
-            self.hit.setdefault("attachments")
-            return
-        self._names.update(names)
-        self._leaves.append(data)
-        detected = magic.detect(data)
-        self.attachments.append(
-            Attachment(
-                names, kind, detected, len(data), hashlib.sha256(data).hexdigest(), item.depth or 1, data
-            )
-        )
-        if detected == "application/ms-tnef":
-            self._files(item, containers.tnef(data))
-        elif kind in ("application/mac-binhex40", "application/binhex", "application/x-binhex40"):
-            self._files(item, containers.binhex(data))
-
-    def _files(self, item: _Item, files: containers.Files) -> None:
-        """Attach the files that stand inside other bytes."""
-        for name, content in files:
-            if content and self._spend(len(content)):
-                self.plain = False
-                self._attach(item, (decode(name),) if name else (), "application/octet-stream", content)
-
-    def _text(self, kind: str, data: bytes, charset: str) -> None:
-        if self._text_left <= 0:
-            self.hit.setdefault("text")
-            return
-        if len(data) > self._text_left * 4:
-            self.hit.setdefault("text")
-            data = data[: self._text_left * 4]
-        words = decode(data, charset)
-        if len(words) > self._text_left:
-            self.hit.setdefault("text")
-            words = words[: self._text_left]
-        self._text_left -= len(words)
-        hidden = ""
-        if kind == "html":
-            page = html.read(words)
-            words, hidden = page.text, page.hidden
-            self.urls.update(dict.fromkeys(page.urls))
-        self.texts.append(Text("html" if kind == "html" else "plain", words, hidden))
-        for target in text.urls(words):
-            self.urls.setdefault(Url(target))
-        if len(self.urls) > self.limits.urls:
-            self.hit.setdefault("urls")
-            self.urls = dict.fromkeys(list(self.urls)[: self.limits.urls])
+                self.found.attach(read.names, kind, data, item.depth)
 
     # ------------------------------------------------------------ what nothing declares
 
@@ -504,12 +390,12 @@ class _Reader:
         """
         data = data[:_MAX_SNIFF]
         if b"begin" in data:
-            self._files(item, containers.uudecode(data))
+            self.found.files(containers.uudecode(data), item.depth)
         if b"=ybegin " in data:
-            self._files(item, containers.yenc(data))
+            self.found.files(containers.yenc(data), item.depth)
         if b"BinHex" in data:
-            self._files(item, containers.binhex(data))
-        self._sniff_base64(data, "" if known else reason)
+            self.found.files(containers.binhex(data), item.depth)
+        self._sniff_encoded(data, "" if known else reason)
         if b"\n--" in data or data.startswith(b"--"):
             for boundary in structure.sniff_boundaries(data, 0, len(data)):
                 self._later(
@@ -518,22 +404,17 @@ class _Reader:
                         0,
                         len(data),
                         item.depth + 1,
-                        reason if not known else "quoted-parts",
+                        reason if not known else _QUOTED,
                         media=entity.Media("multipart/mixed", "", (boundary,)),
                     )
                 )
 
-    def _sniff_base64(self, data: bytes, reason: str) -> None:
-        for first, last in structure.sniff_base64(data):
-            decoded = lenient_base64(data[first:last])
+    def _sniff_encoded(self, data: bytes, reason: str) -> None:
+        encoded = [lenient_base64(data[first:last]) for first, last in structure.sniff_base64(data)]
+        encoded += (
+            transfer.readings(data[at:], "quoted-printable")[0] for at in structure.sniff_quoted(data)
+        )
+        for decoded in encoded:
             known = magic.detect(decoded) or decoded.startswith(b"X5O!P%")
-            if known and self._spend(len(decoded)) and self._keep(decoded) and reason:
-                self.ambiguities.setdefault(reason)
-
-
-def _textual(data: bytes) -> bool:
-    """Whether `data` is but text: no file type a policy cares about, hardly a control character."""
-    head = data[:100_000]
-    if magic.detect(data) not in ("", "text/html", "text/xml", "text/vcard", "text/calendar"):
-        return False
-    return (len(head) - len(head.translate(None, _BINARY))) * 50 <= len(head)
+            if known and self.found.spend(len(decoded)) and self.found.keep(decoded) and reason:
+                self.found.ambiguities.setdefault(reason)

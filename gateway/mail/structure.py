@@ -183,3 +183,22 @@ def sniff_base64(data: bytes) -> list[Span]:
                     position = match.end()
             position = data.find(magic, position + 1)
     return found
+
+
+# What archives, programs and documents start with, quoted-printable.
+_QUOTED_MAGIC = (
+    b"PK=03=04",
+    b"=50=4B=03=04",
+    b"=50=4b=03=04",
+    b"MZ=90",
+    b"=4D=5A=90",
+    b"=D0=CF=11=E0",
+    b"=58=35=4F=21",
+)
+
+
+def sniff_quoted(data: bytes) -> list[int]:
+    """Where quoted-printable of a file starts in `data`, though nothing declares it."""
+    if b"=" not in data:
+        return []
+    return [at for at in (data.find(magic) for magic in _QUOTED_MAGIC) if at >= 0]

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the reading of one message has found so far, within its bounds.
+
+Holds hostile bytes, decoded. `mime.py` walks through a message and notes here what it meets; each
+bound that is hit is named, and a file is hashed once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+from gateway.mail import containers, html, magic, text
+from gateway.mail.charsets import decode
+from gateway.mail.types import Attachment, Text, Url
+
+
+@dataclass(frozen=True, slots=True)
+class MimeLimits:
+    """Bounds of one message. Each that is hit is named in `Content.limits`."""
+
+    depth: int = 64  # nesting of multiparts and messages
+    parts: int = 2_000  # parts read, in all readings together
+    fields: int = 1_000  # header fields of one part
+    text: int = 1_000_000  # characters of text kept, and of one HTML part read
+    urls: int = 1_000
+    attachments: int = 1_000
+    decoded: int = 300_000_000  # octets decoded, in all readings together
+    readings: int = 64  # further readings that are tried
+
+
+READ_AS_TEXT = {
+    "text/plain": "plain",
+    "text/html": "html",
+    "text/enriched": "html",
+    "text/x-amp-html": "html",
+    "application/xhtml+xml": "html",
+}
+_TEXT_TYPES = ("", "text/html", "text/xml", "text/vcard", "text/calendar")
+_BINHEX_TYPES = ("application/mac-binhex40", "application/binhex", "application/x-binhex40")
+_BINARY = bytes(sorted(set(range(32)) - set(b"\t\n\r\f\x1b") | {127}))
+
+
+def textual(data: bytes) -> bool:
+    """Whether `data` is but text: no file type a policy cares about, hardly a control character."""
+    if magic.detect(data) not in _TEXT_TYPES:
+        return False
+    head = data[:100_000]
+    return (len(head) - len(head.translate(None, _BINARY))) * 50 <= len(head)
+
+
+@dataclass(slots=True)
+class Findings:
+    """The notes of one `parse`. `plain` says that every reader reads the message alike.
+
+    `leaves` are the decoded parts of the first reading, `names` the file names in it. `readings`
+    are, by SHA-256, what a content scanner must see besides the message as it is.
+    """
+
+    limits: MimeLimits
+    texts: list[Text] = field(default_factory=list)
+    urls: dict[Url, None] = field(default_factory=dict)
+    attachments: list[Attachment] = field(default_factory=list)
+    defects: dict[str, None] = field(default_factory=dict)
+    ambiguities: dict[str, None] = field(default_factory=dict)
+    hit: dict[str, None] = field(default_factory=dict)
+    readings: dict[bytes, bytes] = field(default_factory=dict)
+    leaves: list[bytes] = field(default_factory=list)
+    names: set[str] = field(default_factory=set)
+    plain: bool = True
+    _decoded: int = 0
+    _characters: int = 0
+
+    def keep(self, data: bytes) -> bool:
+        """Keep `data` for the content scanners; False if it is kept already, or cannot be."""
+        digest = hashlib.sha256(data).digest()
+        if digest in self.readings:
+            return False
+        if len(self.readings) >= self.limits.readings + self.limits.attachments:
+            self.hit.setdefault("readings")
+            return False
+        self.readings[digest] = data
+        return True
+
+    def spend(self, octets: int) -> bool:
+        """Whether `octets` more may be decoded."""
+        self._decoded += octets
+        if self._decoded > self.limits.decoded:
+            self.hit.setdefault("decoded")
+            return False
+        return True
+
+    def further(self, data: bytes, reason: str) -> None:
+        """Note what another reading makes of a leaf: an ambiguity if it is a file, not only text."""
+        if not data or data in self.leaves:
+            return
+        self.plain = False
+        if self.keep(data) and not textual(data):
+            self.ambiguities.setdefault(reason)
+
+    def fresh(self, names: tuple[str, ...]) -> bool:
+        """Whether one of `names` does not stand in the first reading."""
+        return not self.names.issuperset(names)
+
+    def attach(self, names: tuple[str, ...], kind: str, data: bytes, depth: int) -> None:
+        """Note an attachment, and the files that stand in it by TNEF or BinHex."""
+        if len(self.attachments) >= self.limits.attachments:
+            self.hit.setdefault("attachments")
+            return
+        self.names.update(names)
+        self.leaves.append(data)
+        detected = magic.detect(data)
+        digest = hashlib.sha256(data).hexdigest()
+        self.attachments.append(Attachment(names, kind, detected, len(data), digest, max(1, depth), data))
+        if detected == "application/ms-tnef":
+            self.files(containers.tnef(data), depth)
+        elif kind in _BINHEX_TYPES:
+            self.files(containers.binhex(data), depth)
+
+    def files(self, files: containers.Files, depth: int) -> None:
+        """Attach files that stand inside other bytes."""
+        for name, content in files:
+            if content and self.spend(len(content)):
+                self.plain = False
+                self.attach((decode(name),) if name else (), "application/octet-stream", content, depth)
+
+    def read_text(self, kind: str, data: bytes, charset: str) -> None:
+        """Note the text of a part, "plain" or "html", and its links."""
+        left = self.limits.text - self._characters
+        words = decode(data[: left * 4], charset)
+        if len(data) > left * 4 or len(words) > left:
+            self.hit.setdefault("text")
+            words = words[:left]
+        self._characters += len(words)
+        if not words:
+            return
+        if kind == "html":
+            page = html.read(words)
+            words = page.text
+            self.urls.update(dict.fromkeys(page.urls))
+            self.texts.append(Text("html", words, page.hidden))
+        else:
+            self.texts.append(Text("plain", words))
+        for target in text.urls(words):
+            self.urls.setdefault(Url(target))
+        if len(self.urls) > self.limits.urls:
+            self.hit.setdefault("urls")
+            self.urls = dict.fromkeys(list(self.urls)[: self.limits.urls])
