@@ -1,0 +1,520 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Postfix asks the gateway: real `smtpd`, `cleanup` and `qmgr`, a real clamd, and a sink behind them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import smtplib
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Self
+
+import dkim
+import pytest
+
+from contrib.lab.clamd import EICAR
+from contrib.lab.dns import DnsStub
+from contrib.lab.faults import CLAMD_FAULTS, FakeClamd
+from contrib.lab.gateway import ROOT, Gateway
+from contrib.lab.gateway import to_toml as as_toml
+from contrib.lab.postfix import Postfix
+from contrib.lab.process import free_port, program, wait_for
+from contrib.lab.sink import Sink, Transaction
+from gateway.mail.headers import split
+from gateway.policy.examine import GTUBE
+from tests import case as cases
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from contrib.lab.certificates import Authority
+    from contrib.lab.clamd import Clamd
+
+pytestmark = pytest.mark.server("postfix", "clamd", "swaks")
+
+SENDER = "alice@example.net"
+CLIENT = "NAME=mail.example.net ADDR=192.0.2.10 HELO=mail.example.net"
+# Points for the second threshold of strict.example.com, below the first of the others.
+DOUBTFUL = b"I recorded you with your webcam. Pay in bitcoin.\r\n"
+
+
+def message(name: str, body: bytes = b"Text.\r\n", fields: bytes = b"", sender: str = SENDER) -> bytes:
+    """A message with an identity of its own; odd spaces and a raw octet in its header section."""
+    head = (
+        f"From:  Alice Archer <{sender}>\r\nTo:bob@example.com\r\nSubject:   {name}  \r\n"
+        f"Date: Mon, 06 Oct 2025 10:00:00 +0200\r\nMessage-ID: <{name}@example.net>\r\n"
+    )
+    return head.encode() + b"X-Raw: Gr\xfc\xdfe\r\n" + fields + b"\r\n" + body
+
+
+class Site:
+    """One Postfix with the gateway as its filter, and what stands around them."""
+
+    def __init__(self, directory: Path, clamd: Clamd, authority: Authority) -> None:
+        self.directory = directory
+        self.clamd = clamd
+        self.authority = authority
+        self.dns = DnsStub(cases.zone())
+        self.sink = Sink()
+        self.milter = f"inet:127.0.0.1:{free_port()}"
+        self.postfix = Postfix(
+            directory / "postfix",
+            milter=self.milter,
+            relay_to=self.sink.address,
+            domains=("example.com", "strict.example.com"),
+            tls=authority.issue("mx.example.org"),
+            authority=authority,
+            submission=True,
+        )
+        self.gateway = Gateway(directory / "gateway", self.settings())
+
+    def settings(self, **changes: Any) -> dict[str, Any]:
+        """The gateway's configuration."""
+        return {
+            "hostname": "mx.example.org",
+            "domains": ["example.com", "strict.example.com"],
+            "next_hop": f"smtp:{self.sink.address}",
+            "grace": 10,
+            "milter": {"listen": [self.milter], "workers": 2},
+            "dns": {"nameservers": [self.dns.nameserver], "timeout": 2, "attempts": 1},
+            "antivirus": {"addresses": [self.clamd.addresses[0]]},
+            "policy": {
+                "recipients": [
+                    {"recipients": ["strict.example.com"], "tag": 1, "quarantine": 2, "reject": 50}
+                ],
+                "weights": {"CLASSIFIER": 0},
+            },
+            "tls": {
+                "inbound": [
+                    {"sender_domains": ["tls-required.example"]},
+                    {"sender_domains": ["partner.example"], "client_subjects": ["partner.example"]},
+                ]
+            },
+            "release": {"next_hop": f"smtp:127.0.0.1:{self.postfix.port}"},
+            "http": {"listen": ""},
+            "store": {"database": f"sqlite:///{self.directory}/gateway/mailwarden.db"},
+            "log": {"format": "json"},
+            **changes,
+        }
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            for server in (self.dns, self.sink, self.gateway, self.postfix):
+                stack.enter_context(server)
+            self._running = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._running.close()
+
+    # ------------------------------------------------------------ sending
+
+    def client(self, *, submission: bool = False) -> smtplib.SMTP:
+        """A session with Postfix, in which it takes us for somebody in the world."""
+        port = self.postfix.submission_port if submission else self.postfix.port
+        client = smtplib.SMTP("127.0.0.1", port, timeout=60)
+        client.ehlo("peer.example.org")
+        assert client.docmd("XCLIENT", CLIENT)[0] == 220
+        client.ehlo("mail.example.net")
+        return client
+
+    def send(
+        self, raw: bytes, *recipients: str, sender: str = SENDER, submission: bool = False
+    ) -> tuple[int, str]:
+        """Send one message; return the first refusal, or the reply to the message."""
+        with self.client(submission=submission) as client:
+            return transact(client, raw, recipients or ("bob@example.com",), sender)
+
+    def arrived(self, name: str, count: int = 1) -> list[Transaction]:
+        """Wait for a message by its name."""
+        wanted = f"Message-ID: <{name}@example.net>".encode()
+        return self.sink.wait_for(count, 20, lambda one: wanted in one.data)
+
+    def arrivals(self, name: str) -> int:
+        """How often a message has arrived, now that Postfix's queue is empty."""
+        self.postfix.wait_empty()
+        return sum(f"Message-ID: <{name}@example.net>".encode() in t.data for t in self.sink.transactions)
+
+    # ------------------------------------------------------------ the gateway
+
+    def command(self, *arguments: str, status: int = 0) -> Any:
+        """Run `mailwarden` with `--json`, and read what it prints."""
+        done = subprocess.run(
+            [sys.executable, "-m", "gateway", "--config", str(self.gateway.file), *arguments, "--json"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            cwd=ROOT,
+            check=False,
+        )
+        assert done.returncode == status, done.stderr
+        return json.loads(done.stdout)
+
+    def held(self, name: str) -> list[dict[str, Any]]:
+        """What is held under a subject."""
+        found: list[dict[str, Any]] = self.command("quarantine", "list", "--subject", name)
+        return found
+
+    def events(self, event: str) -> list[dict[str, Any]]:
+        """Lines of the gateway's log."""
+        lines = [json.loads(line) for line in self.gateway.log.read_text().splitlines() if line[:1] == "{"]
+        return [line for line in lines if line["event"] == event]
+
+    def reload(self, text: str, event: str = "reloaded") -> dict[str, Any]:
+        """Give the gateway another configuration; return what it logs about that."""
+        before = len(self.events(event))
+        self.gateway.file.write_text(text)
+        self.gateway.reload()
+        wait_for(lambda: len(self.events(event)) > before, 20, f"the event {event!r}")
+        return self.events(event)[-1]
+
+    @contextlib.contextmanager
+    def configured(self, **changes: Any) -> Iterator[None]:
+        """Run on a changed configuration for a while."""
+        self.reload(as_toml(self.settings(**changes)))
+        try:
+            yield
+        finally:
+            self.reload(as_toml(self.settings()))
+
+
+def transact(
+    client: smtplib.SMTP, raw: bytes, recipients: tuple[str, ...], sender: str = SENDER
+) -> tuple[int, str]:
+    """One transaction; the first refusal, or the reply to the message."""
+    commands = [("MAIL", f"FROM:<{sender}>"), *(("RCPT", f"TO:<{r}>") for r in recipients), ("DATA", "")]
+    code, text = 0, b""
+    for verb, argument in commands:
+        code, text = client.docmd(verb, argument)
+        if code not in (250, 354):
+            return code, text.decode()
+    client.send(raw.replace(b"\r\n.", b"\r\n..") + b".\r\n")
+    code, text = client.getreply()
+    return code, text.decode()
+
+
+@pytest.fixture(scope="module")
+def site(lab: Path, clamd: Clamd, authority: Authority) -> Iterator[Site]:
+    with Site(lab / "site", clamd, authority) as made:
+        yield made
+
+
+# ---------------------------------------------------------------- ordinary mail
+
+
+def test_ordinary_mail(site: Site) -> None:
+    """Our fields on top, then Postfix's, and the message behind them to the octet."""
+    raw = message("ordinary", b" leading space\r\n.dot\r\n\xe4\xf6\xfc\r\n\r\n")
+    assert site.send(raw)[0] == 250
+    [arrived] = site.arrived("ordinary")
+    assert arrived.mail_from == SENDER
+    assert arrived.recipients == ("bob@example.com",)
+    names = [f.name for f in split(arrived.data).fields]
+    assert names[0] == "Authentication-Results"
+    assert arrived.data.startswith(
+        b"Authentication-Results: mx.example.org;\r\n\tspf=pass smtp.mailfrom=alice@example.net;\r\n"
+    )
+    added = names[: names.index("From")]
+    assert sorted(added) == sorted(
+        [
+            "Authentication-Results",
+            "X-Spam-Flag",
+            "X-Spam-Score",
+            "X-Spam-Status",
+            "X-Virus-Scanned",
+            "Received",
+        ]
+    )
+    assert arrived.data.endswith(raw)
+
+
+def test_swaks(site: Site) -> None:
+    """The tool that people test their servers with."""
+    done = subprocess.run(
+        [
+            *("swaks", "--server", f"127.0.0.1:{site.postfix.port}", "--from", SENDER),
+            *("--to", "bob@example.com", "--helo", "mail.example.net", "--h-Subject", "from swaks"),
+            *("--add-header", "Message-ID: <swaks@example.net>", "--body", "Text.", "--suppress-data"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    [arrived] = site.arrived("swaks")
+    assert b"\r\nSubject: from swaks\r\n" in arrived.data
+
+
+@pytest.mark.parametrize("canonicalization", ["simple/simple", "relaxed/relaxed"])
+def test_signature_still_verifies(site: Site, canonicalization: str) -> None:
+    """A DKIM signature that verified before verifies after, forged fields of ours removed around it."""
+    name = f"signed-{canonicalization[:6]}"
+    sign = cases.Sign(domain="dkim-simple.example", canonicalization=canonicalization)
+    forged = b"Authentication-Results: mx.example.org; dkim=pass header.d=bank.example\r\nX-Spam-Flag: NO\r\n"
+    raw = forged + cases.signed(message(name, sender="alice@dkim-simple.example"), sign)
+    record = cases.zone()["s1._domainkey.dkim-simple.example"]["TXT"][0].encode()
+
+    def verifies(data: bytes) -> bool:
+        return bool(dkim.verify(data, dnsfunc=lambda *_args, **_kw: record))
+
+    assert verifies(raw)
+    assert site.send(raw)[0] == 250
+    [arrived] = site.arrived(name)
+    assert verifies(arrived.data)
+    assert b"dkim=pass header.d=dkim-simple.example" in arrived.data
+    assert b"bank.example" not in arrived.data
+    assert arrived.data.count(b"X-Spam-Flag:") == 1
+
+
+def test_local_submission(site: Site) -> None:
+    """Mail of this machine comes through sendmail(1), without a client."""
+    subprocess.run(
+        [
+            *(program("sendmail") or "sendmail", "-C", str(site.postfix.config)),
+            *("-f", SENDER, "bob@example.com"),
+        ],
+        input=message("local").replace(b"\r\n", b"\n"),
+        check=True,
+        timeout=60,
+        env={"MAIL_CONFIG": str(site.postfix.config), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+    )
+    [arrived] = site.arrived("local")
+    assert b"X-Virus-Scanned: Mailwarden at mx.example.org\r\n" in arrived.data
+
+
+def test_submission_listener(site: Site) -> None:
+    """What comes in by the listener named ORIGINATING is our users' own: no results, no spam fields."""
+    assert site.send(message("submitted"), "carol@example.com", submission=True)[0] == 250
+    [arrived] = site.arrived("submitted")
+    names = {f.name for f in split(arrived.data).fields}
+    assert "X-Virus-Scanned" in names
+    assert not names & {"Authentication-Results", "X-Spam-Flag", "X-Spam-Status"}
+
+
+# ---------------------------------------------------------------- verdicts
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "reply"),
+    [("gtube", GTUBE.encode(), "5.7.1"), ("eicar", EICAR, "5.7.1")],
+)
+def test_rejected(site: Site, name: str, body: bytes, reply: str) -> None:
+    """The client hears it in the session, and nothing is queued."""
+    fields = b"MIME-Version: 1.0\r\nContent-Type: text/plain\r\n"
+    code, text = site.send(message(name, body + b"\r\n", fields))
+    assert 550 <= code <= 554
+    assert re.match(rf"{reply} Message rejected.* \(id [0-9A-Z]{{16}}\)", text)
+    assert site.arrivals(name) == 0
+
+
+def test_held_and_released(site: Site) -> None:
+    """250 for the sender, a row for the reviewer, and the message itself after the release: once."""
+    raw = message("held", DOUBTFUL)
+    code, _ = site.send(raw, "dave@strict.example.com")
+    assert code == 250
+    assert site.arrivals("held") == 0
+    [item] = site.held("held")
+    assert [r["address"] for r in item["recipients"]] == ["dave@strict.example.com"]
+    site.command("quarantine", "release", item["id"])
+    [arrived] = site.arrived("held")
+    assert arrived.mail_from == SENDER
+    assert arrived.recipients == ("dave@strict.example.com",)
+    assert arrived.data.endswith(raw)
+    assert b"X-Mailwarden-Release" not in arrived.data
+    assert site.arrivals("held") == 1
+    assert site.held("held") == []
+    site.command("quarantine", "release", item["id"], status=1)
+    assert site.arrivals("held") == 1
+
+
+def test_release_token_serves_its_message_only(site: Site) -> None:
+    """The token of a release, seen by its recipient's server, frees no other message."""
+    raw = message("stolen", DOUBTFUL)
+    assert site.send(raw, "dave@strict.example.com")[0] == 250
+    [item] = site.held("stolen")
+    tokens: list[bytes] = []
+    with Sink() as spy:
+        other = site.settings(release={"next_hop": f"smtp:{spy.address}"})
+        site.gateway.file.write_text(as_toml(other))  # for the command alone: no HUP
+        site.command("quarantine", "release", item["id"])
+        site.gateway.file.write_text(as_toml(site.settings()))
+        [seen] = spy.wait_for(1)
+        tokens.append(seen.data.partition(b"\r\n")[0])
+    assert tokens[0].startswith(b"X-Mailwarden-Release: ")
+    assert site.send(tokens[0] + b"\r\n" + message("stolen-2", DOUBTFUL), "dave@strict.example.com")[0] == 250
+    assert site.arrivals("stolen-2") == 0
+    assert len(site.held("stolen-2")) == 1
+    # For its own message and recipient it is good.
+    assert site.send(tokens[0] + b"\r\n" + raw, "dave@strict.example.com")[0] == 250
+    site.arrived("stolen")
+
+
+def test_recipients_part_ways(site: Site) -> None:
+    """Held for one, delivered to the other two, in one transaction."""
+    raw = message("mixed", DOUBTFUL)
+    people = ("bob@example.com", "dave@strict.example.com", "carol@example.com")
+    assert site.send(raw, *people)[0] == 250
+    arrived = site.arrived("mixed")
+    site.postfix.wait_empty()
+    assert sorted(r for one in arrived for r in one.recipients) == ["bob@example.com", "carol@example.com"]
+    assert all(one.data.endswith(raw) for one in arrived)
+    [item] = site.held("mixed")
+    assert [r["address"] for r in item["recipients"]] == ["dave@strict.example.com"]
+
+
+# ---------------------------------------------------------------- TLS, by Postfix's macros
+
+
+def test_tls_required(site: Site) -> None:
+    """A sender domain for which TLS is required: refused in clear, taken with STARTTLS."""
+    sender = "alice@tls-required.example"
+    code, text = site.send(message("tls-clear"), sender=sender)
+    assert (code, text.split()[0]) == (530, "5.7.0")
+    with smtplib.SMTP("127.0.0.1", site.postfix.port, timeout=60) as client:
+        client.starttls(context=_context(site))
+        client.ehlo("mail.example.net")
+        assert transact(client, message("tls-encrypted"), ("bob@example.com",), sender)[0] == 250
+    site.arrived("tls-encrypted")
+
+
+def test_client_certificate_required(site: Site) -> None:
+    """A partner whose certificate must be its own."""
+    sender = "alice@partner.example"
+    for name, expected in (("", 550), ("other.example", 550), ("partner.example", 250)):
+        context = _context(site)
+        if name:
+            pair = site.authority.issue(name, client=True)
+            context.load_cert_chain(pair.certificate, pair.key)
+        with smtplib.SMTP("127.0.0.1", site.postfix.port, timeout=60) as client:
+            client.starttls(context=context)
+            client.ehlo("mail.example.net")
+            code, text = transact(client, message(f"partner-{expected}"), ("bob@example.com",), sender)
+        assert code == expected, (name, text)
+        assert expected == 250 or text.startswith("5.7.10 ")
+
+
+def _context(site: Site) -> ssl.SSLContext:
+    context = site.authority.client_context()
+    context.check_hostname = False  # we connect by address
+    return context
+
+
+# ---------------------------------------------------------------- failures
+
+
+def test_clamd_down(site: Site) -> None:
+    """Without an answer of the scanner the sender tries again later; afterwards the mail gets through."""
+    with site.configured(antivirus={"addresses": [f"127.0.0.1:{free_port()}"]}):
+        code, text = site.send(message("clamd-down"))
+        assert (code, text.split()[0]) == (451, "4.7.1")
+    assert site.arrivals("clamd-down") == 0
+    assert site.send(message("clamd-down"))[0] == 250
+    site.arrived("clamd-down")
+
+
+def test_worker_killed_between_commands(site: Site) -> None:
+    """A filter that dies in a session costs a temporary failure; the next try succeeds."""
+    with site.client() as client:
+        assert client.docmd("MAIL", f"FROM:<{SENDER}>")[0] == 250
+        assert client.docmd("RCPT", "TO:<bob@example.com>")[0] == 250
+        _kill_workers(site)
+        code, _ = client.docmd("DATA")
+        if code == 354:
+            client.send(message("killed-idle") + b".\r\n")
+            code, _ = client.getreply()
+        assert 400 <= code < 500
+    _await_workers(site)
+    assert site.arrivals("killed-idle") == 0
+    assert site.send(message("killed-idle"))[0] == 250
+    assert len(site.arrived("killed-idle")) == 1
+
+
+def test_worker_killed_while_judging(site: Site) -> None:
+    """The same while the message is being scanned."""
+    with (
+        FakeClamd(CLAMD_FAULTS["hangs after the stream"]) as hanging,
+        site.configured(antivirus={"addresses": [hanging.address]}),
+    ):
+        replies: list[tuple[int, str]] = []
+        sender = threading.Thread(target=lambda: replies.append(site.send(message("killed-busy"))))
+        before = hanging.connections
+        sender.start()
+        wait_for(lambda: hanging.connections >= before + 2, 20, "the scan")
+        _kill_workers(site)
+        sender.join(60)
+        assert [400 <= code < 500 for code, _ in replies] == [True]
+        _await_workers(site)
+    assert site.arrivals("killed-busy") == 0
+    assert site.send(message("killed-busy"))[0] == 250
+    assert len(site.arrived("killed-busy")) == 1
+
+
+def _kill_workers(site: Site) -> None:
+    for pid in site.gateway.workers():
+        site.gateway.kill(pid)
+
+
+def _await_workers(site: Site) -> None:
+    wait_for(lambda: len(site.gateway.workers()) >= 3, 20, "new workers")
+    wait_for(site.gateway.is_up, 20, "the milter door")
+
+
+# ---------------------------------------------------------------- reload
+
+
+def test_reload_under_load(site: Site) -> None:
+    """New workers take over while messages pass: every one gets its 250, and arrives once."""
+    count, sessions = 15, 4
+    replies: dict[str, int] = {}
+    failures: list[str] = []
+
+    def talk(session: int) -> None:
+        try:
+            with site.client() as client:
+                for number in range(count):
+                    name = f"load-{session}-{number}"
+                    code, text = transact(client, message(name), ("bob@example.com",))
+                    replies[name] = code
+                    if code != 250:
+                        failures.append(f"{name}: {code} {text}")
+                    time.sleep(0.05)
+        except OSError as error:
+            failures.append(f"session {session}: {error!r}")
+
+    talkers = [threading.Thread(target=talk, args=(session,)) for session in range(sessions)]
+    for talker in talkers:
+        talker.start()
+    for _ in range(2):
+        time.sleep(0.3)
+        site.reload(as_toml(site.settings()))
+    for talker in talkers:
+        talker.join(120)
+    assert failures == []
+    assert len(replies) == count * sessions
+    site.postfix.wait_empty()
+    arrived = [m for t in site.sink.transactions for m in re.findall(rb"Message-ID: <(load-[^@]+)@", t.data)]
+    assert sorted(name.decode() for name in arrived) == sorted(replies)
+
+
+def test_bad_configuration_is_refused(site: Site) -> None:
+    """A typing error on HUP changes nothing, and the log names file and line."""
+    before = set(site.gateway.workers())
+    text = as_toml(site.settings())
+    line = text.splitlines().index("[antivirus]") + 2
+    event = site.reload(
+        text.replace("[antivirus]\n", "[antivirus]\nadresses = []\n"),
+        "configuration refused, the old one stays",
+    )
+    site.gateway.file.write_text(text)
+    assert event["error"].strip('"').startswith(f"{site.gateway.file}:{line}: unknown key adresses")
+    assert "did you mean addresses?" in event["error"]
+    assert set(site.gateway.workers()) == before
+    assert site.send(message("after-bad-reload"))[0] == 250
+    site.arrived("after-bad-reload")
