@@ -39,9 +39,8 @@ if TYPE_CHECKING:
     from gateway.auth.settings import AuthSettings
     from gateway.dns import Lookup, Question
 
-_SEAL: Final = "arc-seal"
-_MESSAGE: Final = "arc-message-signature"
-_RESULTS: Final = "arc-authentication-results"
+FIELDS: Final = ("arc-seal", "arc-message-signature", "arc-authentication-results")
+_SEAL, _MESSAGE, _RESULTS = FIELDS
 _INSTANCE: Final = re.compile(rb"[ \t\r\n]*i[ \t\r\n]*=[ \t\r\n]*([0-9]{1,3})[ \t\r\n]*;(.*)\Z", re.DOTALL)
 _CANON: Final[dict[bytes, Canon]] = {b"simple": "simple", b"relaxed": "relaxed"}
 
@@ -95,6 +94,20 @@ def arc_questions(material: Material, settings: AuthSettings) -> list[Question]:
             except (BadSignatureError, KeyError):
                 continue
     return found
+
+
+def seal_pieces(material: Material, limit: int) -> list[bytes] | None:
+    """The canonical fields of a complete chain, as the next seal signs them (§5.1.1).
+
+    None if the chain has been sealed as failed, and no set may follow. BadSignatureError if its sets
+    are incomplete.
+    """
+    sets = _collect(material, limit)
+    if sets and sets[-1].seal_tags.get("cv", b"").lower() == b"fail":
+        return None
+    return [
+        canonical_field(field, "relaxed") for one in sets for field in (one.results, one.message, one.seal)
+    ]
 
 
 def _results_text(field: HeaderField) -> str:

@@ -27,7 +27,9 @@ from gateway.auth.dmarc import (
     read_record,
 )
 from gateway.auth.results import Result, read_results
+from gateway.auth.seal import seal
 from gateway.auth.settings import AuthSettings
+from gateway.auth.sign import SigningKey, read_private_key
 from gateway.auth.signature import BadSignatureError, Material, read_key
 from gateway.auth.spf import check_spf
 from gateway.auth.suffixes import organizational
@@ -163,6 +165,41 @@ def arc_validation(root: Path) -> Iterator[Outcome]:
         # An empty cv asks for no new verdict on a chain that was sealed as failed: it stays failed.
         expected = row["cv"].lower() or "fail"
         yield Outcome(row["id"], found.result == expected, f"{found} instead of {expected}")
+
+
+def _consolidated(material: Material, authserv_id: str) -> str:
+    """The results of all fields of `authserv_id`, in order, as the signing suite wants them sealed."""
+    found = []
+    for index in material.indexes("authentication-results"):
+        value = " ".join(material.fields[index].value.decode().split())
+        name, _, results = value.partition(";")
+        if name.strip().lower() == authserv_id:
+            found.append(results.strip().rstrip(";"))
+    return "; ".join((authserv_id, *found))
+
+
+def _tag_values(text: str) -> dict[str, str]:
+    tags = (tag.partition("=") for tag in "".join(text.split()).split(";") if tag)
+    return {name: value for name, _, value in tags}
+
+
+def arc_signing(root: Path) -> Iterator[Outcome]:
+    for row in rows(root / "arc-valimail" / "cases-sign.jsonl"):
+        material = material_of(row["message"].encode())
+        with DnsStub(_txt(row["txt"])) as stub:
+            chain = check_arc(material, lookup_at(stub), SETTINGS)
+        key = SigningKey(row["domain"], row["sel"], read_private_key(row["privatekey"].encode()))
+        names = row["sig-headers"].split(":")
+        results = _consolidated(material, row["srv-id"])
+        fields = dict(seal(material, chain, results, key, now=row["t"], names=names))
+        wrong = [
+            f"{short}: {fields.get(name)} instead of {row[short]}"
+            for short, name in (("AS", "ARC-Seal"), ("AMS", "ARC-Message-Signature"))
+            if _tag_values(fields.get(name, "")) != _tag_values(row[short])
+        ]
+        if "".join(fields.get("ARC-Authentication-Results", "").split()) != "".join(row["AAR"].split()):
+            wrong.append(f"AAR: {fields.get('ARC-Authentication-Results')} instead of {row['AAR']}")
+        yield Outcome(row["id"], not wrong, "; ".join(wrong))
 
 
 def dkim_keys(root: Path) -> Iterator[Outcome]:
@@ -304,6 +341,7 @@ SUITES: dict[str, Callable[[Path], Iterator[Outcome]]] = {
     "dkim-verifier-ext": dkim_verifier,
     "dkim-keys-mox": dkim_keys,
     "arc-validation": arc_validation,
+    "arc-signing": arc_signing,
     "dmarc-mail-dmarc": dmarc_evaluation,
     "dmarc-records-mox": dmarc_records,
     "psl": psl,
