@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 ROOT = Path(__file__).resolve().parents[2]
-_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Gateway(Server):
@@ -81,7 +80,7 @@ class Gateway(Server):
 
     def stop(self, seconds: float = 40.0) -> int | None:
         """Send TERM and wait for the drain; by force, workers too, after `seconds`."""
-        workers = self._tree()[1:] if self.process else []
+        workers = self.tree()[1:] if self.process else []
         status = super().stop(seconds)
         if status is not None and status < 0:  # killed: its workers may hang as well
             for pid in workers:
@@ -97,42 +96,6 @@ class Gateway(Server):
         """Send HUP."""
         assert self.process
         self.process.send_signal(signal.SIGHUP)
-
-    # ------------------------------------------------------------ processes
-
-    def workers(self) -> list[int]:
-        """Return the process ids of the supervisor's children."""
-        assert self.process
-        return [pid for pid, parent in _parents().items() if parent == self.process.pid]
-
-    def kill(self, pid: int, number: signal.Signals = signal.SIGKILL) -> None:
-        """Send a signal to one of our own processes; raises ValueError for any other."""
-        if pid not in self._tree():
-            raise ValueError(f"{pid} is no process of this gateway")
-        os.kill(pid, number)
-
-    def pss(self) -> float:
-        """Return the memory of the whole process tree in MB: shared pages are shared out (PSS)."""
-        total = 0
-        for pid in self._tree():
-            try:
-                text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-            except OSError:
-                continue  # it has just ended
-            total += sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:"))
-        return total / 1024
-
-    def cpu(self) -> float:
-        """Return the processor seconds used by the whole process tree, ended children included."""
-        return sum(map(_cpu, self._tree()))
-
-    def _tree(self) -> list[int]:
-        assert self.process
-        parents = _parents()
-        found = [self.process.pid]
-        for pid in found:  # grows as it goes
-            found += [child for child, parent in parents.items() if parent == pid]
-        return found
 
 
 def to_toml(config: Mapping[str, Any]) -> str:
@@ -181,26 +144,3 @@ def _smtp_answers(address: str | tuple[str, int]) -> bool:
             return answered
     except OSError:
         return False
-
-
-def _parents() -> dict[int, int]:
-    """Return the parent of each process there is."""
-    found = {}
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdecimal() and (fields := _stat(int(folder.name))):
-            found[int(folder.name)] = int(fields[1])
-    return found
-
-
-def _cpu(pid: int) -> float:
-    fields = _stat(pid)
-    # proc(5): utime, stime, and the same of children that were waited for
-    return sum(map(int, fields[11:15])) / _TICKS if fields else 0.0
-
-
-def _stat(pid: int) -> list[str]:
-    """Return the fields of /proc/PID/stat behind the name: state, parent, and so on."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return []

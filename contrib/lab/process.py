@@ -63,6 +63,9 @@ def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:
         time.sleep(0.01)
 
 
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
 class Server(abc.ABC):
     """A server process with a log in `directory`. Subclasses say how to start it and when it is up."""
 
@@ -128,3 +131,63 @@ class Server(abc.ABC):
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    # ------------------------------------------------------------ processes
+
+    def workers(self) -> list[int]:
+        """Return the process ids of the server's children."""
+        assert self.process
+        return [pid for pid, parent in _parents().items() if parent == self.process.pid]
+
+    def kill(self, pid: int, number: signal.Signals = signal.SIGKILL) -> None:
+        """Send a signal to one of our own processes; raises ValueError for any other."""
+        if pid not in self.tree():
+            raise ValueError(f"{pid} is no process of this {self.name}")
+        os.kill(pid, number)
+
+    def pss(self) -> float:
+        """Return the memory of the whole process tree in MB: shared pages are shared out (PSS)."""
+        total = 0
+        for pid in self.tree():
+            try:
+                text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+            except OSError:
+                continue  # it has just ended
+            total += sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:"))
+        return total / 1024
+
+    def cpu(self) -> float:
+        """Return the processor seconds used by the whole process tree, ended children included."""
+        return sum(map(_cpu, self.tree()))
+
+    def tree(self) -> list[int]:
+        """Return the process ids of the server and of all below it."""
+        assert self.process
+        parents = _parents()
+        found = [self.process.pid]
+        for pid in found:  # grows as it goes
+            found += [child for child, parent in parents.items() if parent == pid]
+        return found
+
+
+def _parents() -> dict[int, int]:
+    """Return the parent of each process there is."""
+    found = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal() and (fields := _stat(int(folder.name))):
+            found[int(folder.name)] = int(fields[1])
+    return found
+
+
+def _cpu(pid: int) -> float:
+    fields = _stat(pid)
+    # proc(5): utime, stime, and the same of children that were waited for
+    return sum(map(int, fields[11:15])) / _TICKS if fields else 0.0
+
+
+def _stat(pid: int) -> list[str]:
+    """Return the fields of /proc/PID/stat behind the name: state, parent, and so on."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
