@@ -289,7 +289,7 @@ def _open_postgresql(url: URL) -> Database:
     try:
         durable, quick = create_engine(url, **options), create_engine(url, **options)
     except ImportError as error:
-        raise StoreError("PostgreSQL needs the package psycopg: pip install 'mailwarden[postgresql]'") from error
+        raise StoreError("PostgreSQL needs psycopg: pip install 'mailwarden[postgresql]'") from error
     _on_connect(durable, "SET synchronous_commit = on")
     _on_connect(quick, "SET synchronous_commit = off")
     return Database(durable, quick, None)
