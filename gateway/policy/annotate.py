@@ -79,12 +79,15 @@ def _subject(content: Content, tag: str) -> Iterator[Edit]:
         return
     # The field is passed on as it was written; only ASCII may be rewritten without reading it anew.
     old = fields[0].value.replace(b"\r\n", b"\n").strip()
+    # A line of white space alone may not be written again (RFC 5322 §3.2.2, §4.2).
+    old = b"\n".join(line for line in old.split(b"\n") if line.strip(b" \t"))
     if old.isascii() and b"\0" not in old and b"\r" not in old and not old.startswith(tag.rstrip().encode()):
         yield Edit(EditOp.REPLACE, "Subject", f"{tag}{old.decode('ascii')}", index=1)
 
 
 def _spam_fields(verdict: Verdict, *, tagged: bool) -> Iterator[Edit]:
-    required = min(o.thresholds.tag for o in verdict.outcomes)
+    # Of those who get this copy: who does not is none of their business.
+    required = min(o.thresholds.tag for o in verdict.outcomes if o.action in (Action.RELAY, Action.TAG))
     tests = [f"{c.name}={c.points:g}" for c in verdict.contributions if c.points or c.decides]
     status = f"{'Yes' if tagged else 'No'}, score={verdict.score:g} required={required:g} tests=["
     yield Edit(EditOp.INSERT, "X-Spam-Status", _folded(status, tests) + "]")
