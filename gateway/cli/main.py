@@ -25,6 +25,7 @@ EX_USAGE, EX_DATAERR, EX_NOINPUT, EX_UNAVAILABLE, EX_SOFTWARE, EX_TEMPFAIL, EX_C
     75,
     78,
 )
+click.UsageError.exit_code = EX_USAGE  # sysexits(3), as mail tools have it
 DEFAULT = Path("/etc/mailwarden/mailwarden.toml")
 
 # name -> (module, object, one line of help)
