@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contrib.lab.dns import DnsStub
+from gateway import dns as resolver_module
 from gateway.dns import (
     Answer,
     DnsSettings,
@@ -353,3 +354,48 @@ def test_names() -> None:
     assert to_ascii("é" * 300) is None
     assert reverse_name("::ffff:192.0.2.1") == "1.2.0.192.in-addr.arpa"
     assert reverse_name("2001:db8::1").endswith(".8.b.d.0.1.0.0.2.ip6.arpa")
+
+
+PLAIN = [
+    reply(records=record, count=1)
+    for record in (
+        b"\xc0\x0c\0\1\0\1\0\0\1\0\0\4\xc0\0\2\1",
+        b"\xc0\x0c\0\x10\0\1\0\0\1\0\0\x08\3abc\0\2de",
+        b"\xc0\x0c\0\x1c\0\1\0\0\1\0\0\x10" + b"\x20" * 16,
+        b"\xc0\x0c\0\x10\0\3\0\0\1\0\0\2\1a",
+        b"\7example\3com\0\0\1\0\1\0\0\1\0\0\4\xc0\0\2\1",
+    )
+] + [
+    struct.pack("!HHHHHH", 7, flags, 1, 0, 1, 0)
+    + b"\7example\3com\0\0\1\0\1\xc0\x14\0\6\0\1\0\0\2\0\0\x1e\1a\xc0\x14\1b\xc0\x14"
+    + struct.pack("!IIIII", 1, 2, 3, 4, minimum)
+    for flags in (0x8180, 0x8183)
+    for minimum in (60, 90_000)
+]
+
+
+@given(
+    st.sampled_from(PLAIN),
+    st.lists(st.tuples(st.integers(12, 90), st.integers(0, 255)), max_size=3),
+    st.sampled_from(["A", "AAAA", "TXT"]),
+)
+def test_the_short_cut_reads_what_dnspython_reads(
+    wire: bytes, changes: list[tuple[int, int]], kind: Kind
+) -> None:
+    damaged = bytearray(wire)
+    for position, octet in changes:
+        if position >= 29:  # behind the question, which has been compared before
+            damaged[29 + position % (len(wire) - 29)] = octet
+    question = ("example.com", kind)
+    try:
+        plain = resolver_module._read_plain(question, bytes(damaged))
+    except (IndexError, struct.error):
+        return
+    if plain is None:
+        return
+    try:
+        status, values, name, ttl = resolver_module._read_any(question, bytes(damaged))
+    except dns.exception.DNSException:
+        return  # dnspython also reads what does not concern us
+    assert (plain[0], plain[1], name) == (status, values, "example.com")
+    assert plain[2] == ttl or ttl > 1 << 30 or ttl == 0
