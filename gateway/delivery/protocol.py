@@ -22,6 +22,7 @@ MOST_LINES = 128
 LONGEST_TEXT = 400  # characters of a reply that are kept
 
 _ENHANCED = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?:\s+|$)")
+_PRINTABLE = bytes(octet if 32 <= octet < 127 else 63 for octet in range(256))
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -125,7 +126,7 @@ def _reply(lines: list[bytes]) -> HopReply:
 
 def _printable(data: bytes) -> str:
     """The bytes as printable ASCII; every other octet is "?"."""
-    return "".join(chr(octet) if 32 <= octet < 127 else "?" for octet in data).strip()
+    return data.translate(_PRINTABLE).decode("ascii").strip()
 
 
 def extensions(reply: HopReply) -> dict[str, str]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gateway.smarthost.settings import Door
 
 _SEPARATELY = Reply(452, "4.5.3", "This recipient goes elsewhere, send it in a transaction of its own")
+_OUR_FIELDS = 4096  # octets that the fields we add may take
 _NO_ROUTE = Reply(451, "4.3.5", "No next hop is known for this recipient, try again later")
 
 
@@ -56,10 +57,12 @@ class Handover:
         """Ask the next hop for `recipient`; the reply to the client's RCPT."""
         if recipient in self.accepted:
             return Reply(250, "2.1.5", "Ok")
-        hop = self._door.routes.route(recipient)
+        # <postmaster> without a domain goes where our first domain goes (RFC 5321 §4.1.1.3).
+        address = recipient if "@" in recipient else f"{recipient}@{(*self._door.domains, '')[0].lstrip('.')}"
+        hop = self._door.routes.route(address)
         if hop is None:
             return _NO_ROUTE
-        key = (hop, policy_for(hop.host, domain_of(recipient), self._door.tls_rules))
+        key = (hop, policy_for(hop.host, domain_of(address), self._door.tls_rules))
         if self._key is None:
             self._key = key
         elif self._key != key:
@@ -107,7 +110,8 @@ class Handover:
             await self._open.reset()
         self._sent = False
         sender, options, size = self._mail
-        first, answers = await self._open.envelope(sender, recipients, options, size)
+        announced = size + _OUR_FIELDS if size else 0
+        first, answers = await self._open.envelope(sender, recipients, options, announced)
         self._sent = first.status == "accepted"
         return first, answers
 

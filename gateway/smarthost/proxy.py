@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from gateway.mail.networks import address
+from gateway.mail.networks import address, inside
+from gateway.mail.types import Direction, Session, Tls
 from gateway.smarthost.commands import CommandError
 
 XCLIENT = frozenset(("NAME", "ADDR", "PORT", "PROTO", "HELO", "LOGIN", "DESTADDR", "DESTPORT"))
@@ -56,6 +57,23 @@ def merged(old: Client, new: Client) -> Client:
         name=old.name if new.name is None else new.name,
         helo=old.helo if new.helo is None else new.helo,
         login=old.login if new.login is None else new.login,
+    )
+
+
+def session_of(
+    peer: Client, known: Client, *, tls: Tls | None, listener: str, relay_networks: tuple[str, ...]
+) -> Session:
+    """The client as the judgement sees it: `peer`, and over it all that is `known` from a listed one."""
+    client = merged(peer, known)
+    outbound = bool(client.login) or inside(client.ip or "", relay_networks)
+    return Session(
+        client_ip=client.ip or "",
+        client_name=client.name or "",
+        helo=client.helo or "",
+        tls=tls,
+        login=client.login or "",
+        listener=listener,
+        direction=Direction.OUTBOUND if outbound else Direction.INBOUND,
     )
 
 

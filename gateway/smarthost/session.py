@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from aiosmtpd.smtp import SMTP, TLSSetupException
@@ -25,7 +26,7 @@ from aiosmtpd.smtp import SMTP, TLSSetupException
 from gateway.delivery.routes import relay_refusal
 from gateway.mail.headers import printable
 from gateway.mail.networks import inside, same_client
-from gateway.mail.types import Direction, Envelope, Mail, Reply, Session, new_id
+from gateway.mail.types import Envelope, Mail, Reply, Session, new_id
 from gateway.smarthost.commands import (
     CommandError,
     MailCommand,
@@ -38,7 +39,7 @@ from gateway.smarthost.commands import (
 )
 from gateway.smarthost.data import DataReader
 from gateway.smarthost.handover import Handover
-from gateway.smarthost.proxy import XCLIENT, XFORWARD, Client, attributes, merged
+from gateway.smarthost.proxy import XCLIENT, XFORWARD, Client, attributes, merged, session_of
 from gateway.smarthost.tls import tls_facts
 from gateway.smarthost.transfer import transfer
 
@@ -309,7 +310,7 @@ class Conversation(SMTP):
         mail = mail_command(rest, extended=self._extended, size_limit=self._settings.size_limit)
         refusal = self._door.judgement.admit(self._client(), mail.sender, None)
         if refusal is not None:
-            await self._say(refusal)
+            await self._refuse(refusal, mail.sender, "")
             return
         self._mail = mail
         self._hop.begin(mail.sender, mail.options, mail.size)
@@ -332,8 +333,17 @@ class Conversation(SMTP):
         if refusal is None:
             # The timer is the client's; what the next hop takes has limits of its own.
             self._reset_timeout(3600)
-            refusal = await self._hop.offer(recipient)
-        await self._say(refusal)
+            answer = await self._hop.offer(recipient)
+            if answer.code < 300:
+                await self._say(answer)
+                return
+            refusal = answer
+        await self._refuse(refusal, self._mail.sender, recipient)
+
+    async def _refuse(self, reply: Reply, sender: str, recipient: str) -> None:
+        facts = {"client": self._client().client_ip, "sender": sender, "recipient": recipient}
+        self._door.log.info("refused", **facts, reply=str(reply))
+        await self._say(reply)
 
     async def _data_command(self, rest: str) -> None:
         self._need_helo()
@@ -459,17 +469,12 @@ class Conversation(SMTP):
     def _client(self, forwarded: Client | None = None) -> Session:
         """The client as the judgement sees it: who connects, XCLIENT over it, XFORWARD over that."""
         known = merged(self._identity, self._forwarded if forwarded is None else forwarded)
-        ip = self.peer if known.ip is None else known.ip
-        login = self._identity.login or ""
-        outbound = bool(login) or inside(ip, self._door.relay_networks)
-        return Session(
-            client_ip=ip,
-            client_name=known.name or "",
-            helo=self._helo if known.helo is None else known.helo,
+        return session_of(
+            Client(self.peer, "", self._helo, ""),
+            replace(known, login=self._identity.login),
             tls=tls_facts(self.transport) if self._over_tls else None,
-            login=login,
             listener=self._settings.name,
-            direction=Direction.OUTBOUND if outbound else Direction.INBOUND,
+            relay_networks=self._door.relay_networks,
         )
 
 

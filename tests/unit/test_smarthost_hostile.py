@@ -195,6 +195,22 @@ def test_memory_is_bounded() -> None:
     play(scene, memory_limit=300_000)
 
 
+def test_a_trickle_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.smarthost.session._RATE_GRACE", 0.1)
+
+    async def scene(client: Raw, _hop: Hop, _bench: Bench) -> None:
+        await client.envelope()
+        await client.ask("DATA")
+        for _ in range(3):
+            client.send(b"x")
+            await asyncio.sleep(0.1)
+        assert (await client.rest(3)).startswith("421 4.4.2 Message comes too slowly")
+
+    hop, bench = play(scene, data_rate=1000)
+    assert not hop.taken
+    assert not bench.mails
+
+
 def test_timeouts() -> None:
     async def slow_command(client: Raw, _hop: Hop, _bench: Bench) -> None:
         for _ in range(4):

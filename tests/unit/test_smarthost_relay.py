@@ -170,6 +170,25 @@ def test_no_open_relay(recipient: str) -> None:
     assert not hop.commands
 
 
+def test_postmaster_without_a_domain_is_ours() -> None:
+    async def scene(client: Raw, _hop: Hop, _bench: Bench) -> None:
+        await client.envelope("Postmaster")
+        assert (await client.message(SENT)).startswith("250")
+
+    hop, _ = play(scene)
+    assert hop.taken[0].rcpts == [b"RCPT TO:<Postmaster>"]
+
+
+def test_an_announced_size_leaves_room_for_our_fields() -> None:
+    async def scene(client: Raw, _hop: Hop, _bench: Bench) -> None:
+        await client.ask("EHLO c")
+        await client.ask("MAIL FROM:<a@b> SIZE=1000 BODY=7BIT")
+        await client.ask("RCPT TO:<u@example.com>")
+
+    hop, _ = play(scene)
+    assert b"MAIL FROM:<a@b> SIZE=5096 BODY=7BIT" in hop.commands
+
+
 def test_listed_networks_relay_anywhere() -> None:
     async def scene(client: Raw, _hop: Hop, bench: Bench) -> None:
         await client.envelope("u@example.net")
