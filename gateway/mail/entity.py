@@ -217,7 +217,13 @@ def _strict_media(parsed: Structured, value: bytes, entity: Entity) -> Media:
         return Media(kind, charset, (plain[:250].encode("utf-8"),) if plain else ())
     extended = parsed.extended.get("boundary")
     if extended is not None or "boundary" in parsed.odd or not plain:
-        entity.reasons.append("boundary-encoded" if extended is not None else "boundary-malformed")
+        entity.reasons.append(
+            "boundary-encoded"
+            if extended is not None
+            else "boundary-conflict"
+            if plain
+            else "boundary-malformed"
+        )
         first = [b for b in (extended, plain) if b]
         return Media(kind, charset, _boundaries(dict.fromkeys((*first, *loose(value, b"boundary")))))
     boundary = plain.encode("utf-8")

@@ -71,7 +71,6 @@ _PREFIXES: tuple[tuple[bytes, str], ...] = (
     (b"\x89PNG\r\n\x1a\n", "image/png"),
     (b"\xff\xd8\xff", "image/jpeg"),
     (b"GIF8", "image/gif"),
-    (b"BM", "image/bmp"),
     (b"II*\0", "image/tiff"),
     (b"MM\0*", "image/tiff"),
     (b"\0\0\x01\0", "image/x-icon"),
@@ -106,6 +105,7 @@ _AT: tuple[tuple[int, bytes, str], ...] = (
     (8, b"WAVE", "audio/x-wav"),
     (8, b"AVI ", "video/x-msvideo"),
     (40, b" EMF", "image/emf"),
+    (6, b"\0\0\0\0", "image/bmp"),
     (65, b"BinHex 4", "application/mac-binhex40"),
 )
 _MARKUP = re.compile(
@@ -135,7 +135,7 @@ def detect(data: bytes) -> str:
         if head.startswith(prefix):
             return _zip_kind(data, head) if kind == "application/zip" else kind
     for offset, mark, kind in _AT:
-        if head.startswith(mark, offset):
+        if head.startswith(mark, offset) and (kind != "image/bmp" or head.startswith(b"BM")):
             return kind
     if data.startswith(b"CD001", _ISO_AT):
         return "application/x-iso9660-image"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-MAX_URLS = 1_000
+MAX_URLS = 5_000
 _SCHEME = re.compile(r"(?:https?|ftp)\Z", re.IGNORECASE)
 _TARGET = re.compile(r"[^\s<>\"'\x00-\x1f\x7f\u2028\u2029]{1,2000}")
 _TRAILING = ".,;:!?*'\")]}>"

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Header sections as received, printable text, encoded words, mailboxes."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.mail.addresses import mailboxes
+from gateway.mail.charsets import codec_of, decode, decode_extended, decode_words
+from gateway.mail.headers import MAX_FIELDS, printable, split
+from gateway.mail.types import HeaderField
+
+PRINTABLE = {
+    "plain": ("Hello, world", "Hello, world"),
+    "line breaks": ("a\r\nb\tc", "a  b c"),
+    "escape": ("\x1b[31mred\x1b]0;x\x07", "?[31mred?]0;x?"),
+    "nul": ("a\0b", "a?b"),
+    "right to left": ("a\u202egpj.exe", "a?gpj.exe"),
+    "line separators": ("a\u2028b\u2029c\x85d", "a?b?c?d"),
+    "zero width": ("a\u200bb\ufeffc", "a?b?c"),
+    "surrogate": ("a\udcffb", "a?b"),
+    "no-break space": ("a\u00a0b\u3000c", "a b c"),
+    "letters stay": ("Grüße, Ελλάδα, 日本", "Grüße, Ελλάδα, 日本"),
+}
+
+
+@pytest.mark.parametrize("name", PRINTABLE)
+def test_printable(name: str) -> None:
+    text, expected = PRINTABLE[name]
+    assert printable(text) == expected
+
+
+def test_printable_cuts_and_says_so() -> None:
+    assert printable("x" * 300) == "x" * 197 + "..."
+    assert printable("x" * 200) == "x" * 200
+    assert printable("abcdef", 2) == ".."
+
+
+def test_printable_ascii() -> None:
+    assert printable("Grüße\n", ascii_only=True) == "Gr??e "
+
+
+@given(st.text(max_size=400), st.integers(0, 100), st.booleans())
+def test_printable_is_always_safe(text: str, limit: int, ascii_only: bool) -> None:
+    safe = printable(text, limit, ascii_only=ascii_only)
+    assert len(safe) <= limit
+    assert safe.isprintable()
+    assert not ascii_only or safe.isascii()
+
+
+SECTIONS = {
+    "plain": (b"A: 1\r\nB:2\r\n\r\nbody", [("A", b" 1"), ("B", b"2")], b"body"),
+    "folded": (b"A: 1\r\n\t2\r\n 3\r\nB: x\r\n\r\n", [("A", b" 1\r\n\t2\r\n 3"), ("B", b" x")], b""),
+    "space before the colon": (b"A \t: 1\r\n\r\nb", [("A", b" 1")], b"b"),
+    "LF": (b"A: 1\nB: 2\n\nbody\n", [("A", b" 1"), ("B", b" 2")], b"body\n"),
+    "no empty line": (b"A: 1\r\nno field\r\n\r\nx", [("A", b" 1")], b"no field\r\n\r\nx"),
+    "mbox": (b"From a@b Mon\r\nA: 1\r\n\r\nx", [("A", b" 1")], b"x"),
+    "no body": (b"A: 1", [("A", b" 1")], b""),
+    "no header": (b"\r\nx", [], b"x"),
+    "8-bit, NUL, CR stay": (b"A: \xff\0\rx\r\n\r\n", [("A", b" \xff\0\rx")], b""),
+    "empty value": (b"A:\r\nB:\r\n\r\n", [("A", b""), ("B", b"")], b""),
+}
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_split(name: str) -> None:
+    raw, fields, body = SECTIONS[name]
+    section = split(raw)
+    assert [(f.name, f.value) for f in section.fields] == fields
+    assert raw[section.body_start :] == body
+
+
+@given(st.binary(max_size=300))
+def test_split_loses_nothing(raw: bytes) -> None:
+    section = split(raw)
+    rebuilt = b"".join(raw[first:after] for first, after in section.spans)
+    assert raw == raw[: section.start] + rebuilt + raw[section.end :]
+    assert section.end <= section.body_start <= len(raw)
+
+
+def test_split_bounds_the_fields() -> None:
+    section = split(b"A: 1\r\n" * (MAX_FIELDS + 1))
+    assert section.truncated
+    assert len(section.fields) == MAX_FIELDS
+
+
+WORDS = {
+    "none": ("plain = text ?=", "plain = text ?="),
+    "q": ("=?utf-8?q?a=C3=A4_b?=", "aä b"),
+    "b": ("=?UTF-8?B?w6Q=?= x", "ä x"),
+    "space between is dropped": ("=?utf-8?q?a?=\t =?utf-8?q?b?= c", "ab c"),
+    "a character in two": ("=?utf-8?q?=C3?= =?utf-8?q?=A4?=", "ä"),
+    "two charsets": ("=?utf-8?q?a?= =?koi8-r?B?8PLJ?=", "aПРи"),
+    "language": ("=?utf-8*de?q?a?=", "a"),
+    "unknown charset": ("=?zlib_codec?b?eJw=?=", "x\x9c"),
+    "padding missing": ("=?utf-8?b?YWI?=", "ab"),
+    "open": ("=?utf-8?q?a", "=?utf-8?q?a"),
+}
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_encoded_words(name: str) -> None:
+    text, expected = WORDS[name]
+    assert decode_words(text) == expected
+
+
+@pytest.mark.parametrize(
+    "label", ["zlib_codec", "rot13", "idna", "punycode", "unicode_escape", "base64", "hex"]
+)
+def test_codecs_that_are_no_charset(label: str) -> None:
+    assert codec_of(label) == ""
+    assert decode(b"\xff", label) == "ÿ"
+
+
+CHARSETS = {
+    "utf-7": (b"+AOQ-", "utf-7", "ä"),
+    "utf-16 without mark": ("ab".encode("utf-16-be"), "utf-16", "ab"),
+    "utf-16 little end": ("ab".encode("utf-16-le"), "UTF16", "ab"),
+    "wrong label": (b"\xc3\xa4", "us-ascii", "ä"),
+    "latin-1": (b"\xe4", "", "ä"),
+    "windows": (b"\x80", "windows-1252", "€"),
+    "gb2312": ("中".encode("gb18030"), "GB2312", "中"),
+    "iso-2022-jp": ("日".encode("iso2022_jp"), "ISO-2022-JP", "日"),
+}
+
+
+@pytest.mark.parametrize("name", CHARSETS)
+def test_charsets(name: str) -> None:
+    data, label, expected = CHARSETS[name]
+    assert decode(data, label) == expected
+
+
+def test_extended_parameter() -> None:
+    assert decode_extended(b"utf-8'en'%C3%A4.txt") == "ä.txt"
+    assert decode_extended(b"it's%20") == "it's "
+
+
+MAILBOXES = {
+    "address": (b" a@example.com", [("", "a@example.com")]),
+    "name": (b' "Doe, J." <j@example.com>', [("Doe, J.", "j@example.com")]),
+    "comment": (b" j@example.com (J (x) Doe)", [("J (x) Doe", "j@example.com")]),
+    "several": (b" a@x.example, B <b@x.example>", [("", "a@x.example"), ("B", "b@x.example")]),
+    "group": (b" Friends: a@x.example, b@x.example;", [("", "a@x.example"), ("", "b@x.example")]),
+    "encoded": (b" =?utf-8?q?J=C3=BCrgen?= <j@x.example>", [("Jürgen", "j@x.example")]),
+    "address as name": (b" ceo@x.example <a@evil.example>", [("ceo@x.example", "a@evil.example")]),
+    "quoted address as name": (b' "ceo@x.example" <a@evil.example>', [("ceo@x.example", "a@evil.example")]),
+    "route": (b" <@a.example,@b.example:c@d.example>", [("", "c@d.example")]),
+    "folded": (b" A\r\n\t<a@x.example>", [("A", "a@x.example")]),
+    "no end": (b" A <a@x.example", [("A", "a@x.example")]),
+    "only a name": (b" undisclosed", [("undisclosed", "")]),
+    "nothing": (b" ", []),
+    "two in one": (b" <a@x.example><b@x.example>", [("", "a@x.example")]),
+}
+
+
+@pytest.mark.parametrize("name", MAILBOXES)
+def test_mailboxes(name: str) -> None:
+    value, expected = MAILBOXES[name]
+    assert list(mailboxes([HeaderField("From", b"From:" + value)])) == expected
+
+
+@pytest.mark.parametrize(
+    "hostile", [b"(" * 50_000, b"<" * 50_000, b'"' * 50_000, b"a@b," * 12_000, b"\\" * 50_000]
+)
+def test_mailboxes_in_linear_time(hostile: bytes) -> None:
+    started = time.process_time()
+    mailboxes([HeaderField("From", b"From:" + hostile)])
+    assert time.process_time() - started < 0.5
+
+
+@given(st.binary(max_size=100))
+def test_mailboxes_never_raise(value: bytes) -> None:
+    for name, address in mailboxes([HeaderField("From", b"From:" + value)]):
+        assert name or address
