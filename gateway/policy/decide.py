@@ -23,7 +23,8 @@ def decide(
     """Weigh `signals` and say what happens to `mail`, recipient by recipient.
 
     `lifted` names signals that a reviewer has answered by a release: they are listed without
-    weight. A failed question ("error") acts as `on_error` says and never as a good answer.
+    weight. A failed question ("error") acts as `on_error` says and never as a good answer; what
+    was held for it and released is not held for it again.
     """
     answered = frozenset(lifted)
     contributions = tuple(_weigh(signal, policy, answered) for signal in signals)
@@ -53,7 +54,10 @@ def decide(
 def _weigh(signal: Signal, policy: Policy, answered: frozenset[str]) -> Contribution:
     weight = policy.weights[signal.name]
     if signal.state == "error":
-        return Contribution(signal.name, 0.0, f"not answered: {signal.text}", weight.on_error)
+        # Whoever was held for want of an answer and released must not be held for it again.
+        held_before = weight.on_error is Action.QUARANTINE and signal.name in answered
+        decides = None if held_before else weight.on_error
+        return Contribution(signal.name, 0.0, f"not answered: {signal.text}", decides)
     if signal.name in answered:
         return Contribution(signal.name, 0.0, f"answered by release: {signal.text}")
     return Contribution(signal.name, round(weight.points(signal.value), 3), signal.text, weight.action)

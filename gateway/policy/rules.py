@@ -148,9 +148,8 @@ def load(rules: Path, settings: PolicySettings) -> Policy:
     _compare(rules / "signals.toml", entries, names, settings)
     own = {p.name for p in compiled.patterns} - set(entries)
     weights = {name: _weight(rules, name, entry, settings) for name, entry in entries.items()}
-    weights |= {
-        name: Weight("own pattern", ((0.0, 0.0), (1.0, settings.weights[name])), None, None) for name in own
-    }
+    entry = _Entry("own pattern", weight=0.0)
+    weights |= {name: _weight(rules, name, entry, settings) for name in own}
     base = _thresholds(rules, settings)
     attachments = _table(rules / "attachments.toml", _Attachments)
     recipients = {
@@ -201,7 +200,7 @@ def _compare(path: Path, entries: dict[str, _Entry], names: frozenset[str], sett
             if name not in names:
                 raise RuleError(f"[policy.{table}] {name}: no such signal{_meant(name, names)}")
     for name in settings.on_error:
-        if name in entries and entries[name].on_error is None:
+        if name not in entries or entries[name].on_error is None:
             raise RuleError(f"[policy.on_error] {name}: this signal has no error to act on")
 
 
