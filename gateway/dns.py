@@ -392,10 +392,7 @@ def read_answer(question: Question, wire: bytes, *, trusted: bool) -> tuple[Answ
 
 
 def _read_plain(question: Question, wire: bytes) -> tuple[Status, tuple[Any, ...], float] | None:
-    """Read the commonest answers in a twentieth of dnspython's time; None for all others.
-
-    They are "there is none", and A, AAAA and TXT records of the very name that was asked for.
-    """
+    """Read "there is none", and A, AAAA and TXT of the very name asked for; None: anything else."""
     name, kind = question
     answers, authorities = struct.unpack_from("!HH", wire, 6)
     position = 12 + len(name) + 6

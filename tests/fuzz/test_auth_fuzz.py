@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The parsers of sender authentication on hostile input: a value or a known error, never another.
+
+`MAILWARDEN_FUZZ` sets how many examples each property tries; the default keeps the suite quick.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import struct
+from typing import Any
+
+import dns.exception
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gateway.auth.arc import check_arc, seal_pieces
+from gateway.auth.dkim import check_dkim, read_signatures
+from gateway.auth.dmarc import MalformedRecordError, author_domain, read_record
+from gateway.auth.results import forged, read_results
+from gateway.auth.settings import AuthSettings
+from gateway.auth.signature import BadSignatureError, Material, read_key, read_tags
+from gateway.auth.spf import check_spf
+from gateway.auth.suffixes import organizational
+from gateway.dns import Answer, read_answer
+from gateway.mail import headers, mime
+from gateway.mail.types import Envelope, HeaderField, Session
+
+EXAMPLES = int(os.environ.get("MAILWARDEN_FUZZ", "200"))
+fuzzed = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+SETTINGS = AuthSettings()
+KEY = b"v=DKIM1; p=" + base64.b64encode(bytes.fromhex("302a300506032b6570032100") + bytes(range(32)))
+
+
+def pieces(words: str) -> st.SearchStrategy[bytes]:
+    """Sequences of these words, of white space, and of a few odd octets."""
+    known = [word.encode() for word in words.split()] + [b" ", b"\t", b"\r\n ", b"\r\n"]
+    return st.lists(st.sampled_from(known) | st.binary(max_size=3), max_size=24).map(b"".join)
+
+
+TAGS = pieces(
+    "v=1 v=DKIM1 a=rsa-sha256 a=ed25519-sha256 b= bh= d=example.com s=s h=from i= l= t= x= c=relaxed "
+    "q=dns/txt k=rsa p= cv=none i=1 ; = : / @ AAAA . é " + "9" * 30
+)
+POLICIES = pieces(
+    "v=spf1 a mx ptr include: exists: redirect= exp= ip4: ip6: all - ~ ? %{ } % l dr 2 s1r- p h : / // 24 "
+    "192.0.2.1 ::1 example.com ."
+)
+RECORDS = pieces("v=DMARC1; p= sp= np= none reject pct= 100 t=y psd= rua=mailto: a@b , ! ; = adkim=s")
+AUTHORS = pieces('a@example.com < > ( ) " \\ , ; : @ =?utf-8?q? ?= From: é')
+RESULTS = pieces('mx.example.org ; = ( ) " \\ spf pass . 1 / none =? ?=')
+
+
+class Answers:
+    """A lookup that answers every question with the same octets."""
+
+    def __init__(self, text: bytes) -> None:
+        self.text = text
+
+    def query(self, _name: str, kind: str) -> Answer[Any]:
+        values: dict[str, Any] = {
+            "TXT": self.text,
+            "MX": (1, "mx.example.com"),
+            "A": "192.0.2.9",
+            "AAAA": "2001:db8::",
+        }
+        return Answer("ok", (values[kind],))
+
+    def txt(self, name: str) -> Answer[Any]:
+        return self.query(name, "TXT")
+
+    def ptr(self, _address: str) -> Answer[Any]:
+        return Answer("ok", ("host.example.com",))
+
+
+@fuzzed
+@given(TAGS)
+def test_tag_lists(value: bytes) -> None:
+    with contextlib.suppress(BadSignatureError):
+        assert all(read_tags(value))
+
+
+@fuzzed
+@given(TAGS | st.binary(max_size=400).map(lambda data: b"p=" + base64.b64encode(data)))
+def test_keys(record: bytes) -> None:
+    with contextlib.suppress(BadSignatureError):
+        assert 0 < read_key.__wrapped__(record).bits <= 8192
+
+
+@fuzzed
+@given(TAGS, TAGS | st.just(KEY))
+def test_dkim(signature: bytes, record: bytes) -> None:
+    value = b"v=1; a=rsa-sha256; d=example.com; s=s; h=from; bh=AAAA; b=AAAA; " + signature
+    for text in (signature, value):
+        raw = b"DKIM-Signature:" + text + b"\r\nFrom: a@example.com\r\n\r\n"
+        section = headers.split(raw)
+        material = Material(section.fields, raw, section.body_start)
+        lookup: Any = Answers(record)
+        for found in check_dkim(material, read_signatures(material, SETTINGS), lookup, SETTINGS):
+            assert found.result in ("fail", "permerror", "policy")
+            assert (found.domain + found.selector + found.identity + found.reason).isprintable()
+
+
+@fuzzed
+@given(TAGS, TAGS, TAGS)
+def test_arc(seal: bytes, message: bytes, results: bytes) -> None:
+    common = b" i=1; a=rsa-sha256; d=example.com; s=s; b=AAAA; "
+    raw = b"ARC-Seal:" + common + b"cv=none; " + seal
+    raw += b"\r\nARC-Message-Signature:" + common + b"h=from; bh=AAAA; " + message
+    raw += b"\r\nARC-Authentication-Results: i=1;" + results + b"\r\nFrom: a@example.com\r\n\r\n"
+    section = headers.split(raw)
+    material = Material(section.fields, raw, section.body_start)
+    lookup: Any = Answers(KEY)
+    found = check_arc(material, lookup, SETTINGS)
+    assert found.result in ("fail", "none")
+    assert (found.reason + found.results + "".join(found.sealers)).isprintable()
+    with contextlib.suppress(BadSignatureError):
+        seal_pieces(material, 50)
+
+
+@fuzzed
+@given(POLICIES)
+def test_spf(record: bytes) -> None:
+    lookup: Any = Answers(b"v=spf1 " + record)
+    session = Session(client_ip="192.0.2.1", helo="host.example.com")
+    for found in check_spf(session, Envelope("a@example.com", ()), lookup):
+        assert found.result in ("pass", "fail", "softfail", "neutral", "none", "permerror")
+        assert found.reason.isprintable()
+
+
+@fuzzed
+@given(RECORDS)
+def test_dmarc_records(text: bytes) -> None:
+    for record_text in (text, b"v=DMARC1; " + text):
+        try:
+            record = read_record(record_text.decode("utf-8", "replace"), any_order=len(text) % 2 == 0)
+        except MalformedRecordError:
+            continue
+        assert record is None or 0 <= record.percent <= 100
+
+
+@fuzzed
+@given(AUTHORS)
+def test_author_domains(value: bytes) -> None:
+    domain, problem = author_domain(mime.parse(b"From: " + value + b"\r\n\r\n"))
+    assert bool(domain) != bool(problem)
+    assert domain.isascii()
+    organizational(domain)
+
+
+@fuzzed
+@given(RESULTS)
+def test_authentication_results(value: bytes) -> None:
+    field = HeaderField("Authentication-Results", b"Authentication-Results:" + value)
+    claimed = forged([field], "mx.example.org") == (1,)
+    try:
+        name, results = read_results(value)
+    except ValueError:
+        return
+    assert claimed == (name == "mx.example.org")
+    assert all(result.method and result.result for result in results)
+
+
+@fuzzed
+@given(
+    st.binary(max_size=120),
+    st.integers(0, 5),
+    st.integers(0, 3),
+    st.sampled_from(["A", "TXT", "MX", "TLSA", "PTR"]),
+)
+def test_dns_answers(data: bytes, answers: int, authorities: int, kind: Any) -> None:
+    header = struct.pack("!HHHHHH", 1, 0x8180, 1, answers, authorities, 0)
+    wire = header + b"\7example\3com\0\0\1\0\1" + data.replace(b"@", b"\xc0\x0c\0\x10\0\1\0\0\0\0\0")
+    try:
+        answer, ttl = read_answer(("example.com", kind), wire, trusted=True)
+    except (ValueError, dns.exception.DNSException):
+        return
+    assert answer.status in ("ok", "nodata", "nxdomain")
+    assert ttl >= 0
