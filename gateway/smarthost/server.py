@@ -33,6 +33,7 @@ _BUSY = Reply(421, "4.3.2", "Too many connections, try again later")
 _GREEDY = Reply(421, "4.7.0", "Too many connections from your address, try again later")
 _ROOM = Reply(421, "4.4.2", "Idle while connections run short, closing")
 _CLOSING = Reply(421, "4.3.2", "Service is closing, try again later")
+_SOFT = 5.0  # seconds for which a stopping worker takes further messages from clients it has
 _IDLE = 1.0  # seconds without a command after which a client may have to make room
 
 
@@ -44,7 +45,7 @@ class Worker:
         self.pool = pool
         self.tls_context = tls_context
         self.loop = asyncio.get_running_loop()
-        self.stopping = False
+        self.closing = False  # whether clients are sent away between messages
         self.buffered = 0  # octets of messages in memory
         self.sessions: set[Conversation] = set()
         self.empty = asyncio.Event()  # set when the last session has ended
@@ -59,7 +60,7 @@ class Worker:
         settings = self.door.settings
         self.sessions.add(session)
         self._clients[session.client] += 1
-        if self.stopping:
+        if self.closing:
             return _CLOSING
         if len(self.sessions) > settings.connection_limit and not _dismiss_idlest(self.sessions):
             return _BUSY
@@ -125,8 +126,8 @@ async def serve(
 ) -> None:
     """Serve clients on `listen_sockets` until `stop` is set, then drain.
 
-    Drained means: no new clients, 421 to those without a message on its way, and
-    `door.grace` seconds for the others; who is not done then hears nothing and tries again.
+    Drained means: no new clients, 421 to those that are idle, and `door.grace` seconds for the
+    others; who is not done then hears nothing and tries again.
     """
     # aiosmtpd writes what clients send into its log at level INFO.
     logging.getLogger("mail.log").setLevel(logging.WARNING)
@@ -141,16 +142,27 @@ async def serve(
         await stop.wait()
         for server in servers:
             server.close()
-        worker.stopping = True
+        await _drain(worker)
+
+
+async def _drain(worker: Worker) -> None:
+    """Let the clients finish what they have begun, for as long as the grace allows.
+
+    A reload drains too, so a client in the middle of its work does not notice: it goes on for a
+    few seconds, then hears 421 between two messages. Who is idle hears it at once.
+    """
+    now, grace = worker.loop.time, worker.door.grace
+    soft, hard = now() + min(_SOFT, grace / 2), now() + grace
+    while worker.sessions and now() < hard:
+        worker.closing = now() >= soft
         for session in tuple(worker.sessions):
-            if not session.busy:
+            if session.idle_for(now()) > (_IDLE if not session.in_transaction else _SOFT):
                 session.dismiss(_CLOSING)
-        if worker.sessions:
-            worker.empty.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(worker.empty.wait(), door.grace)
-        for session in tuple(worker.sessions):
-            session.hang_up()
+        worker.empty.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(worker.empty.wait(), 0.2)
+    for session in tuple(worker.sessions):
+        session.hang_up()
 
 
 @contextlib.contextmanager

@@ -62,16 +62,12 @@ _NO_CLIENT = Client()
 
 
 class Conversation(SMTP):
-    """One client. `busy` while a message is on its way from DATA to its reply.
-
-    `idle_since` is the loop's time at which it began to owe us a command, else infinite.
-    """
+    """One client. `idle_since` is the loop's time at which it began to owe us a command, else infinite."""
 
     # The stream's buffer; aiosmtpd's 1001 would stop and start the socket for every two lines.
     line_length_limit = 65_536
 
     def __init__(self, worker: Worker) -> None:
-        self.busy = False
         self._worker = worker
         self._door = worker.door
         self._settings = worker.door.settings
@@ -137,8 +133,17 @@ class Conversation(SMTP):
         if self.transport is not None:
             self.transport.close()
 
+    @property
+    def in_transaction(self) -> bool:
+        """Whether the client has given a sender, and its message is not answered yet."""
+        return self._mail is not None
+
+    def idle_for(self, now: float) -> float:
+        """Seconds for which the client has owed us a command; negative while it does not."""
+        return now - self.idle_since
+
     def dismiss(self, reply: Reply) -> None:
-        """Send away a client that is not busy."""
+        """Send away a client that is idle."""
         self.idle_since = math.inf
         self._say_now(reply)
         self.hang_up()
@@ -151,7 +156,7 @@ class Conversation(SMTP):
                 if line is None:
                     break
                 await self._obey(line)
-                if self._worker.stopping and not self._closing:
+                if self._worker.closing and not self.in_transaction and not self._closing:
                     await self._leave(_CLOSING)
         except (ConnectionError, EOFError, TLSSetupException):
             pass  # the client has gone, or TLS did not come about
@@ -356,14 +361,12 @@ class Conversation(SMTP):
         if self._pending:  # RFC 2920 §3.1: DATA is the last command of a group
             await self._leave(_PIPELINED)
             return
-        self.busy = True
         data = DataReader(self._settings.size_limit)
         try:
             await self.push("354 End data with <CR><LF>.<CR><LF>")
             reply = await self._receive(data) or await self._pass_on(data, self._mail)
         finally:
             self._worker.buffered -= data.held
-            self.busy = False
         await self._forget()
         if not self._closing:
             await self._say(reply)
