@@ -52,7 +52,13 @@ _OK = Reply(250, "2.0.0", "Ok")
 _PIPELINED = Reply(554, "5.5.0", "Commands sent before their time")
 _CLOSING = Reply(421, "4.3.2", "Service is closing, try again later")
 _UNKNOWN = Reply(500, "5.5.1", "Command not recognized")
-_ELSEWHERE = frozenset(("AUTH", "BDAT", "EXPN", "ETRN", "TURN", "ATRN", "SEND", "SOML", "SAML"))
+_ABSENT = ("AUTH", "BDAT", "EXPN", "ETRN", "TURN", "ATRN", "SEND", "SOML", "SAML")
+_FIXED = {
+    "NOOP": _OK,
+    "VRFY": Reply(252, "2.5.2", "Send some mail, it will be tried"),
+    "HELP": Reply(214, "2.0.0", "See RFC 5321"),
+    **{verb: Reply(502, "5.5.1", f"{verb} is not implemented") for verb in _ABSENT},
+}
 _JUNK = frozenset(("NOOP", "RSET", "VRFY", "EXPN", "HELP", "HELO", "EHLO", "XFORWARD", "XCLIENT"))
 _LONGEST_COMMAND = 2048  # octets; RFC 5321 §4.5.3.1.4 has 512, and parameters come on top
 _CHUNK = 262_144  # octets of a message read at a time
@@ -83,6 +89,7 @@ class Conversation(SMTP):
         self._identity = _NO_CLIENT  # XCLIENT
         self._forwarded = _NO_CLIENT  # XFORWARD
         self._mail: MailCommand | None = None
+        self._tried = 0  # RCPT commands of this transaction
         self._commands: dict[str, Callable[[str], Awaitable[None]]] = {
             "HELO": self._helo_command,
             "EHLO": self._ehlo_command,
@@ -91,10 +98,7 @@ class Conversation(SMTP):
             "RCPT": self._rcpt_command,
             "DATA": self._data_command,
             "RSET": self._rset_command,
-            "NOOP": self._noop_command,
             "QUIT": self._quit_command,
-            "VRFY": self._vrfy_command,
-            "HELP": self._help_command,
             "XCLIENT": self._xclient_command,
             "XFORWARD": self._xforward_command,
         }
@@ -246,15 +250,13 @@ class Conversation(SMTP):
             if is_http(verb, rest):
                 await self._leave(Reply(502, "5.7.0", "This is not a web server"))
                 return
-            if verb in _JUNK:
-                self._junk += 1
-                if self._junk > self._settings.junk_limit:
-                    await self._leave(Reply(421, "4.7.0", "Too many commands without a message"))
-                    return
+            self._junk += verb in _JUNK
+            if self._junk > self._settings.junk_limit:
+                await self._leave(Reply(421, "4.7.0", "Too many commands without a message"))
+                return
             command = self._commands.get(verb)
             if command is None:
-                known = Reply(502, "5.5.1", f"{verb} is not implemented")
-                await self._say(known if verb in _ELSEWHERE else _UNKNOWN)
+                await self._say(_FIXED.get(verb, _UNKNOWN))
             else:
                 await command(rest)
         except CommandError as error:
@@ -326,6 +328,10 @@ class Conversation(SMTP):
         if self._mail is None:
             raise CommandError(503, "5.5.1", "Sender not yet given")
         recipient = rcpt_command(rest, extended=self._extended)
+        self._tried += 1
+        if self._tried > 2 * self._settings.recipient_limit:
+            await self._leave(Reply(421, "4.7.0", "Too many recipients tried"))
+            return
         if len(self._hop.accepted) >= self._settings.recipient_limit:
             raise CommandError(452, "4.5.3", "Too many recipients")
         # Rights come from the connection, or from XCLIENT; never from XFORWARD.
@@ -339,6 +345,7 @@ class Conversation(SMTP):
             # The timer is the client's; what the next hop takes has limits of its own.
             self._reset_timeout(3600)
             answer = await self._hop.offer(recipient)
+            self._reset_timeout(self._worker.patience())
             if answer.code < 300:
                 await self._say(answer)
                 return
@@ -346,6 +353,7 @@ class Conversation(SMTP):
         await self._refuse(refusal, self._mail.sender, recipient)
 
     async def _refuse(self, reply: Reply, sender: str, recipient: str) -> None:
+        self._junk += reply.code < 500 and not recipient
         facts = {"client": self._client().client_ip, "sender": sender, "recipient": recipient}
         self._door.log.info("refused", **facts, reply=str(reply))
         await self._say(reply)
@@ -376,18 +384,6 @@ class Conversation(SMTP):
             raise CommandError(501, "5.5.4", "RSET takes no argument")
         await self._forget()
         await self._say(_OK)
-
-    async def _noop_command(self, rest: str) -> None:
-        del rest
-        await self._say(_OK)
-
-    async def _vrfy_command(self, rest: str) -> None:
-        del rest
-        await self._say(Reply(252, "2.5.2", "Send some mail, it will be tried"))
-
-    async def _help_command(self, rest: str) -> None:
-        del rest
-        await self._say(Reply(214, "2.0.0", "See RFC 5321"))
 
     async def _quit_command(self, rest: str) -> None:
         del rest
@@ -447,6 +443,7 @@ class Conversation(SMTP):
         )
         self._reset_timeout(3600)  # the judgement and the next hop have limits of their own
         reply = await transfer(mail, self._door, self._worker.pool, self._hop, extended=self._extended)
+        self._reset_timeout(self._worker.patience())
         if reply.code < 300:
             self._junk = 0
         return reply
@@ -456,6 +453,7 @@ class Conversation(SMTP):
     async def _forget(self) -> None:
         """End the transaction, if there is one."""
         self._mail = None
+        self._tried = 0
         self._forwarded = _NO_CLIENT
         await self._hop.forget()
 

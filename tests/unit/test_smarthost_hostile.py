@@ -165,6 +165,14 @@ def test_errors_and_junk_have_an_end() -> None:
         replies = (await client.rest()).splitlines()
         assert [r[:3] for r in replies] == ["550"] * 20 + ["421"]
 
+    async def tries(client: Raw, _hop: Hop, _bench: Bench) -> None:
+        await client.ask("EHLO c")
+        await client.ask("MAIL FROM:<a@b>")
+        client.send(b"".join(b"RCPT TO:<u%d@example.com>\r\n" % n for n in range(100)))
+        replies = (await client.rest()).splitlines()
+        assert [r[:3] for r in replies] == ["450"] * 20 + ["421"]
+
+    play(tries, Hop(answers={b"RCPT": b"450 4.2.0 later\r\n"}), recipient_limit=10)
     play(errors)
     play(junk)
     play(harvest, Hop(answers={b"RCPT": b"550 5.1.1 unknown\r\n"}))
