@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,6 +17,7 @@ Span = tuple[int, int]
 
 MAX_SNIFFED = 8
 _CONTROLS = bytes(range(33))
+_BREAK = re.compile(rb"[\r\n]")
 _LOOKED_AT = 500  # lines on which a hidden delimiter is looked for
 
 
@@ -47,11 +47,14 @@ def cut(raw: bytes, start: int, end: int, boundary: bytes, limit: int, *, lenien
     spans: list[Span] = []
     preamble: Span = (start, end)
     begin = -1
-    closed = more = False
-    odd = not lenient and _hides_delimiter(raw, start, end, boundary)
-    for position, after in _delimiters(raw, start, end, boundary, lenient=lenient):
+    odd = closed = more = False
+    for position, after in _delimiters(raw, start, end, b"--" + boundary):
         if position < begin:
             continue
+        if position > start and raw[position - 1] != 10:
+            odd = True
+            if not lenient:
+                continue
         line_end = raw.find(b"\n", after, end)
         if line_end < 0:
             line_end = end
@@ -82,33 +85,29 @@ def cut(raw: bytes, start: int, end: int, boundary: bytes, limit: int, *, lenien
     return Parts(tuple(spans), preamble, epilogue, closed, odd, more)
 
 
-def _delimiters(raw: bytes, start: int, end: int, boundary: bytes, *, lenient: bool) -> Iterator[Span]:
-    """Where a line starts with the boundary, and where the boundary ends there."""
-    if lenient:
-        yield from _lenient_delimiters(raw, start, end, b"--" + boundary)
-        return
-    length = len(boundary) + 2
-    if raw.startswith(b"--" + boundary, start, end):
-        yield start, start + length
-    needle = b"\n--" + boundary
-    position = raw.find(needle, start, end)
-    while position >= 0:
-        yield position + 1, position + 1 + length
-        position = raw.find(needle, position + 1 + length, end)
+def _delimiters(raw: bytes, start: int, end: int, needle: bytes) -> Iterator[Span]:
+    """Where a line starts with `needle`, for some reader or for all, and where the needle ends.
 
-
-def _lenient_delimiters(raw: bytes, start: int, end: int, needle: bytes) -> Iterator[Span]:
+    Places within a line are passed over; where there are many, only line feeds are gone by.
+    """
     missed = 0
     position = raw.find(needle, start, end)
-    while position >= 0 and missed < _LOOKED_AT:
+    while position >= 0:
         after = position + len(needle)
         if _starts_line(raw, start, position):
             yield position, after
         else:
             missed += 1
-            breaks = [b for b in (raw.find(b"\n", after, end), raw.find(b"\r", after, end)) if b >= 0]
-            after = min(breaks, default=after)
+            if missed > _LOOKED_AT:
+                break
+            line_break = _BREAK.search(raw, after, end)
+            after = line_break.start() if line_break else end
         position = raw.find(needle, after, end)
+    while position >= 0:
+        position = raw.find(b"\n" + needle, position, end)
+        if position >= 0:
+            position += 1 + len(needle)
+            yield position - len(needle), position
 
 
 def _starts_line(raw: bytes, start: int, position: int) -> bool:
@@ -119,15 +118,6 @@ def _starts_line(raw: bytes, start: int, position: int) -> bool:
         return False
     lead = raw[max(start, position - 40) : position]
     return not lead[lead.rfind(b"\n") + 1 :].rpartition(b"\r")[2].strip(_CONTROLS)
-
-
-def _hides_delimiter(raw: bytes, start: int, end: int, boundary: bytes) -> bool:
-    """Whether a delimiter follows a bare CR, or controls or spaces at a line's start."""
-    needle = b"--" + boundary
-    if raw.count(needle, start, end) == raw.count(b"\n" + needle, start, end):
-        return False
-    found = _lenient_delimiters(raw, start, end, needle)
-    return any(first > start and raw[first - 1] != 10 for first, _ in islice(found, _LOOKED_AT))
 
 
 def _before_line_end(raw: bytes, start: int, position: int) -> int:
