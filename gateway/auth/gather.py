@@ -19,16 +19,15 @@ from gateway.auth.dmarc import Found, author_domain, evaluate, fetch, organizati
 from gateway.auth.iprev import check_iprev
 from gateway.auth.signature import Material
 from gateway.auth.spf import check_spf
+from gateway.auth.upstream import relayed_iprev, relayed_results, relayed_spf
 from gateway.dns import Lookup, Resolver, reverse_name
-from gateway.mail.networks import address
+from gateway.mail.networks import address, inside
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
 
-    from gateway.auth.dkim import Signature
     from gateway.auth.settings import AuthSettings
-    from gateway.dns import Question
     from gateway.mail.types import Arc, Content, Dkim, Dmarc, Iprev, Mail, Spf
 
 T = TypeVar("T")
@@ -82,67 +81,83 @@ def authenticate(
     `submit` hands a call to a thread pool; without it all runs in this thread. `hostname` is
     ours. Never raises for what the message or the DNS says.
     """
-    lookup = Lookup(resolver, min(deadline, time.monotonic() + settings.timeout))
-    clock = _Clock()
-    material = Material(content.fields, mail.raw, content.body_start)
-    signatures = read_signatures(material, settings) if settings.dkim else ()
-    domain, problem = author_domain(content) if settings.dmarc else ("", "")
-    slow = clock.run("dns", lambda: _ask_first(mail, material, signatures, domain, lookup, settings))
-
-    def spf() -> tuple[Spf, ...]:
-        return check_spf(
-            mail.session,
-            mail.envelope,
-            lookup,
-            hostname=hostname,
-            trusted_forwarders=settings.trusted_forwarders,
-        )
-
-    waiting = submit(lambda: clock.run("spf", spf)) if settings.spf and slow and submit else None
-    dkim = (
-        clock.run("dkim", lambda: check_dkim(material, signatures, lookup, settings)) if settings.dkim else ()
+    checks = _Checks(
+        mail, content, Lookup(resolver, min(deadline, time.monotonic() + settings.timeout)), settings
     )
-    arc = clock.run("arc", lambda: check_arc(material, lookup, settings)) if settings.arc else None
-    iprev = clock.run("iprev", lambda: check_iprev(mail.session, lookup)) if settings.iprev else None
-    found = Found("permerror", reason=problem)
-    if settings.dmarc and domain:
-        found = clock.run("dmarc", lambda: fetch(domain, lookup, settings.dmarc_method))
-    spf_results: tuple[Spf, ...] = ()
+    clock = _Clock()
+    slow = clock.run("dns", checks.ask_first)
+    # With the DNS far away, SPF waits in a thread of its own.
+    waiting = submit(lambda: clock.run("spf", lambda: checks.spf(hostname))) if slow and submit else None
+    dkim = clock.run("dkim", checks.dkim) if settings.dkim else ()
+    arc = clock.run("arc", checks.arc) if settings.arc else None
+    iprev = clock.run("iprev", checks.iprev) if settings.iprev else None
+    found = clock.run("dmarc", checks.record) if settings.dmarc else None
     if waiting is not None and not waiting.cancel():  # a full pool has not begun: then do it here
-        spf_results = waiting.result()
-    elif settings.spf:
-        spf_results = clock.run("spf", spf)
-    dmarc = None
-    if settings.dmarc:
-        dmarc = evaluate(
-            found,
-            spf_results,
-            dkim,
-            lambda name: organizational_domain(name, lookup, settings.dmarc_method),
+        spf = waiting.result()
+    else:
+        spf = clock.run("spf", lambda: checks.spf(hostname)) if settings.spf else ()
+    dmarc = evaluate(found, spf, dkim, checks.organizational) if found else None
+    return Authentication(spf, dkim, dmarc, arc, iprev, clock.durations)
+
+
+class _Checks:
+    """The checks of one message, and what they share."""
+
+    def __init__(self, mail: Mail, content: Content, lookup: Lookup, settings: AuthSettings) -> None:
+        self.mail = mail
+        self.content = content
+        self.lookup = lookup
+        self.settings = settings
+        self.material = Material(content.fields, mail.raw, content.body_start)
+        self.signatures = read_signatures(self.material, settings) if settings.dkim else ()
+        self.domain, self.problem = author_domain(content) if settings.dmarc else ("", "")
+        self.relayed = inside(mail.session.client_ip, settings.trusted_relays)
+        self.stated = relayed_results(content, settings.trusted_authserv_ids) if self.relayed else ()
+
+    def ask_first(self) -> bool:
+        """Ask what the checks will ask first; True if SPF is among them and the DNS took long."""
+        settings, session = self.settings, self.mail.session
+        questions = key_questions(self.signatures)
+        if settings.arc:
+            questions += arc_questions(self.material, settings)
+        if self.domain:
+            questions += record_questions(self.domain, settings.dmarc_method)
+        client = None if self.relayed else address(session.client_ip)
+        if settings.spf and client:
+            names = (self.mail.envelope.mail_from.rpartition("@")[2], session.helo)
+            questions += [(name, "TXT") for name in names if "." in name and not name.startswith("[")]
+        if settings.iprev and client and not session.client_name:
+            questions.append((reverse_name(str(client)), "PTR"))
+        start = time.monotonic()
+        asked = self.lookup.prefetch(questions)
+        return asked and settings.spf and time.monotonic() - start > _SLOW
+
+    def spf(self, hostname: str) -> tuple[Spf, ...]:
+        if self.relayed:
+            return relayed_spf(self.stated, self.mail.envelope)
+        forwarders = self.settings.trusted_forwarders
+        return check_spf(
+            self.mail.session,
+            self.mail.envelope,
+            self.lookup,
+            hostname=hostname,
+            trusted_forwarders=forwarders,
         )
-    return Authentication(spf_results, dkim, dmarc, arc, iprev, clock.durations)
 
+    def dkim(self) -> tuple[Dkim, ...]:
+        return check_dkim(self.material, self.signatures, self.lookup, self.settings)
 
-def _ask_first(
-    mail: Mail,
-    material: Material,
-    signatures: tuple[Signature | Dkim, ...],
-    domain: str,
-    lookup: Lookup,
-    settings: AuthSettings,
-) -> bool:
-    """Ask what the checks will ask first; True if the DNS took long to answer."""
-    questions: list[Question] = []
-    client = address(mail.session.client_ip)
-    if settings.spf and client:
-        names = (mail.envelope.mail_from.rpartition("@")[2], mail.session.helo)
-        questions += [(name, "TXT") for name in names if "." in name and not name.startswith("[")]
-    questions += key_questions(signatures)
-    if settings.arc:
-        questions += arc_questions(material, settings)
-    if domain:
-        questions += record_questions(domain, settings.dmarc_method)
-    if settings.iprev and client and not mail.session.client_name:
-        questions.append((reverse_name(str(client)), "PTR"))
-    start = time.monotonic()
-    return lookup.prefetch(questions) and time.monotonic() - start > _SLOW
+    def arc(self) -> Arc:
+        return check_arc(self.material, self.lookup, self.settings)
+
+    def iprev(self) -> Iprev | None:
+        return relayed_iprev(self.stated) if self.relayed else check_iprev(self.mail.session, self.lookup)
+
+    def record(self) -> Found:
+        """The policy record of the author domain."""
+        if not self.domain:
+            return Found("permerror", reason=self.problem)
+        return fetch(self.domain, self.lookup, self.settings.dmarc_method)
+
+    def organizational(self, domain: str) -> str | None:
+        return organizational_domain(domain, self.lookup, self.settings.dmarc_method)

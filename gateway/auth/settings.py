@@ -34,9 +34,13 @@ class AuthSettings(Settings, frozen=True):
     min_rsa_bits: Annotated[int, msgspec.Meta(ge=1024, le=8192)] = 1024
     # Networks of forwarders whose mail SPF cannot judge: "fail" and "softfail" become "policy".
     trusted_forwarders: tuple[str, ...] = ()
+    # Networks of our own relays in front of us: SPF and reverse DNS are taken from their results.
+    trusted_relays: tuple[str, ...] = ()
+    # The authserv-ids of these relays; only their Authentication-Results are believed.
+    trusted_authserv_ids: tuple[str, ...] = ()
     # Seconds that all checks of one message may take together.
     timeout: Annotated[float, msgspec.Meta(gt=0, le=20)] = 15.0
 
     def __post_init__(self) -> None:
-        for network in self.trusted_forwarders:
+        for network in (*self.trusted_forwarders, *self.trusted_relays):
             ipaddress.ip_network(network)

@@ -12,7 +12,7 @@ import dkim
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.auth.arc import arc_questions, check_arc
@@ -129,6 +129,7 @@ def test_questions_are_known_beforehand() -> None:
     assert set(arc_questions(material, AuthSettings())) == {("sel._domainkey.example.org", "TXT")}
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 1500), st.integers(0, 255)), min_size=1, max_size=5))
 def test_a_damaged_chain_is_a_result(changes: list[tuple[int, int]]) -> None:
     mail = bytearray(sealed(1))

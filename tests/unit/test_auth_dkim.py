@@ -13,7 +13,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from dkim.canonicalization import Relaxed, Simple
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.auth.dkim import check_dkim, read_signatures
@@ -276,6 +276,7 @@ def test_hostile_signatures_are_cheap(field: bytes) -> None:
 PIECES = st.sampled_from([b" ", b"\t", b"\r\n", b"\r", b"\n", b"a", b".", b"  \r\n", b"\r\n\r\n"])
 
 
+@settings(deadline=None)
 @given(st.lists(PIECES, max_size=30).map(b"".join))
 def test_canonical_bodies_are_those_of_dkimpy(body: bytes) -> None:
     body += b"\r\n"  # dkimpy takes no care of white space on an unfinished line
@@ -290,6 +291,7 @@ def test_empty_bodies() -> None:
     assert relaxed_body(b"a \t") == b"a\r\n"
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200) | st.text(alphabet="abvdhs=;: \t\r\n1", max_size=80).map(str.encode))
 def test_any_tag_list_is_read_or_refused(value: bytes) -> None:
     try:
@@ -299,6 +301,7 @@ def test_any_tag_list_is_read_or_refused(value: bytes) -> None:
     assert all(name and isinstance(content, bytes) for name, content in tags.items())
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 600), st.integers(0, 255)), min_size=1, max_size=5))
 def test_a_damaged_signature_is_a_result(changes: list[tuple[int, int]]) -> None:
     mail = bytearray(SIGNED)
@@ -313,6 +316,7 @@ def test_a_damaged_signature_is_a_result(changes: list[tuple[int, int]]) -> None
 SIGNED = sign()
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_any_key_record_is_read_or_refused(record: bytes) -> None:
     for text in (record, b"p=" + base64.b64encode(record), b"k=ed25519; p=" + base64.b64encode(record)):

@@ -184,3 +184,31 @@ def test_the_cost_with_a_warm_cache() -> None:
             times.append(time.thread_time() - start)
     assert len(mail.raw) > 10_000
     assert sorted(times)[5] < 0.0015
+
+
+RELAY = AuthSettings(trusted_relays=("10.0.0.0/8",), trusted_authserv_ids=("MX.relay.example",))
+STATED = b"Authentication-Results: mx.relay.example; spf=fail smtp.mailfrom=alice@example.com; iprev=pass\r\n"
+
+
+@pytest.mark.parametrize(
+    ("ip", "stated", "spf", "iprev"),
+    [
+        ("10.1.1.1", STATED, "fail", "pass"),
+        ("10.1.1.1", b"", "", None),
+        ("10.1.1.1", STATED.replace(b"mx.relay", b"other.relay"), "", None),
+        ("10.1.1.1", STATED.replace(b"alice@example.com", b"eve@example.net"), "", "pass"),
+        ("10.1.1.1", b"Authentication-Results: mx.relay.example; (\r\n", "", None),
+        ("10.1.1.1", STATED + STATED.replace(b"fail", b"pass"), "fail", "pass"),  # the topmost counts
+        ("10.1.1.1", STATED.replace(b"spf=fail", b"spf=hardfail"), "", "pass"),
+        ("192.0.2.1", STATED, "pass pass", "pass"),  # no relay of ours: checked here
+    ],
+)
+def test_a_trusted_relay_speaks_for_the_client(ip: str, stated: bytes, spf: str, iprev: str | None) -> None:
+    session = Session(client_ip=ip, helo="mail.example.com")
+    mail = replace(message(), session=session, raw=stated + message().raw)
+    with DnsStub(zone()) as stub:
+        found = run(stub, mail, settings=RELAY)
+    assert " ".join(one.result for one in found.spf) == spf
+    assert (found.iprev.result if found.iprev else None) == iprev
+    assert found.dmarc
+    assert found.dmarc.result == "pass"  # DKIM is checked here in any case

@@ -7,7 +7,7 @@ import time
 
 import authres
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.auth.results import authentication_results, forged, read_results
@@ -73,6 +73,7 @@ HOSTILE = st.text(
 )
 
 
+@settings(deadline=None)
 @given(HOSTILE, HOSTILE, HOSTILE)
 def test_nobody_writes_into_our_field(one: str, two: str, three: str) -> None:
     evidence = Evidence(
@@ -194,6 +195,7 @@ PIECES = st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(PIECES, max_size=16).map("".join))
 def test_any_field_is_read_or_refused(text: str) -> None:
     value = text.encode()

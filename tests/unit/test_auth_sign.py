@@ -127,7 +127,7 @@ def test_key_files(tmp_path: Path) -> None:
 TEXTS = st.text(alphabet="a \t:;=\u00e9", max_size=20)
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(TEXTS, max_size=4), st.lists(st.sampled_from(["", " ", "x", "\t x", ".", "x  "]), max_size=6))
 def test_any_message_can_be_signed(subjects: list[str], lines: list[str]) -> None:
     mail = "From: a@example.com\r\n" + "".join(f"Subject:{one}\r\n" for one in subjects)

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contrib.lab.dns import DnsStub
@@ -160,6 +160,7 @@ TERMS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(TERMS, st.text(max_size=20))
 def test_any_record_gives_a_result(terms: list[str], local: str) -> None:
     record = ("v=spf1 " + " ".join(terms)).encode()

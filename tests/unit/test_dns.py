@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import dns.exception
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contrib.lab.dns import DnsStub
@@ -305,6 +305,7 @@ RECORDS = b"".join(
 )
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255)), max_size=6),
     st.integers(0, 200),
@@ -374,6 +375,7 @@ PLAIN = [
 ]
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(PLAIN),
     st.lists(st.tuples(st.integers(12, 90), st.integers(0, 255)), max_size=3),

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a relay of ours in front says about the client that it took the message from.
+
+Reads hostile bytes: Authentication-Results fields, of which only the topmost one by a named relay
+counts. No I/O.
+
+Behind such a relay the client's address is the relay's own, and SPF and reverse DNS of it
+would tell nothing. DKIM, ARC and DMARC are checked here all the same.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, cast
+
+from gateway.auth.results import NAME, Result, read_results
+from gateway.mail.domains import domain_of, normal
+from gateway.mail.headers import printable
+from gateway.mail.types import AuthWord, Iprev, Spf
+
+if TYPE_CHECKING:
+    from gateway.mail.types import Content, Envelope
+
+_WORDS: Final = frozenset({"pass", "fail", "softfail", "neutral", "none", "policy", "temperror", "permerror"})
+_MAX_FIELDS: Final = 20  # looked at, from the top
+
+
+def relayed_results(content: Content, authserv_ids: tuple[str, ...]) -> tuple[Result, ...]:
+    """The results of the topmost field that one of these services wrote; () if there is none."""
+    wanted = {normal(name).rstrip(".") for name in authserv_ids}
+    for field in content.all(NAME)[:_MAX_FIELDS]:
+        try:
+            name, results = read_results(field.value)
+        except ValueError:
+            continue
+        if name in wanted:
+            return results
+    return ()
+
+
+def relayed_spf(results: tuple[Result, ...], envelope: Envelope) -> tuple[Spf, ...]:
+    """SPF as the relay found it, MAIL FROM first, if it speaks of this envelope's sender."""
+    found: list[Spf] = []
+    sender = domain_of(envelope.mail_from)
+    for result in results:
+        if result.method != "spf" or result.result not in _WORDS:
+            continue
+        word = cast("AuthWord", result.result)
+        stated, helo = result.get("smtp.mailfrom"), printable(normal(result.get("smtp.helo")), 253)
+        if sender and normal(stated.rpartition("@")[2]) == sender:
+            found.insert(0, Spf("mailfrom", sender, word, "as a trusted relay says"))
+        elif helo and not stated:
+            found.append(Spf("helo", helo, word, "as a trusted relay says"))
+            if not envelope.mail_from:
+                found.insert(0, Spf("mailfrom", helo, word, "as a trusted relay says"))
+    return tuple(found[:2])
+
+
+def relayed_iprev(results: tuple[Result, ...]) -> Iprev | None:
+    """Reverse DNS as the relay found it; the name is not told."""
+    for result in results:
+        if result.method == "iprev" and result.result in ("pass", "fail", "temperror", "permerror"):
+            return Iprev(result.result)  # type: ignore[arg-type]  # checked in the line above
+    return None
