@@ -36,7 +36,7 @@ READ_AS_TEXT = {
     "text/x-amp-html": "html",
     "application/xhtml+xml": "html",
 }
-_TEXT_TYPES = ("", "text/html", "text/xml", "text/vcard", "text/calendar")
+_TEXT_TYPES = ("", "text/html", "text/xml", "text/vcard", "text/calendar", "message/rfc822")
 _BINHEX_TYPES = ("application/mac-binhex40", "application/binhex", "application/x-binhex40")
 _BINARY = bytes(sorted(set(range(32)) - set(b"\t\n\r\f\x1b") | {127}))
 

@@ -116,6 +116,12 @@ _MARKUP = re.compile(
 _SCRIPT = re.compile(
     rb"\A\s*+(?:@echo\b|powershell\b|WScript\.|On Error Resume|Set \w+ ?= ?CreateObject)", re.IGNORECASE
 )
+_MESSAGE = re.compile(
+    rb"(?:>?From [^\n]{1,200}\n)?(?:[!-9;-~]{1,60}: [^\n]*+\n(?:[ \t][^\n]*+\n)*+){0,20}?"
+    rb"(?:Received|Return-Path|MIME-Version|Message-ID|Delivered-To|Content-Type): [^\n]*+\n"
+    rb"(?:[ \t][^\n]*+\n)*+[!-9;-~]{1,60}:",
+    re.IGNORECASE,
+)
 _SVG = re.compile(rb"<svg[\s>]", re.IGNORECASE)
 _MACRO_ZIP = (
     (b"word/", "wordprocessingml.document"),
@@ -152,6 +158,8 @@ def detect(data: bytes) -> str:
             return "text/xml"
     if _SCRIPT.match(head):
         return "text/x-script"
+    if b":" in head[:80] and _MESSAGE.match(head):
+        return "message/rfc822"
     return _embedded(data, head)
 
 

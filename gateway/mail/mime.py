@@ -238,7 +238,7 @@ class _Reader:
             self.found.hit.setdefault("parts")
         if best.odd and not item.reason:
             self._odd_delimiters(item, start, used, best, default)
-        self._encoded_multipart(item, read, media, start)
+        self._encoded_multipart(item, read, media, start, found=True)
         outer = (*item.outer, used)
         for first, last in reversed(best.spans):
             self._stack.append(_Item(raw, first, last, item.depth + 1, item.reason, default, outer=outer))
@@ -257,10 +257,13 @@ class _Reader:
         self.found.plain = False
         parts = structure.cut(item.raw, start, item.end, boundary, self.limits.parts, lenient=True)
         if parts.spans != best.spans:
-            for first, last in set(parts.spans).difference(best.spans):
-                self._later(_Item(item.raw, first, last, item.depth + 1, "delimiter-odd", default))
+            for first, last in parts.spans:
+                if (first, last) not in best.spans[: self.limits.readings]:
+                    self._later(_Item(item.raw, first, last, item.depth + 1, "delimiter-odd", default))
 
-    def _encoded_multipart(self, item: _Item, read: entity.Entity, media: entity.Media, start: int) -> None:
+    def _encoded_multipart(
+        self, item: _Item, read: entity.Entity, media: entity.Media, start: int, *, found: bool
+    ) -> None:
         """Decode a multipart body that has a transfer encoding, which RFC 2045 §6.4 forbids."""
         encoding = read.encodings[0]
         if encoding == "7bit":
@@ -268,8 +271,8 @@ class _Reader:
         self.found.plain = False
         self.found.defects.setdefault("encoded-multipart")
         body = item.raw[start : item.end]
-        if encoding == "base64" and not _BASE64_BODY.match(body):
-            return
+        if _BASE64_BODY.match(body) is None and (encoding == "base64" or found):
+            return  # delimiters in clear: decoded first, they would read the same
         data = transfer.readings(body, encoding)[0]
         if data != body and self.found.spend(len(data)):
             self._later(_Item(data, 0, len(data), item.depth + 1, "encoded-multipart", media=media))
@@ -297,7 +300,7 @@ class _Reader:
             )
         if sniffed or read.encodings[0] != "7bit" or read.names:
             self.found.ambiguities.setdefault("multipart-without-parts")
-        self._encoded_multipart(item, read, media, start)
+        self._encoded_multipart(item, read, media, start, found=False)
         self._leaf(item, read, entity.Media("text/plain", media.charset), raw[start:end])
 
     def _outside(self, item: _Item, span: structure.Span) -> None:
@@ -341,6 +344,7 @@ class _Reader:
             return
         if attached:
             self.found.attach(read.names, kind, data, item.depth)
+            self._inner_message(item, kind, data)
         else:
             self.found.leaves.append(data)
         if as_text and read.disposition != "attachment":
@@ -349,6 +353,15 @@ class _Reader:
             if encoding == "7bit" and _BASE64_BODY.match(data):
                 self._sniff_encoded(data, "encoding-missing")
             self._undeclared(item, data, "undeclared-parts", known=read.plain)
+
+    def _inner_message(self, item: _Item, kind: str, data: bytes) -> None:
+        """Read the message that an attached file is, or that S/MIME signed as a whole."""
+        inner = containers.signed_content(data) if "pkcs7" in kind else b""
+        if not inner and magic.detect(data) == "message/rfc822":
+            inner = data
+        if inner and self.found.spend(len(inner)):
+            self.found.plain = False
+            self._stack.append(_Item(inner, 0, len(inner), item.depth + 1, item.reason))
 
     def _odd_encoding(self, item: _Item, kind: str, body: bytes, encoding: str) -> bytes:
         """Decode what decoders differ on. Text is only broken by that; a file may be hidden."""

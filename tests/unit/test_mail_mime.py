@@ -157,6 +157,20 @@ HIDING = {
     + ENCODING
     + b"\r\n\r\n"
     + base64.encodebytes(SHOWN),
+    "message attached as a file": changed(ENCODED, base64.encodebytes(SHOWN).replace(b"\n", b"\r\n")),
+    "signed by S/MIME as a whole": HEADER
+    + b"Content-Type: application/pkcs7-mime; smime-type=signed-data\r\n"
+    + ENCODING
+    + b"\r\n\r\n"
+    + base64.encodebytes(
+        bytes.fromhex(
+            "3080 06092a864886f70d010702 a080 3080 020101 3100 3080 06092a864886f70d010701 a080 2480"
+        )
+        + b"".join(b"\x04\x32" + SHOWN[i : i + 50] for i in range(0, len(SHOWN) // 50 * 50, 50))
+        + bytes((4, len(SHOWN) % 50))
+        + SHOWN[len(SHOWN) // 50 * 50 :]
+        + b"\0\0\0\0"
+    ),
     "uuencode": HEADER
     + b"\r\nbegin 644 a.zip\r\n"
     + b"".join(binascii.b2a_uu(FILE[i : i + 45]).replace(b"\n", b"\r\n") for i in range(0, len(FILE), 45))
@@ -237,6 +251,16 @@ def test_a_bound_that_is_hit_is_named(limit: str) -> None:
 def test_bounds_are_settable() -> None:
     assert parse(SHOWN, MimeLimits(decoded=10)).limits == ("decoded",)
     assert parse(mixed(PLAIN, PLAIN), MimeLimits(parts=2)).limits == ("parts",)
+
+
+def test_attached_messages_are_read() -> None:
+    inner = b"Received: by a\r\nSubject: x\r\n" + SHOWN
+    content = parse(mixed(PLAIN, attached(base64.encodebytes(inner).replace(b"\n", b"\r\n"))))
+    assert [(a.detected_type, a.depth) for a in content.attachments] == [
+        ("message/rfc822", 1),
+        ("application/zip", 3),
+    ]
+    assert content.ambiguities == ()
 
 
 def test_embedded_files() -> None:
