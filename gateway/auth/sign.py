@@ -2,7 +2,7 @@
 """DKIM signatures of our own (RFC 6376, 8463), for mail that leaves.
 
 Reads messages of our users, and private keys from files that the operator names. Signing runs in
-`cryptography`: an RSA-2048 signature takes dkimpy 11 ms, and 1 ms so.
+`cryptography`: a message of 10 KB and an RSA-2048 key take dkimpy 11 ms, and half a millisecond so.
 
 Every field that a reader sees is signed once more than it occurs, so that none can be added.
 The body is signed to its end: there is no `l=`. A signature is made of the message as it goes out.
