@@ -48,10 +48,13 @@ def _bind_unix(path: Path, mode: int, group: str) -> socket.socket:
     before = os.umask(0o777 & ~mode)
     try:
         listener.bind(str(path))
+        if group:
+            os.chown(path, -1, grp.getgrnam(group).gr_gid)
+    except (OSError, KeyError):
+        listener.close()
+        raise
     finally:
         os.umask(before)
-    if group:
-        os.chown(path, -1, grp.getgrnam(group).gr_gid)
     return _listening(listener)
 
 

@@ -320,7 +320,12 @@ def serve(
     socket's path outlives the worker.
     """
     load = Load()
-    threading.Thread(target=_drain, args=(listener, load), name="drain", daemon=True).start()
+    # Does nothing but to interrupt libmilter's wait for connections, see `_drain`.
+    signal.signal(signal.SIGURG, lambda _number, _frame: None)
+    drain = threading.Thread(
+        target=_drain, args=(listener, load, threading.get_ident()), name="drain", daemon=True
+    )
+    drain.start()
     judges = ThreadPoolExecutor(settings.threads, "judge")
 
     class Bound(Connection):
@@ -334,8 +339,12 @@ def serve(
     judges.shutdown(wait=True)
 
 
-def _drain(listener: socket.socket, load: Load) -> None:
-    """Wait for a signal to drain, let nobody new in, and end the process when it is idle."""
+def _drain(listener: socket.socket, load: Load, main: int) -> None:
+    """Wait for a signal to drain, let nobody new in, and end the process when it is idle.
+
+    `main` is the thread in which libmilter waits for connections. It looks every five seconds
+    whether it is to end, and sooner when a signal interrupts it.
+    """
     number = signal.sigwait({DRAIN_CONNECTIONS, DRAIN_MESSAGES})
     with socket.socket(socket.AF_UNIX) as nobody:
         nobody.bind("")  # an abstract name that nobody knows
@@ -345,6 +354,9 @@ def _drain(listener: socket.socket, load: Load) -> None:
         os.dup2(nobody.fileno(), listener.fileno(), inheritable=False)
     load.wait_idle(connections=number == DRAIN_CONNECTIONS)
     os.kill(os.getpid(), signal.SIGTERM)
+    for _ in range(200):
+        time.sleep(0.02)
+        signal.pthread_kill(main, signal.SIGURG)
 
 
 def _text(argument: bytes) -> str:

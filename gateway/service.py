@@ -28,7 +28,7 @@ from gateway.config import Config, ConfigError
 from gateway.mail.headers import printable
 from gateway.metrics import Metrics
 from gateway.smarthost import server
-from gateway.store.database import open_database
+from gateway.store.database import StoreError, open_database
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -122,21 +122,23 @@ class Supervisor:
         try:
             settings = config.load(self.path)
             loaded = assembly.load(settings, self.log)
+            open_database(settings.store).close()
             sockets = self._bind(settings, before)
-        except (ConfigError, OSError) as error:
+        except (ConfigError, StoreError, OSError) as error:
             self.log.error("configuration refused, the old one stays", error=str(error))
             notify("READY=1\nSTATUS=configuration refused, the old one stays")
             return
-        old = list(self.workers.values())
+        # Those of the reload before keep their time: many reloads do not make them immortal.
+        old = [worker for worker in self.workers.values() if worker.ends is None]
         self.loaded, self.sockets = loaded, sockets
         self.vacant.clear()
         for worker in old:
             worker.ends = time.monotonic() + loaded.config.grace  # their posts are vacant now
-        self._fill()
-        self._drain(old)
         for address, listener in before.items():
             if address not in sockets:
-                listener.close()
+                listener.close()  # before the fork: what a worker inherits stays open with it
+        self._fill()
+        self._drain(old)
         notify("READY=1\nSTATUS=")
         self.log.info("reloaded", policy=loaded.policy.hash, workers=len(self.workers) - len(old))
 
@@ -178,7 +180,11 @@ class Supervisor:
         self.counters.set("alive", value=sum(w.ends is None for w in self.workers.values()))
 
     def _start(self, post: Post) -> None:
-        slot = min(set(range(1, SLOTS)) - {w.slot for w in self.workers.values()})
+        slot = min(set(range(1, SLOTS)) - {w.slot for w in self.workers.values()}, default=0)
+        if not slot:
+            self.log.error("too many workers, one is not started", kind=post.kind, workers=len(self.workers))
+            self.vacant[post] = time.monotonic() + _PAUSE
+            return
         gc.collect()
         gc.freeze()  # the shared pages stay shared: the collector does not touch what is there now
         sys.stderr.flush()
@@ -194,7 +200,7 @@ class Supervisor:
         try:
             os.setpgid(0, 0)  # Ctrl-C is the supervisor's business
             os.close(self.alive)
-            _follow(self.life)
+            _follow(self.life, signal.SIGUSR2 if post.kind == "milter" else signal.SIGTERM)
             run_worker(post, self.loaded, self.sockets, self.metrics, self.metrics.slot(slot), self.log)
             status = 0
         except BaseException as error:  # a worker reports, whatever it died of
@@ -316,12 +322,12 @@ def notify(state: str) -> None:
             return  # systemd's own time-out speaks then
 
 
-def _follow(life: int) -> None:
+def _follow(life: int, number: signal.Signals) -> None:
     """End this process, by the same signal as a drain, when the supervisor is gone."""
 
     def wait() -> None:
         os.read(life, 1)  # returns only when no process holds the other end
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
 
     threading.Thread(target=wait, name="follow", daemon=True).start()
 

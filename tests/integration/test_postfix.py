@@ -505,6 +505,7 @@ def test_reload_under_load(site: Site) -> None:
 
 def test_bad_configuration_is_refused(site: Site) -> None:
     """A typing error on HUP changes nothing, and the log names file and line."""
+    wait_for(lambda: len(site.gateway.workers()) == 3, 20, "the workers of reloads before to go")
     before = set(site.gateway.workers())
     text = as_toml(site.settings())
     line = text.splitlines().index("[antivirus]") + 2

@@ -1,0 +1,328 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The supervisor: sockets, workers that die, reloads, stops; first its parts, then the process itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import stat
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from contrib.lab.gateway import Gateway, to_toml
+from contrib.lab.process import StartError, free_port, wait_for
+from gateway import listeners, service
+from gateway.config import Config, ConfigError
+from gateway.listeners import ListenError
+from gateway.log import LogSettings, open_log
+from gateway.service import SLOTS, Post, Supervisor, Worker, become, notify
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LOG = open_log(LogSettings(level="error"))
+
+
+# ---------------------------------------------------------------- sockets
+
+
+def test_unix_socket(tmp_path: Path) -> None:
+    """Mode as configured; an orphan is replaced, a living one and a plain file are not."""
+    path = tmp_path / "milter.sock"
+    with listeners.bind(f"unix:{path}", mode=0o620) as bound:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o620
+        assert not bound.getblocking()
+    with listeners.bind(f"unix:{path}"):  # the orphan of the one before
+        assert stat.S_IMODE(path.stat().st_mode) == 0o660
+    path.unlink()
+    path.write_text("precious")
+    with pytest.raises(ListenError, match="there is a file of that name, and it is no socket"):
+        listeners.bind(f"unix:{path}")
+    assert path.read_text() == "precious"
+
+
+def test_socket_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody else's address is refused, with a reason."""
+    monkeypatch.setattr(listeners, "_RETRY_SECONDS", 0.1)
+    with (
+        listeners.bind(f"unix:{tmp_path}/s"),
+        pytest.raises(ListenError, match="another process listens there"),
+    ):
+        listeners.bind(f"unix:{tmp_path}/s")
+    with listeners.bind("inet:127.0.0.1:" + str(free_port())) as bound:
+        port = bound.getsockname()[1]
+        with pytest.raises(ListenError, match=f"cannot listen on 127.0.0.1:{port}: Address already in use"):
+            listeners.bind(f"127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["127.0.0.1", "127.0.0.1:0", "127.0.0.1:65536", "127.0.0.1:smtp", "inet:x", "unix:/no/such/folder/s"],
+)
+def test_bad_address(address: str) -> None:
+    with pytest.raises(ListenError, match="cannot listen on"):
+        listeners.bind(address)
+
+
+@pytest.fixture
+def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
+    made = Supervisor(tmp_path / "mailwarden.toml", LOG)
+    yield made
+    for bound in made.sockets.values():
+        bound.close()
+    os.close(made.life)
+    os.close(made.alive)
+
+
+def config(**tables: Any) -> Config:
+    return msgspec.convert(tables, Config)
+
+
+def test_no_door(supervisor: Supervisor) -> None:
+    with pytest.raises(ConfigError, match=r"no door is open: set listen in \[milter\] or in \[smarthost\]"):
+        supervisor._bind(config(), {})
+
+
+def test_bind_all_or_none(supervisor: Supervisor, tmp_path: Path) -> None:
+    """A failure closes what was bound for this configuration, and keeps what was there before."""
+    kept = f"unix:{tmp_path}/kept"
+    supervisor.sockets = supervisor._bind(config(milter={"listen": [kept]}), {})
+    fresh = free_port()
+    wanted = config(milter={"listen": [kept, f"inet:127.0.0.1:{fresh}", "unix:/no/such/folder/s"]})
+    with pytest.raises(ConfigError, match="cannot listen on unix:/no/such/folder/s: No such file"):
+        supervisor._bind(wanted, supervisor.sockets)
+    assert supervisor.sockets[kept].fileno() >= 0
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", fresh)) != 0
+    # The same address again is the same socket, so no connection in its queue is lost.
+    again = supervisor._bind(config(milter={"listen": [kept]}), supervisor.sockets)
+    assert again[kept] is supervisor.sockets[kept]
+
+
+# ---------------------------------------------------------------- workers
+
+
+def test_posts(supervisor: Supervisor) -> None:
+    """Milter workers for each address, smart-host workers for all, one housekeeper."""
+    settings = config(
+        milter={"listen": ["inet:127.0.0.1:1", "unix:/s"], "workers": 2},
+        smarthost={"listen": ["127.0.0.1:2", "127.0.0.1:3"], "workers": 3},
+    )
+    supervisor.loaded = type("Loaded", (), {"config": settings})()
+    posts = supervisor._posts()
+    assert len(set(posts)) == len(posts) == 2 * 2 + 3 + 1
+    assert posts[-1] == Post("housekeeper")
+
+
+def test_a_dead_worker_leaves_its_post(supervisor: Supervisor) -> None:
+    """It is replaced at once if it had worked for a while, and after a pause if it had not."""
+    for lived, pause in ((60.0, 0.0), (0.1, service._PAUSE)):
+        pid = os.fork()
+        if pid == 0:
+            os._exit(3)
+        post = Post("milter", "unix:/s", int(lived))
+        supervisor.workers[pid] = Worker(pid, post, 1, started=time.monotonic() - lived)
+        wait_for(lambda: supervisor._reap() or not supervisor.workers, 5, "the child")  # type: ignore[func-returns-value]
+        assert supervisor.vacant[post] == pytest.approx(time.monotonic() + pause, abs=0.5)
+    assert supervisor.metrics.total("restarts") == 2
+
+
+def test_a_drained_worker_is_no_loss(supervisor: Supervisor) -> None:
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    supervisor.workers[pid] = Worker(pid, Post("housekeeper"), 1, ends=time.monotonic() + 5)
+    wait_for(lambda: supervisor._reap() or not supervisor.workers, 5, "the child")  # type: ignore[func-returns-value]
+    assert supervisor.vacant == {}
+    assert supervisor.metrics.total("restarts") == 0
+
+
+def test_late_workers_end_by_force(supervisor: Supervisor) -> None:
+    pid = os.fork()
+    if pid == 0:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        time.sleep(60)
+        os._exit(0)
+    supervisor.workers[pid] = Worker(pid, Post("housekeeper"), 1, ends=time.monotonic() - 1)
+    supervisor._end_late()
+    assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+    supervisor._end_late()  # one that has gone in the meantime is no error
+
+
+def test_no_slot_left(supervisor: Supervisor) -> None:
+    """More workers than there are rows of counters: the supervisor lives on."""
+    for slot in range(1, SLOTS):
+        supervisor.workers[-slot] = Worker(-slot, Post("milter", "unix:/s", slot), slot)
+    post = Post("housekeeper")
+    supervisor._start(post)
+    assert len(supervisor.workers) == SLOTS - 1
+    assert supervisor.vacant[post] > time.monotonic()
+
+
+# ---------------------------------------------------------------- the system
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_notify(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, abstract: bool) -> None:
+    """sd_notify, on a path or on an abstract socket."""
+    name = f"@mailwarden-test-{os.getpid()}" if abstract else str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind("\0" + name[1:] if abstract else name)
+        systemd.settimeout(5)
+        monkeypatch.setenv("NOTIFY_SOCKET", name)
+        notify("READY=1")
+        assert systemd.recv(100) == b"READY=1"
+
+
+def test_notify_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    notify("READY=1")
+    monkeypatch.setenv("NOTIFY_SOCKET", "/no/such/socket")
+    notify("READY=1")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
+def test_unknown_user() -> None:
+    with pytest.raises(ConfigError, match="user: there is no account 'no-such-user'"):
+        become(config(user="no-such-user"), LOG)
+
+
+# ---------------------------------------------------------------- the process
+
+
+def settings(directory: Path, **changes: Any) -> dict[str, Any]:
+    """A configuration that needs nobody else."""
+    return {
+        "hostname": "mx.example.org",
+        "domains": ["example.com"],
+        "next_hop": "smtp:127.0.0.1:9",
+        "grace": 5,
+        "milter": {"listen": [f"unix:{directory}/milter.sock"], "workers": 2},
+        "antivirus": {"enabled": False},
+        "auth": {"spf": False, "dkim": False, "dmarc": False, "arc": False, "iprev": False},
+        "http": {"listen": ""},
+        "store": {"database": f"sqlite:///{directory}/mailwarden.db"},
+        "log": {"format": "json"},
+        **changes,
+    }
+
+
+def events(gateway: Gateway, event: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in gateway.log.read_text().splitlines() if line.startswith("{")]
+    return [line for line in lines if line["event"] == event]
+
+
+@pytest.fixture(scope="module")
+def gateway(lab: Path) -> Iterator[Gateway]:
+    with Gateway(lab / "service", settings(lab / "service")) as served:
+        yield served
+
+
+@pytest.mark.server
+def test_starts_all_workers(gateway: Gateway) -> None:
+    wait_for(lambda: bool(events(gateway, "serving")), 5, "the log")
+    [event] = events(gateway, "serving")
+    assert event["workers"] == 3
+    assert len(gateway.workers()) == 3
+
+
+@pytest.mark.server
+def test_dead_workers_are_replaced(gateway: Gateway) -> None:
+    before = set(gateway.workers())
+    for pid in before:
+        gateway.kill(pid)
+    wait_for(lambda: len(set(gateway.workers()) - before) == 3, 10, "new workers")
+    wait_for(gateway.is_up, 10, "the door")
+
+
+@pytest.mark.server
+def test_reload_replaces_all_workers(gateway: Gateway) -> None:
+    before = set(gateway.workers())
+    gateway.reload()
+    wait_for(lambda: not before & set(gateway.workers()), 10, "the old workers to go")
+    assert len(gateway.workers()) == 3
+    assert gateway.is_up()
+
+
+@pytest.mark.server
+def test_reload_opens_and_closes_doors(gateway: Gateway) -> None:
+    port = free_port()
+    wanted = settings(gateway.directory)
+    wanted["milter"]["listen"].append(f"inet:127.0.0.1:{port}")
+    gateway.configure(to_toml(wanted))
+    gateway.reload()
+    wait_for(gateway.is_up, 10, "the second door")
+    gateway.configure(to_toml(settings(gateway.directory)))
+    gateway.reload()
+
+    def shut() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) != 0
+
+    wait_for(shut, 10, "the second door to close")
+    assert gateway.is_up()
+
+
+@pytest.mark.server
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"milter": {"listen": []}}, "no door is open"),
+        ({"milter": {"listen": ["unix:/no/such/folder/s"]}}, "cannot listen on unix:/no/such/folder/s"),
+        ({"policy": {"weights": {"SPF_FALI": 1}}}, "did you mean SPF_FAIL?"),
+        ({"smarthost": {"listen": ["127.0.0.1:2"], "certificate": "/no/such/file"}}, "certificate, key"),
+        ({"store": {"database": "sqlite:////dev/null/mailwarden.db"}}, "/dev/null"),
+        ({"classifier": {"model": "/no/such/model", "required": True}}, "classifier"),
+    ],
+)
+def test_bad_reload_changes_nothing(gateway: Gateway, changes: dict[str, Any], expected: str) -> None:
+    """Whatever is wrong with the new configuration, the old one goes on serving."""
+    wait_for(lambda: len(gateway.workers()) == 3, 10, "the workers of reloads before to go")
+    before = set(gateway.workers())
+    refusals = "configuration refused, the old one stays"
+    count = len(events(gateway, refusals))
+    gateway.file.write_text(to_toml(settings(gateway.directory, **changes)))
+    gateway.reload()
+    wait_for(lambda: len(events(gateway, refusals)) > count, 10, "the refusal")
+    gateway.file.write_text(to_toml(settings(gateway.directory)))
+    assert expected in events(gateway, refusals)[-1]["error"]
+    time.sleep(0.3)
+    assert set(gateway.workers()) == before
+    assert gateway.is_up()
+
+
+@pytest.mark.server
+def test_stops(lab: Path) -> None:
+    """TERM ends all that is idle, with status 0, and soon."""
+    served = Gateway(lab / "stops", settings(lab / "stops")).start()
+    workers = served.workers()
+    begin = time.monotonic()
+    assert served.stop() == 0
+    assert time.monotonic() - begin < 3
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+
+
+@pytest.mark.server
+def test_workers_follow_their_supervisor(lab: Path) -> None:
+    """A supervisor that is killed takes its workers along, so that a new one finds its doors free."""
+    served = Gateway(lab / "orphans", settings(lab / "orphans")).start()
+    workers = served.workers()
+    assert served.process
+    served.process.kill()
+    served.process.wait(10)
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 10, "the workers to follow")
+    with Gateway(lab / "orphans", settings(lab / "orphans")) as again:
+        assert again.is_up()
+
+
+@pytest.mark.server
+def test_bad_configuration_does_not_start(lab: Path) -> None:
+    """Status 78 (EX_CONFIG), and a text that says where."""
+    with pytest.raises(StartError, match=r"ended with 78(?s:.*)mailwarden\.toml:\d+: unknown key hostnam;"):
+        Gateway(lab / "bad", settings(lab / "bad", hostnam="x")).start()
