@@ -59,8 +59,9 @@ def main() -> int:
     asked.add_argument("--messages", type=int, default=500, help="messages a round (default 500)")
     asked.add_argument("--rounds", type=int, default=3, help="rounds of each filter (default 3)")
     asked.add_argument("--sessions", type=int, default=10, help="SMTP sessions at once (default 10)")
+    asked.add_argument("--archive", type=Path, help="a tar file with a message in each file to send instead")
     wanted = asked.parse_args()
-    mail, source = messages(wanted.messages)
+    mail, source = messages(wanted.messages, wanted.archive)
     size = sum(map(len, mail)) / len(mail) / 1000
     print(
         f"{len(mail)} messages of {source}, {size:.1f} kB on average, {wanted.sessions} sessions.", flush=True

@@ -23,12 +23,17 @@ this project which has taken longer than expected because of many small changes"
 _ADDRESS = re.compile(r"[A-Za-z0-9._+-]{1,60}@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+")
 
 
-def messages(count: int) -> tuple[list[bytes], str]:
-    """Return `count` messages, the same ones each time, and where they come from."""
+def messages(count: int, archive: Path | None = None) -> tuple[list[bytes], str]:
+    """Return `count` messages, the same ones each time, and where they come from.
+
+    `archive` is a tar file with a message in each file; by default the SpamAssassin corpus, if it is there.
+    """
+    if archive is not None:
+        return _from_archive(archive, count), archive.name
     shared = Path(os.environ.get("MAILWARDEN_SHARED", ROOT.parent / "shared"))
-    archive = shared / "corpus" / "spamassassin.tar.xz"
-    if archive.is_file():
-        return _from_archive(archive, count), "the SpamAssassin public corpus"
+    found = shared / "corpus" / "spamassassin.tar.xz"
+    if found.is_file():
+        return _from_archive(found, count), "the SpamAssassin public corpus"
     return [_generated(number) for number in range(count)], "generated messages (there is no corpus here)"
 
 
@@ -42,14 +47,12 @@ def sender_of(message: bytes) -> str:
 def _from_archive(archive: Path, count: int) -> list[bytes]:
     """Take messages evenly from all folders, in an order of the digests in their names."""
     with tarfile.open(archive) as opened:
-        found = [
-            (member.name.rpartition(".")[2], opened.extractfile(member))
-            for member in opened
-            if member.isfile()
-        ]
-        everything = sorted((key, file.read()) for key, file in found if file)
-    step = max(1, len(everything) // count)
-    return [_over_smtp(raw) for _, raw in everything[::step][:count]]
+        names = [member.name for member in opened if member.isfile() and "index" not in member.name]
+    names.sort(key=lambda name: (name.rpartition(".")[2], name))
+    chosen = set(names[:: max(1, len(names) // count)][:count])
+    with tarfile.open(archive) as opened:
+        files = [opened.extractfile(member) for member in opened if member.name in chosen]
+        return [_over_smtp(file.read()) for file in files if file]
 
 
 def _over_smtp(raw: bytes) -> bytes:
