@@ -330,7 +330,7 @@ class _Reader:
             # A file whose line ends went through the mail: a client on Unix saves it with LF.
             self.found.keep(data.replace(b"\r\n", b"\n"))
             for reading in transfer.readings(body, encoding)[1:]:
-                self.found.further(reading, f"{encoding}-malformed")
+                self.found.further(reading, _malformed(encoding))
         for other in read.encodings[1:]:
             for reading in transfer.readings(body, other)[:2]:
                 if self.found.spend(len(reading)):
@@ -369,7 +369,7 @@ class _Reader:
         data, *others = transfer.readings(body, encoding)
         if not self.found.spend(len(body) * (1 + len(others))):
             return data
-        reason = f"{encoding}-malformed"
+        reason = _malformed(encoding)
         if encoding not in transfer.UUENCODE:
             self.found.defects.setdefault(reason)
             self._undeclared(item, body, reason, known=False)
@@ -431,3 +431,7 @@ class _Reader:
             known = magic.detect(decoded) or decoded.startswith(b"X5O!P%")
             if known and self.found.spend(len(decoded)) and self.found.keep(decoded) and reason:
                 self.found.ambiguities.setdefault(reason)
+
+
+def _malformed(encoding: str) -> str:
+    return f"{'uuencode' if encoding in transfer.UUENCODE else encoding}-malformed"

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.mail.mime import parse
+from gateway.mail.reasons import AMBIGUITIES, DEFECTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -169,6 +170,8 @@ def test_never_raises(pieces: list[bytes]) -> None:
     content = parse(raw)
     assert content.body_start <= len(raw)
     assert all(f.raw in raw for f in content.fields)
+    assert set(content.ambiguities) <= set(AMBIGUITIES)
+    assert set(content.defects) <= set(DEFECTS)
 
 
 STRING = b"X5O!P%@AP[4\\PZX54(P^)7CC)7}$EICAR-STANDARD-ANTIVIRUS-TEST-FILE!$H+H*"

@@ -8,11 +8,14 @@ import binascii
 import hashlib
 import struct
 import time
+from pathlib import Path
 
 import pytest
 
+from gateway.mail import mime
 from gateway.mail.containers import binhex, tnef, uudecode, yenc
 from gateway.mail.mime import MimeLimits, parse
+from gateway.mail.reasons import AMBIGUITIES, DEFECTS, LIMITS
 from gateway.mail.types import Text, Url
 
 HEADER = b"From: A <a@example.com>\r\nSubject: =?utf-8?q?Gr=C3=BC=C3=9Fe?=\r\nMIME-Version: 1.0\r\n"
@@ -212,6 +215,20 @@ NAMED = {
 @pytest.mark.parametrize("name", NAMED)
 def test_ambiguities_have_names(name: str) -> None:
     assert NAMED[name] in parse(HIDING[name]).ambiguities
+
+
+@pytest.mark.parametrize("mail", [*HIDING.values(), *CLEAN.values()])
+def test_every_name_is_explained(mail: bytes) -> None:
+    content = parse(mail)
+    assert set(content.ambiguities) <= set(AMBIGUITIES)
+    assert set(content.defects) <= set(DEFECTS)
+    assert set(content.limits) <= set(LIMITS)
+
+
+def test_every_explained_name_is_used() -> None:
+    code = "".join(p.read_text() for p in Path(mime.__file__).parent.glob("*.py") if p.stem != "reasons")
+    made = {"base64-malformed", "quoted-printable-malformed", "uuencode-malformed"}
+    assert {n for n in {*AMBIGUITIES, *DEFECTS, *LIMITS} - made if f'"{n}"' not in code} == set()
 
 
 @pytest.mark.parametrize(
