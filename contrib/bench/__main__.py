@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING, Any
 from contrib.bench.corpus import messages
 from contrib.bench.load import DOMAIN, hand_in
 from contrib.bench.rspamd import Rspamd
+from contrib.demo.cases import letter
 from contrib.figures import write_figures
 from contrib.lab.certificates import Authority
-from contrib.lab.clamd import Clamd
+from contrib.lab.clamd import EICAR, Clamd
 from contrib.lab.dns import DnsStub
 from contrib.lab.gateway import Gateway, to_toml
 from contrib.lab.postfix import Postfix
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 WORKERS = 2
+_VIRUS = letter("anna@example.net", "The tool", "Attached.", ("tool.bin", EICAR))
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +143,7 @@ def compare(
             for name, server, postfix in filters:
                 if number < 0:  # both fill their caches and compile their patterns
                     run(server, postfix, sink, mail[:50], sessions)
+                    assert hand_in(postfix.port, [_VIRUS], 1)[0].code >= 500, f"{name} does not ask clamd"
                     continue
                 done = run(server, postfix, sink, mail, sessions)
                 results[name].append(done)
