@@ -38,11 +38,11 @@ class Page:
 # alternative takes its characters once and for all.
 _TOKEN = re.compile(
     r"<!--(?:-?>|.*?(?:--!?>|\Z))"
-    r"|<(script|style|title|xmp|iframe|noembed|noframes|template)\b.*?(?:</\1\b[^>]*+>|\Z)"
-    r"|<(/?)([a-z][a-z0-9:-]*+)((?:[\s/]++|[^\s/>][^\s/>=]*+"
+    r"|<((?i:script|style|title|xmp|iframe|noembed|noframes|template))\b.*?(?:</(?i:\1)\b[^>]*+>|\Z)"
+    r"|<(/?)([a-zA-Z][a-zA-Z0-9:-]*+)((?:[\s/]++|[^\s/>][^\s/>=]*+"
     r"(?:\s*+=\s*+(?:\"[^\"]*+\"?+|'[^']*+'?+|[^\s>\"'][^\s>]*+)?+)?+)*+)>?+"
     r"|<[!?/][^>]*+>?+|<",
-    re.IGNORECASE | re.DOTALL,
+    re.DOTALL,
 )
 _ATTRIBUTE = re.compile(
     r"([^\s/>=\"'][^\s/>=]*+)(?:\s*+=\s*+(?:\"([^\"]*+)\"?+|'([^']*+)'?+|([^\s>\"'][^\s>]*+))?+)?+"
@@ -115,7 +115,7 @@ _LINK = {
     "object": "data",
     "base": "href",
 }
-_LOOKED_INTO = re.compile(r"style|hidden|color|background|size", re.IGNORECASE)
+_LOOKED_INTO = ("style", "hidden", "bgcolor", "background")
 _HIDING = re.compile(
     r"display\s*:\s*none|visibility\s*:\s*(?:hidden|collapse)|mso-hide\s*:\s*all"
     r"|(?<![-a-z])opacity\s*:\s*0?(?:\.0\d*)?\s*(?:;|!|\Z)"
@@ -130,7 +130,6 @@ _CLIPPED = re.compile(r"overflow\s*:\s*hidden", re.IGNORECASE)
 _COLOR = re.compile(r"(?<![-a-z])color\s*:\s*([^;!]{1,40})", re.IGNORECASE)
 _BACKGROUND = re.compile(r"background(?:-color)?\s*:\s*([^;!]{1,80})", re.IGNORECASE)
 _SPACES = re.compile(r"[ \t\r\n\f\v\u00a0]+")
-_LINES = re.compile(r"[ \t\r\f\v\u00a0]*\n[ \t\r\f\v\u00a0\n]*")
 _NAMED = {"white": (255, 255, 255), "black": (0, 0, 0), "snow": (255, 250, 250), "ivory": (255, 255, 240)}
 _HEX = re.compile(r"#?([0-9a-f]{6}|[0-9a-f]{3})\b", re.IGNORECASE)
 _RGB = re.compile(r"rgba?\(\s*(\d{1,3})\s*[, ]\s*(\d{1,3})\s*[, ]\s*(\d{1,3})", re.IGNORECASE)
@@ -177,7 +176,7 @@ def read(markup: str) -> Page:
             continue
         attributes = token[4]
         wanted = _LINK.get(name)
-        if wanted or _LOOKED_INTO.search(attributes):
+        if wanted or name == "font" or _looked_into(attributes):
             values = _attributes(attributes)
             target = values.get(wanted, "") if wanted else ""
             if name == "a" and target:
@@ -199,8 +198,15 @@ def _tidy(text: str) -> str:
     """Entities read, spaces and empty lines made one."""
     if "&" in text:
         text = entities.unescape(text)
-    lines = (_SPACES.sub(" ", line) for line in _LINES.split(text))
-    return "\n".join(line for line in lines if line and line != " ").strip()
+    lines = (" ".join(line.split()) for line in text.split("\n"))
+    return "\n".join(line for line in lines if line)
+
+
+def _looked_into(attributes: str) -> bool:
+    if not attributes:
+        return False
+    lower = attributes.lower()
+    return any(word in lower for word in _LOOKED_INTO)
 
 
 def _attributes(text: str) -> dict[str, str]:
