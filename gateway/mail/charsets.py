@@ -114,17 +114,18 @@ def _word_bytes(encoding: str, text: str) -> bytes:
     return _Q_ESCAPE.sub(lambda m: bytes((int(m[1], 16),)), data) if b"=" in data else data
 
 
+_BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+_NOT_BASE64 = bytes(c for c in range(256) if c not in _BASE64)
+
+
 def lenient_base64(data: bytes) -> bytes:
     """Decode base64 whose padding is wrong or missing; junk is skipped."""
     try:
         return binascii.a2b_base64(data)
     except ValueError:
-        kept = _NOT_BASE64.sub(b"", data)
+        kept = data.translate(None, _NOT_BASE64)
         kept = kept[: len(kept) - 1] if len(kept) % 4 == 1 else kept
         return binascii.a2b_base64(kept + b"=" * (-len(kept) % 4))
-
-
-_NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/]+")
 
 
 def decode_words(text: str) -> str:

@@ -332,8 +332,8 @@ class _Reader:
             for reading in transfer.readings(body, encoding)[1:]:
                 self.found.further(reading, _malformed(encoding))
         for other in read.encodings[1:]:
-            for reading in transfer.readings(body, other)[:2]:
-                if self.found.spend(len(reading)):
+            if self.found.spend(2 * len(body)):
+                for reading in transfer.readings(body, other)[:2]:
                     self.found.further(reading, "encoding-conflict")
         as_text = READ_AS_TEXT.get(kind, "plain" if kind in _REPORTS else "")
         attached = read.disposition == "attachment" or not as_text or bool(read.names)
