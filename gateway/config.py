@@ -36,6 +36,8 @@ from gateway.tls.outbound import OutboundTlsRule
 
 DEFAULT_PATH = Path("/etc/mailwarden/mailwarden.toml")
 SIZE_LIMIT = 1 << 20
+_WORD = r"""(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')"""
+_KEY = re.compile(rf"({_WORD}(?:\s*\.\s*{_WORD})*)\s*=")  # the start of a line that sets something
 
 
 class ConfigError(Exception):
@@ -232,7 +234,7 @@ def locate(text: str, keys: list[str]) -> int:
             if current == names[: len(current)] and seen.get(header[1], index) == index:
                 best = number
             continue
-        key = re.match(r"([A-Za-z0-9_.\"'-]+)\s*=", stripped)
+        key = _KEY.match(stripped)
         if key:
             full = current + [part.strip().strip("\"'") for part in key[1].split(".")]
             in_row = seen.get(".".join(current), index) == index
