@@ -384,10 +384,12 @@ class Transaction:
 
     async def close(self) -> None:
         """QUIT politely, or break off if a message is half sent. Never raises."""
-        if not self.lost and not self._in_data:
-            with contextlib.suppress(HopLost):
-                await self._ask("QUIT", "", self._timeouts.quit)
-        self.abort()
+        try:
+            if not self.lost and not self._in_data:
+                with contextlib.suppress(HopLost):
+                    await self._ask("QUIT", "", self._timeouts.quit)
+        finally:
+            self.abort()
 
     def abort(self) -> None:
         """Break the connection at once."""
