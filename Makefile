@@ -21,7 +21,7 @@ INSTALL := contrib/install
 # Postfix cannot run without root, and the test servers are started beside it.
 AS_ROOT := $(shell test "$$(id -u)" = 0 || echo "$(INSTALL)/as-root")
 
-.PHONY: help install test lint demo bench torture-milter reference clean distclean
+.PHONY: help install test lint demo bench torture-milter conformance reference clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,10 +31,12 @@ install: $(VENV)/.installed ## install Mailwarden into .venv: .venv/bin/mailward
 
 test: $(VENV)/.installed-tests ## install what tests need, then run ruff, mypy and pytest
 	@$(INSTALL)/packages $(PACKAGES_TEST)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(AS_ROOT) $(BIN)/python -m pytest
+	@failed=; \
+	$(BIN)/ruff check . || failed="ruff check"; \
+	$(BIN)/ruff format --check . || failed="$$failed, ruff format"; \
+	$(BIN)/mypy || failed="$$failed, mypy"; \
+	$(AS_ROOT) $(BIN)/python -m pytest || failed="$$failed, pytest"; \
+	[ -z "$$failed" ] || { echo "failed: $${failed#, }" >&2; exit 1; }
 
 lint: $(VENV)/.installed-tests ## ruff and mypy only
 	$(BIN)/ruff check .
@@ -53,13 +55,16 @@ torture-milter: $(VENV)/.installed-tests ## 1,000 messages while workers are kil
 	@$(INSTALL)/packages $(PACKAGES_DEMO)
 	@$(AS_ROOT) $(BIN)/python -m contrib.bench.durability
 
+conformance: $(VENV)/.installed-tests ## run the public conformance suites, where they lie beside the checkout
+	@$(BIN)/python -m contrib.conformance
+
 reference: $(VENV)/.installed ## write contrib/mailwarden.toml anew from the settings in the source
 	$(BIN)/python -m contrib.reference > contrib/mailwarden.toml.new
 	mv contrib/mailwarden.toml.new contrib/mailwarden.toml
 
 clean: ## remove what builds and tests leave; keep .venv
-	$(AS_ROOT) rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find gateway contrib tests -name __pycache__ -type d -prune -exec $(AS_ROOT) rm -rf {} +
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find gateway contrib tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## remove .venv as well
 	rm -rf $(VENV)
