@@ -22,11 +22,13 @@ from gateway.gather import Sources
 from gateway.pipeline import Gateway, admit, hold_undelivered, judge_safely
 from gateway.policy import rules
 from gateway.policy.patterns import RuleError
+from gateway.reports.observe import Observer
 from gateway.scanners.clamd import Clamd
 from gateway.scanners.spamd import Spamd
 from gateway.smarthost.server import tls_context
 from gateway.smarthost.settings import Door, Judgement
 from gateway.store.database import Database, open_database
+from gateway.store.dmarc import Observations
 from gateway.store.journal import Journal
 from gateway.store.quarantine import Quarantine
 
@@ -82,6 +84,8 @@ class Opened:
         """Write what is still to be written, and let go."""
         if self.gateway.journal:
             self.gateway.journal.close()
+        if self.gateway.observer:
+            self.gateway.observer.close()
         self.pool.shutdown(wait=False, cancel_futures=True)
         if self.database:
             self.database.close()
@@ -95,6 +99,8 @@ def assemble(loaded: Loaded, counters: Counters, log: Log, *, threads: int, keep
     journal = (
         Journal(database, lost=lambda n: counters.add("failures", "journal", value=n)) if database else None
     )
+    reporting = database if config.report.enabled else None
+    observer = Observer(Observations(reporting), config.report) if reporting else None
     pool = ThreadPoolExecutor(threads, "ask")
     gateway = Gateway(
         authserv_id=config.authserv,
@@ -116,6 +122,7 @@ def assemble(loaded: Loaded, counters: Counters, log: Log, *, threads: int, keep
         journal=journal,
         counters=counters,
         log=log,
+        observer=observer,
     )
     return Opened(gateway, database, pool)
 

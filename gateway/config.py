@@ -26,6 +26,7 @@ from gateway.mail.mime import MimeLimits
 from gateway.mail.networks import network
 from gateway.milter import MilterSettings
 from gateway.policy.rules import PolicySettings
+from gateway.reports.settings import ReportSettings
 from gateway.scanners.clamd import ClamdSettings
 from gateway.scanners.spamd import SpamdSettings
 from gateway.settings import Positive, Seconds, Settings
@@ -133,6 +134,7 @@ class Config(Settings, frozen=True):
     tls: TlsSettings = TlsSettings()
     store: StoreSettings = StoreSettings()
     release: ReleaseSettings = ReleaseSettings()
+    report: ReportSettings = ReportSettings()
     http: HttpSettings = HttpSettings()
     log: LogSettings = LogSettings()
 

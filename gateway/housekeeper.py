@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from gateway.listeners import split_host_port
 from gateway.mail.headers import printable
+from gateway.store import dmarc
 from gateway.store.database import Database, StoreError, open_database
 from gateway.store.journal import Journal
 from gateway.store.quarantine import Quarantine
@@ -57,6 +58,7 @@ def tidy(settings: Config, database: Database) -> tuple[int, int]:
         items += removed
     while quarantine.forget(now - settings.store.tombstone_days * _DAY):
         pass
+    dmarc.prune(database, int(now // _DAY) - settings.report.days)
     if items:
         database.purge()  # what has expired is gone from the disk as well
     return records, items

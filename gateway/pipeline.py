@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from gateway.mail.types import Content, Reply, Session, Signal
     from gateway.metrics import Counters
     from gateway.policy.rules import Policy
+    from gateway.reports.observe import Observer
     from gateway.store.journal import Journal
     from gateway.store.quarantine import Quarantine
     from gateway.tls.inbound import InboundTlsRule
@@ -53,6 +54,7 @@ class Gateway:
     journal: Journal | None
     counters: Counters
     log: Log
+    observer: Observer | None = None  # None: no DMARC reports
 
 
 class Judgement(NamedTuple):
@@ -129,6 +131,8 @@ def keep(mail: Mail, judgement: Judgement, gateway: Gateway, door: str, seconds:
         gateway.journal.record(
             mail, content, evidence, signals, verdict, reply=reply, door=door, seconds=seconds
         )
+    if gateway.observer is not None:
+        gateway.observer.observe(mail, content, evidence, verdict)
 
 
 def hold_undelivered(

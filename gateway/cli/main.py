@@ -35,6 +35,7 @@ _COMMANDS = {
     "scan": ("gateway.cli.scan", "scan", "Judge messages from files, without a mail server."),
     "explain": ("gateway.cli.explain", "explain", "Say why a message was judged as it was."),
     "quarantine": ("gateway.cli.quarantine", "quarantine", "Review held messages."),
+    "dmarc": ("gateway.cli.dmarc", "dmarc", "Report to domains what DMARC found of their mail."),
     "model": ("gateway.cli.model", "model", "Train and examine the classifier."),
 }
 

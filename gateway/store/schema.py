@@ -33,10 +33,7 @@ from sqlalchemy import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-VERSION = 1
-
-# From version n to n + 1, each within the transaction that opens the database.
-MIGRATIONS: dict[int, Callable[[Connection], None]] = {}
+VERSION = 2
 
 metadata = MetaData()
 _Number = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER counts by itself in SQLite
@@ -183,6 +180,41 @@ audit = Table(
     Index("audit_item", "item"),
 )
 
+# How often an equal result of DMARC was seen on a day (days since 1970, UTC) under a policy domain.
+dmarc_observations = Table(
+    "dmarc_observations",
+    metadata,
+    Column("day", Integer, primary_key=True, autoincrement=False),
+    Column("domain", String(255), primary_key=True),
+    Column("hash", String(64), primary_key=True),  # of `data`
+    Column("data", Text, nullable=False),  # JSON
+    Column("count", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# The policy record that a domain had, as seen last on that day.
+dmarc_policies = Table(
+    "dmarc_policies",
+    metadata,
+    Column("day", Integer, primary_key=True, autoincrement=False),
+    Column("domain", String(255), primary_key=True),
+    Column("record", Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# What became of the report about a day, for each destination; "" stands for the report itself.
+dmarc_reports = Table(
+    "dmarc_reports",
+    metadata,
+    Column("day", Integer, primary_key=True, autoincrement=False),
+    Column("domain", String(255), primary_key=True),
+    Column("destination", String(320), primary_key=True),
+    Column("state", String(16), nullable=False),
+    Column("changed", Float, nullable=False),
+    Column("note", Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+
 _SQLITE_APPEND_ONLY = (
     (
         "CREATE TRIGGER audit_no_update BEFORE UPDATE ON audit "
@@ -203,6 +235,16 @@ _POSTGRESQL_APPEND_ONLY = (
         "FOR EACH STATEMENT EXECUTE FUNCTION audit_append_only()"
     ),
 )
+
+
+def _add_dmarc(connection: Connection) -> None:
+    """Add what aggregate reports are made of."""
+    for table in (dmarc_observations, dmarc_policies, dmarc_reports):
+        table.create(connection)
+
+
+# From version n to n + 1, each within the transaction that opens the database.
+MIGRATIONS: dict[int, Callable[[Connection], None]] = {1: _add_dmarc}
 
 
 class NewerSchemaError(Exception):

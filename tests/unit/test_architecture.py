@@ -27,6 +27,7 @@ ROOMS = (
     ("policy",),
     ("store",),
     ("delivery",),
+    ("reports",),
     ("gather",),
     ("reply",),
     ("pipeline",),

@@ -12,7 +12,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import Column, Integer, MetaData, Table, insert, select
+from sqlalchemy import Column, Integer, MetaData, Table, insert, inspect, select, update
 
 from gateway.store import database as database_module
 from gateway.store import schema
@@ -133,13 +133,27 @@ def test_an_earlier_schema_is_brought_forward(
     path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     added = Table("added", MetaData(), Column("number", Integer, primary_key=True))
-    monkeypatch.setattr(schema, "VERSION", 2)
-    monkeypatch.setattr(schema, "MIGRATIONS", {1: added.create})
+    now = schema.VERSION
+    monkeypatch.setattr(schema, "VERSION", now + 1)
+    monkeypatch.setattr(schema, "MIGRATIONS", {now: added.create})
     for _ in range(2):  # the second time there is nothing left to do
         open_database(url(path)).close()
     versions = select(schema.schema_version.c.version).order_by(schema.schema_version.c.version)
-    assert database.read(lambda c: list(c.execute(versions).scalars())) == [1, 2]
+    assert database.read(lambda c: list(c.execute(versions).scalars())) == [now, now + 1]
     assert database.read(lambda c: list(c.execute(select(added)))) == []
+
+
+def test_the_first_schema_becomes_todays(path: Path, database: Database) -> None:
+    """What was written before there were reports is kept, and the new tables are there."""
+    mail = hold(Quarantine(database))
+    for table in (schema.dmarc_observations, schema.dmarc_policies, schema.dmarc_reports):
+        database.write(table.drop)
+    database.write(lambda c: c.execute(update(schema.schema_version).values(version=1)))
+    again = open_database(url(path))
+    tables = again.read(lambda c: set(inspect(c).get_table_names()))
+    assert set(schema.metadata.tables) <= tables
+    assert Quarantine(again).raw(mail.id) == RAW
+    again.close()
 
 
 def test_it_belongs_to_the_process_that_opened_it(

@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`mailwarden dmarc`: aggregate reports to the domains that ask for them, and what a domain publishes.
+
+Prints domains and records of strangers, through `output`.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gateway.cli.main import (
+    EX_CONFIG,
+    EX_DATAERR,
+    EX_UNAVAILABLE,
+    EX_USAGE,
+    Context,
+    Failure,
+    config_option,
+)
+from gateway.cli.output import console, facts, print_json, table
+from gateway.dns import Lookup, Resolver, to_ascii
+from gateway.mail.headers import printable
+from gateway.store.database import StoreError, open_database
+from gateway.store.dmarc import DAY, Summary, summaries
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from gateway.config import Config
+    from gateway.reports.destinations import Destination
+    from gateway.reports.send import Reporter
+    from gateway.store.database import Database
+
+_DNS_SECONDS = 20.0
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@config_option
+def dmarc() -> None:
+    """Report to domains what DMARC found of their mail, and look at what they publish.
+
+    \b
+    Examples:
+      mailwarden dmarc report
+      mailwarden dmarc report --send
+      mailwarden dmarc show example.com
+    """
+
+
+# ---------------------------------------------------------------- reports
+
+
+@dmarc.command()
+@click.option(
+    "--day", type=click.DateTime(["%Y-%m-%d"]), help="Only this day (UTC); without it, all that are kept."
+)
+@click.option("--domain", default="", help="Only this policy domain.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write the reports into this directory; nothing is sent or marked as sent.",
+)
+@click.option("--send", "sending", is_flag=True, help="Send what was not sent yet, of days that are over.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def report(
+    context: Context, /, *, day: datetime | None, domain: str, out: Path | None, sending: bool, as_json: bool
+) -> None:
+    """List the reports there are to send, write them to files, or send them.
+
+    One report for each policy domain and day. Run it with --send once a day, some time after
+    midnight UTC. What a next hop deferred is sent by the next run, and nothing is sent twice.
+    The exit status is 1 if a destination could not be reached.
+
+    \b
+    Examples:
+      mailwarden dmarc report
+      mailwarden dmarc report --day 2026-01-31 --domain example.com --out reports
+      mailwarden dmarc report --send
+    """
+    if out and sending:
+        raise Failure("one of --out and --send", EX_USAGE)
+    number = int(day.replace(tzinfo=UTC).timestamp()) // DAY if day else None
+    today = int(time.time()) // DAY
+    if sending and number is not None and number >= today:
+        raise Failure("only a day that is over (UTC) is reported", EX_USAGE)
+    with _opened(context.config) as database:
+        wanted = summaries(database, day=number, domain=to_ascii(domain) or "" if domain else "")
+        if out:
+            rows = _write(context.config, database, wanted, out)
+        elif sending:
+            rows = _send(context.config, database, [one for one in wanted if one.day < today])
+        else:
+            rows = [_listed(one, today) for one in wanted]
+    _print(rows, as_json=as_json)
+    if any(row.get("status") in ("deferred", "failed") for row in rows):
+        sys.exit(1)
+
+
+def _row(summary: Summary) -> dict[str, Any]:
+    return {
+        "day": datetime.fromtimestamp(summary.day * DAY, UTC).date().isoformat(),
+        "domain": summary.domain,
+        "messages": summary.messages,
+        "records": summary.rows,
+    }
+
+
+def _listed(summary: Summary, today: int) -> dict[str, Any]:
+    return _row(summary) | {"state": summary.state if summary.day < today else "today"}
+
+
+def _write(config: Config, database: Database, wanted: Sequence[Summary], out: Path) -> list[dict[str, Any]]:
+    """Write each report to a file of its own."""
+    from gateway.reports.aggregate import packed  # noqa: PLC0415  # a list needs none of it
+    from gateway.reports.send import NoReportError, make  # noqa: PLC0415  # as above
+
+    rows = []
+    submitter = config.report.submitter(config.name)
+    for summary in wanted:
+        row = _row(summary)
+        try:
+            made = make(database, summary, config.report, submitter, config.auth.dmarc_method)
+            out.mkdir(parents=True, exist_ok=True)
+            file = out / made.filename
+            file.write_bytes(packed(made, config.report.format))
+            row |= {"file": str(file), "status": "written"}
+        except NoReportError as error:
+            row |= {"status": "skipped", "note": str(error)}
+        except OSError as error:
+            row |= {"status": "failed", "note": f"{out}: {error.strerror}"}
+        rows.append(row)
+    return rows
+
+
+def _send(config: Config, database: Database, wanted: Sequence[Summary]) -> list[dict[str, Any]]:
+    """Send what is due; one row for each destination."""
+    from gateway.reports.send import send  # noqa: PLC0415  # as above
+
+    reporter = _reporter(config)
+    rows: list[dict[str, Any]] = []
+    for summary in wanted:
+        if summary.state == "done":
+            continue
+        outcomes = send(database, summary, reporter)
+        if outcomes is None:
+            rows.append(_row(summary) | {"status": "skipped", "note": "somebody else is sending it"})
+            continue
+        rows += [
+            _row(summary) | {"destination": one.address, "status": one.status, "note": one.note}
+            for one in outcomes
+        ]
+    return rows
+
+
+def _reporter(config: Config) -> Reporter:
+    """Who reports, and by which way, as the configuration says."""
+    from gateway.delivery.release import deliverer  # noqa: PLC0415  # only sending needs asyncio and TLS
+    from gateway.delivery.routes import Routes, parse_next_hop, routes  # noqa: PLC0415  # as above
+    from gateway.reports.send import Reporter  # noqa: PLC0415  # as above
+
+    settings = config.report
+    if not settings.email:
+        raise Failure("set report.email: reports need an address that they come from", EX_CONFIG)
+    ways = routes(config.routes, config.next_hop)
+    if settings.next_hop:
+        ways = Routes({}, (), parse_next_hop(settings.next_hop))
+    if not settings.next_hop and not config.routes and not config.next_hop:
+        raise Failure("no next hop is configured to send to; set report.next_hop or next_hop", EX_CONFIG)
+    return Reporter(
+        settings=settings,
+        submitter=settings.submitter(config.name),
+        method=config.auth.dmarc_method,
+        resolver=Resolver(config.dns),
+        deliver=deliverer(ways, config.tls.outbound, config.name),
+    )
+
+
+def _print(rows: list[dict[str, Any]], *, as_json: bool) -> None:
+    if as_json:
+        print_json(rows)
+        return
+    out = console()
+    if not rows:
+        out.print("There is nothing to report.")
+        return
+    names = ("day", "domain", "messages", "records", "state", "destination", "status", "file", "note")
+    shown = [name for name in names if any(name in row for row in rows)]
+    heads = [name.capitalize() + (">" if name in ("messages", "records") else "") for name in shown]
+    out.print(table(heads, [[row.get(name, "") for name in shown] for row in rows]))
+
+
+@contextmanager
+def _opened(config: Config) -> Iterator[Database]:
+    """The configured database; its errors end the program with EX_UNAVAILABLE."""
+    try:
+        database = open_database(config.store)
+        try:
+            yield database
+        finally:
+            database.close()
+    except StoreError as error:
+        raise Failure(printable(str(error), 500), EX_UNAVAILABLE) from error
+
+
+# ---------------------------------------------------------------- what a domain publishes
+
+
+@dmarc.command()
+@click.argument("domain")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def show(context: Context, /, domain: str, *, as_json: bool) -> None:
+    """Show the policy that applies to mail from DOMAIN, and what a message that fails it meets here.
+
+    \b
+    Example:
+      mailwarden dmarc show example.com
+    """
+    from gateway.auth.dmarc import evaluate, fetch  # noqa: PLC0415  # as above
+    from gateway.config import Config  # noqa: PLC0415  # as above
+    from gateway.reports.destinations import destinations  # noqa: PLC0415  # as above
+
+    config = context.config if context.given or context.path.exists() else Config()
+    name = to_ascii(domain)
+    if name is None or "." not in name:
+        raise Failure("not a domain name", EX_DATAERR)
+    method = config.auth.dmarc_method
+    lookup = Lookup(Resolver(config.dns), time.monotonic() + _DNS_SECONDS)
+    found = fetch(name, lookup, method)
+    shown: dict[str, Any] = {"domain": name, "status": found.status, "reason": found.reason}
+    wanted: tuple[Destination, ...] = ()
+    record = found.record
+    if record is not None:
+        applied = evaluate(found, (), (), lambda other: other).policy
+        shown |= {
+            "found at": found.record_domain,
+            "organizational domain": found.organizational,
+            "record": record.text,
+            "policy": applied or "none of use",
+            "on failure": _on_failure(config, applied),
+            "percent": record.percent,
+            "testing": "yes" if record.testing else "no",
+            "alignment": f"DKIM {_MODES[record.adkim]}, SPF {_MODES[record.aspf]}",
+        }
+        wanted = destinations(record.rua, found.record_domain, lookup, method, config.report.max_destinations)
+    reports = [
+        {"destination": one.address, "status": one.status, "limit": one.limit, "reason": one.reason}
+        for one in wanted
+    ]
+    if as_json:
+        print_json({key.replace(" ", "_"): value for key, value in shown.items()} | {"reports": reports})
+    else:
+        told = [("report to", f"{one.address} {one.status} {one.reason}".strip()) for one in wanted]
+        console().print(facts([*shown.items(), *told]))
+    if found.status == "temperror":
+        sys.exit(1)
+
+
+_MODES = {"r": "relaxed", "s": "strict"}
+
+
+def _on_failure(config: Config, policy: str) -> str:
+    """What the rules do with a message that fails this policy."""
+    from gateway.data import data_dir  # noqa: PLC0415  # as above
+    from gateway.policy import rules  # noqa: PLC0415  # as above
+    from gateway.policy.patterns import RuleError  # noqa: PLC0415  # as above
+
+    names = {"reject": "DMARC_REJECT", "quarantine": "DMARC_QUARANTINE"}
+    name = names.get(policy, "DMARC_FAIL")
+    try:
+        weight = rules.load(data_dir("rules"), config.policy).weights[name]
+    except RuleError as error:
+        raise Failure(str(error), EX_CONFIG) from error
+    return f"{name}: {weight.action.value if weight.action else f'{weight.points(1.0):g} points'}"
