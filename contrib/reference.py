@@ -38,6 +38,9 @@ HEAD = """\
 EXAMPLES = {
     "routes.domains": ["example.com", ".example.net"],
     "routes.next_hop": "lmtp:unix:/run/dovecot/lmtp",
+    "signing.keys.domain": "example.com",
+    "signing.keys.selector": "2026a",
+    "signing.keys.key_file": "/etc/mailwarden/dkim/example.com.2026a.pem",
     "policy.thresholds.tag": 5.0,
     "policy.thresholds.quarantine": 8.0,
     "policy.thresholds.reject": 15.0,

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gateway.auth import suffixes
+from gateway.auth import outgoing, suffixes
 from gateway.classifier.model import Classifier, ModelError
 from gateway.config import Config, ConfigError
 from gateway.data import data_dir
@@ -46,10 +46,11 @@ class Loaded:
     classifier: Classifier | None
     routes: Routes
     tls: ssl.SSLContext | None  # of the smart host; one for all workers, which share its tickets
+    signing: outgoing.Signing
 
 
 def load(config: Config, log: Log | None = None) -> Loaded:
-    """Read rules, model and routes. Raises `ConfigError` for what must not be used."""
+    """Read rules, model, routes and keys. Raises `ConfigError` for what must not be used."""
     try:
         policy = rules.load(data_dir("rules"), config.policy)
     except RuleError as error:
@@ -69,7 +70,11 @@ def load(config: Config, log: Log | None = None) -> Loaded:
         tls = tls_context(config.smarthost)
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"smarthost: certificate, key or client_ca_file: {error}") from error
-    return Loaded(config, policy, classifier, routes(config.routes, config.next_hop), tls)
+    try:
+        signing = outgoing.load(config.signing)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"signing: {error}") from error
+    return Loaded(config, policy, classifier, routes(config.routes, config.next_hop), tls, signing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +123,7 @@ def assemble(loaded: Loaded, counters: Counters, log: Log, *, threads: int, keep
         classifier=loaded.classifier,
         policy=loaded.policy,
         tls_rules=config.tls.inbound,
+        signing=loaded.signing,
         quarantine=quarantine,
         journal=journal,
         counters=counters,

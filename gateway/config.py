@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from gateway.auth.settings import AuthSettings
+from gateway.auth.sign import SignSettings
 from gateway.classifier.settings import ClassifierSettings
 from gateway.delivery.routes import RouteSettings, parse_next_hop
 from gateway.dns import DnsSettings
@@ -126,6 +127,7 @@ class Config(Settings, frozen=True):
     smarthost: SmarthostSettings = SmarthostSettings()
     dns: DnsSettings = DnsSettings()
     auth: AuthSettings = AuthSettings()
+    signing: SignSettings = SignSettings()
     antivirus: ClamdSettings = ClamdSettings()
     spamassassin: SpamdSettings = SpamdSettings()
     classifier: ClassifierSettings = ClassifierSettings()

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from gateway import __version__, log
+from gateway.auth.outgoing import Signing, signed
 from gateway.gather import gather
 from gateway.mail.headers import printable
 from gateway.mail.mime import parse
@@ -50,6 +51,7 @@ class Gateway:
     classifier: Classifier | None  # None: no model could be loaded
     policy: Policy
     tls_rules: tuple[InboundTlsRule, ...]
+    signing: Signing
     quarantine: Quarantine | None  # None: nothing is kept (`mailwarden scan`)
     journal: Journal | None
     counters: Counters
@@ -83,6 +85,8 @@ def consider(mail: Mail, gateway: Gateway) -> Judgement:
     lifted = evidence.release.lifted if evidence.release else ()
     verdict = decide(signals, mail, gateway.policy, versions(gateway), lifted)
     edits = annotate(mail, content, evidence, verdict, gateway.policy, gateway.authserv_id)
+    if verdict.relayed:
+        edits = signed(mail, content, evidence, edits, gateway.signing, gateway.authserv_id)
     return Judgement(content, evidence, signals, replace(verdict, edits=edits))
 
 

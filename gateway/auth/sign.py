@@ -11,6 +11,8 @@ The body is signed to its end: there is no `l=`. A signature is made of the mess
 from __future__ import annotations
 
 import base64
+import os
+import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,15 +27,16 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generat
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from gateway.auth.signature import BadSignatureError, Material, header_hash, read_domain
+from gateway.auth.signature import BadSignatureError, Material, header_hash, key_name, read_domain
 from gateway.mail.types import HeaderField
-from gateway.settings import Count, Settings
+from gateway.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 NAME: Final = "DKIM-Signature"
 _WIDTH: Final = 72
+_MAX_FILE: Final = 65_536  # octets of a key file that are read
 _OVERSIGNED: Final = (
     "from",
     "sender",
@@ -68,7 +71,7 @@ class KeySettings(Settings, frozen=True):
     domain: str
     # The selector, s=: the public key stands at SELECTOR._domainkey.DOMAIN.
     selector: str
-    # File with the private key, RSA or Ed25519, in PEM.
+    # File with the private key, RSA or Ed25519, in PEM; nobody but owner and group may read it.
     key_file: str
 
     def __post_init__(self) -> None:
@@ -80,12 +83,22 @@ class KeySettings(Settings, frozen=True):
 
 
 class SignSettings(Settings, frozen=True):
-    """Which outbound mail is signed."""
+    """Signatures of our own: DKIM on outbound mail, and, if wanted, ARC seals on inbound mail."""
 
-    # Keys; a message gets a signature of every key whose domain fits best.
+    # Seconds after which a DKIM signature expires; 0: never.
+    expire: Annotated[int, msgspec.Meta(ge=0, le=31_536_000)] = 0
+    # Domain whose RSA key seals inbound mail that goes on (ARC, RFC 8617); "" seals nothing.
+    seal_domain: str = ""
+    # Keys; an outbound message gets a signature of every key whose domain fits its author best.
     keys: tuple[KeySettings, ...] = ()
-    # Seconds after which a signature expires; 0: never.
-    expire: Annotated[Count, msgspec.Meta(le=31_536_000)] = 0
+
+    def __post_init__(self) -> None:
+        seen: set[tuple[str, str]] = set()
+        for key in self.keys:
+            name = (key.domain.lower(), key.selector.lower())
+            if name in seen:
+                raise ValueError(f"two keys at {key_name(key.selector, key.domain)}")
+            seen.add(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,15 +129,24 @@ def read_private_key(pem: bytes) -> RSAPrivateKey | Ed25519PrivateKey:
 
 
 def load_keys(settings: SignSettings) -> tuple[SigningKey, ...]:
-    """Read all keys; OSError or ValueError, with the file's name, if one cannot be read."""
+    """Read all keys; OSError or ValueError, with the file's name, if one must not be used."""
     keys = []
     for one in settings.keys:
         try:
-            private = read_private_key(Path(one.key_file).read_bytes())
+            private = read_private_key(_read_file(Path(one.key_file)))
         except ValueError as error:
             raise ValueError(f"{one.key_file}: {error}") from None
-        keys.append(SigningKey(one.domain.lower(), one.selector.lower(), private))
+        domain, selector = (read_domain(text.encode(), "") for text in (one.domain, one.selector))
+        keys.append(SigningKey(domain, selector, private))
     return tuple(keys)
+
+
+def _read_file(path: Path) -> bytes:
+    """Read a key file; ValueError if others than owner and group may read or change it."""
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_mode & (stat.S_IROTH | stat.S_IWOTH):
+            raise ValueError("everybody on this machine can read or change this private key: chmod o= it")
+        return file.read(_MAX_FILE)
 
 
 def generate_key(kind: Literal["rsa", "ed25519"] = "rsa", bits: int = 2048) -> bytes:

@@ -51,6 +51,7 @@ def check(context: Context, *, probe: bool, as_json: bool) -> None:
         "antivirus": " ".join(settings.antivirus.addresses) if settings.antivirus.enabled else "off",
         "spamassassin": " ".join(settings.spamassassin.addresses) if settings.spamassassin.enabled else "off",
         "classifier": loaded.classifier.version if loaded.classifier else "unavailable",
+        "signs for": " ".join(f"{k.domain}/{k.selector}" for k in loaded.signing.keys) or "nobody",
         "policy": loaded.policy.hash,
         "thresholds": f"tag {thresholds.tag:g}, quarantine {thresholds.quarantine:g}, reject {thresholds.reject:g}",
         "database": settings.store.database.partition("@")[2] or settings.store.database,

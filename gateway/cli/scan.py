@@ -73,13 +73,17 @@ def scan(
 
 def _open(context: Context, *, offline: bool) -> Opened:
     """Load what judging needs. Without a configuration the defaults serve."""
-    from gateway import assembly, log  # noqa: PLC0415  # help and completion stay quick
+    import msgspec  # noqa: PLC0415  # help and completion stay quick
+
+    from gateway import assembly, log  # noqa: PLC0415
+    from gateway.auth.sign import SignSettings  # noqa: PLC0415
     from gateway.config import Config, ConfigError  # noqa: PLC0415
     from gateway.metrics import Metrics  # noqa: PLC0415
 
     settings = context.config if context.given or context.path.exists() else Config()
     if offline:
         settings = _without_network(settings)
+    settings = msgspec.structs.replace(settings, signing=SignSettings())  # keys are the service's alone
     try:
         loaded = assembly.load(settings)
     except ConfigError as error:

@@ -115,6 +115,7 @@ def test_keys_are_chosen_by_domain() -> None:
 def test_key_files(tmp_path: Path) -> None:
     file = tmp_path / "key.pem"
     file.write_bytes(generate_key("ed25519"))
+    file.chmod(0o600)
     one = KeySettings(domain="Example.com", selector="s1", key_file=str(file))
     assert load_keys(SignSettings(keys=(one,)))[0].algorithm == "ed25519-sha256"
     file.write_text("nonsense")
