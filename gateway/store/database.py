@@ -180,7 +180,7 @@ def _make_file(path: Path) -> None:
     """Create directory (0700) and file (0600) durably; refuse links and what others may write."""
     directory = path.parent
     if not directory.exists():
-        directory.mkdir(mode=0o700, parents=True)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         _sync_directory(directory.parent)
     if directory.stat().st_mode & stat.S_IWOTH:
         raise OSError(f"anyone may write to {directory}")
