@@ -36,6 +36,7 @@ _COMMANDS = {
     "explain": ("gateway.cli.explain", "explain", "Say why a message was judged as it was."),
     "quarantine": ("gateway.cli.quarantine", "quarantine", "Review held messages."),
     "dmarc": ("gateway.cli.dmarc", "dmarc", "Report to domains what DMARC found of their mail."),
+    "dkim": ("gateway.cli.dkim", "dkim", "Make and check the keys that sign outbound mail."),
     "model": ("gateway.cli.model", "model", "Train and examine the classifier."),
 }
 
