@@ -33,6 +33,8 @@ from gateway.mail.mime import parse
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from numpy.typing import NDArray
+
 HERE = Path(__file__).resolve().parent
 
 
@@ -170,13 +172,8 @@ def _measured(
     return _measure(np.array([one.spam for one in examples]), model.raw(examples), calibration)
 
 
-def _measure(
-    labels: np.ndarray[tuple[int], np.dtype[np.bool_]],
-    raw: np.ndarray[tuple[int], np.dtype[np.float64]],
-    calibration: train.Calibration,
-) -> Evaluation:
-    probabilities = 1 / (1 + np.exp(-(calibration.slope * raw + calibration.offset)))
-    return evaluate(labels, probabilities, calibration.threshold)
+def _measure(labels: NDArray[np.bool_], raw: train.Raw, calibration: train.Calibration) -> Evaluation:
+    return evaluate(labels, 1 / (1 + np.exp(-calibration.logits(raw))), calibration.threshold)
 
 
 def _say(text: str) -> None:

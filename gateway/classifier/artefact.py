@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from gateway.classifier.features import FEATURE_VERSION
@@ -68,12 +68,7 @@ def save(
         data = array_bytes(array)
         hashes[file] = hashlib.sha256(data).hexdigest()
         replace(directory / file, data)
-    numbers = {
-        "slope": calibration.slope,
-        "offset": calibration.offset,
-        "threshold": calibration.threshold,
-        **scoring,
-    }
+    numbers = {**asdict(calibration), **scoring}
     lines = [
         f"format = {FORMAT_VERSION}",
         f"features = {FEATURE_VERSION}",

@@ -94,15 +94,28 @@ def label(word: str) -> bool | None:
 def as_message(raw: bytes) -> bytes:
     """Make a message as a mail server would receive it: CRLF line ends, no mbox "From " line.
 
-    A text file that starts with its subject and has no other field gets its empty line.
+    A text file that starts with its subject and has no other field gets its empty line, and if it
+    was taken apart into tokens ("http : / / www . example . com"), its signs go back to their words.
     """
     if raw.startswith(b"From "):
         raw = raw.partition(b"\n")[2]
     raw = re.sub(rb"\r?\n", b"\r\n", raw)
     if raw[:8].lower() == b"subject:" and not _FIELD.search(raw[:2000].partition(b"\r\n\r\n")[0]):
         subject, _, body = raw.partition(b"\r\n")
-        return subject + b"\r\n\r\n" + body
+        return subject + b"\r\n\r\n" + _together(body)
     return raw
+
+
+_LINK_APART = re.compile(rb"\b(?:https?|ftp) : / / \S+(?: [./?=&_-] ?\S+)*")
+_SIGN_APART = re.compile(rb" ([.,:;!?)\]%'])|([(\[$']) ")
+
+
+def _together(text: bytes) -> bytes:
+    """Put a text together that was taken apart into tokens; other text hardly changes."""
+    if b" . " not in text and b" , " not in text:
+        return text
+    text = _LINK_APART.sub(lambda found: found[0].replace(b" ", b""), text)
+    return _SIGN_APART.sub(rb"\1\2", text)
 
 
 def from_text(text: str) -> bytes:

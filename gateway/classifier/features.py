@@ -27,11 +27,13 @@ if TYPE_CHECKING:
 
     from gateway.mail.types import Content, Url
 
-FEATURE_VERSION: Final = 1
+FEATURE_VERSION: Final = 2
+SHAPE_WEIGHT: Final = 1.5  # of a shape feature in the norm and the sum, where a text feature has 1
 
 TEXT_LIMIT: Final = 12_000  # characters of body text that are read
 SUBJECT_LIMIT: Final = 300
 URL_LIMIT: Final = 40
+_PART_LIMIT: Final = 8
 
 _WORD = re.compile(r"[^\W_]{2,24}")
 _LINK_OR_ADDRESS = re.compile(r"(?<!\S)[^\s@]*?(?:@|://)\S*+|\bwww\.\S*+")
@@ -65,29 +67,29 @@ def key(feature: str) -> int:
 def extract(content: Content) -> Features:
     """Read the features of a message. Never fails: missing parts give fewer features."""
     body = _body(content)
-    plain = _clean(body)
     subject = _SUBJECT_TAGS.sub("", _clean(content.subject[:SUBJECT_LIMIT]))
     in_subject = _WORD.findall(subject)
-    words = dict.fromkeys(_WORD.findall(_LINK_OR_ADDRESS.sub(" ", plain)))
+    words = dict.fromkeys(_WORD.findall(_LINK_OR_ADDRESS.sub(" ", _clean(body))))
     words.update(dict.fromkeys(in_subject))
     text = [f"w:{word}" for word in words]
     text += dict.fromkeys(f"s:{word}" for word in in_subject)
     text += dict.fromkeys(f"s:{a} {b}" for a, b in pairwise(in_subject))
     sender = _sender(content)
-    domain = sender.rpartition("@")[2]
     shape = dict.fromkeys(_subject_shape(content.subject))
+    if hidden := sum(len(part.hidden) for part in content.texts):
+        shape[f"body:hidden {_bin(hidden)}"] = None
     shape.update(dict.fromkeys(_text_shape(body, words)))
     shape.update(dict.fromkeys(_from_shape(content, sender)))
-    shape.update(dict.fromkeys(_address_shape(content, sender)))
-    shape.update(dict.fromkeys(_url_shape(content.urls, domain)))
+    shape.update(dict.fromkeys(_address_shape(content, sender, in_subject)))
+    shape.update(dict.fromkeys(_url_shape(content.urls, sender.rpartition("@")[2])))
     return Features(tuple(text), tuple(shape), len(words))
 
 
 def _body(content: Content) -> str:
-    """Join the readable texts, up to the limit; an HTML part beside a plain one adds little."""
+    """Join the readable texts, up to the limit."""
     room = TEXT_LIMIT
     parts = []
-    for text in content.texts:
+    for text in content.texts[:_PART_LIMIT]:
         if room <= 0:
             break
         parts.append(text.text[:room])
@@ -145,8 +147,10 @@ def _from_shape(content: Content, sender: str) -> Iterator[str]:
     local, _, domain = sender.rpartition("@")
     yield from (f"from:domain {part}" for part in _parents(domain))
     yield from (f"from:local {word}" for word in _WORD.findall(local.translate(_DIGITS))[:5])
-    yield from (f"from:name {word}" for word in _WORD.findall(_clean(name))[:8])
+    in_name = _WORD.findall(_clean(name))
+    yield from (f"from:name {word}" for word in in_name[:8])
     yield f"from:name words {min(len(name.split()), 4)}"
+    yield f"from:name in local {any(word in local for word in in_name if len(word) > 2)}"
     if "@" in name:
         yield "from:name has address"
     digits = sum(map(str.isdigit, local))
@@ -163,7 +167,7 @@ def _parents(host: str) -> list[str]:
     return [".".join(labels[start:]) for start in range(len(labels))]
 
 
-def _address_shape(content: Content, sender: str) -> Iterator[str]:
+def _address_shape(content: Content, sender: str, in_subject: list[str]) -> Iterator[str]:
     found: dict[str, list[str]] = {"to": [], "reply-to": []}
     for field in content.fields:
         addresses = found.get(field.name.lower())
@@ -178,6 +182,8 @@ def _address_shape(content: Content, sender: str) -> Iterator[str]:
         yield "to:no address"
     if sender in to:
         yield "to:equals from"
+    if any(address.partition("@")[0].translate(_DIGITS) in in_subject for address in to[:5]):
+        yield "to:named in subject"
     if reply:
         same = reply[0].rpartition("@")[2] == sender.rpartition("@")[2]
         yield "reply-to:" + (

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -25,7 +25,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import LeaveOneGroupOut, StratifiedKFold
 from sklearn.pipeline import Pipeline
 
-from gateway.classifier.features import extract, key
+from gateway.classifier.features import SHAPE_WEIGHT, extract, key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 BIAS: Final = -1.0  # fixed: what is not known leans to ham, whatever the training mail held
 STRENGTH: Final = 100.0  # C of the logistic regression
 LOW, HIGH = 0.2, 0.4  # shares of known words between which the text gains its say
+SHAPE_TRUST: Final = 0.85  # slope of the scores by shape alone, of that of the whole model
 WEIGHT_CAP: Final = 8.0  # no message weighs more than this many times the mean of its collection
 COMMON: Final = 0.01  # a word is known if this share of the messages has it
 FALSE_POSITIVES: Final = 0.005  # of the shipped threshold, on collections left out
@@ -85,8 +86,19 @@ def distinct(examples: Iterable[Example]) -> Iterator[Example]:
 # ---------------------------------------------------------------- the parts of the pipeline
 
 
+def _unit(one: Example) -> NDArray[np.float64]:
+    """Give the values of text and shape features, of length 1 together."""
+    values = np.ones(len(one.text) + len(one.shape))
+    values[len(one.text) :] = SHAPE_WEIGHT
+    return np.asarray(values / math.sqrt(max(float(values @ values), 1.0)))
+
+
+def _unit_shape(one: Example) -> NDArray[np.float64]:
+    return np.full(len(one.shape), 1 / math.sqrt(max(len(one.shape), 1)))
+
+
 class Vocabulary(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
-    """Turns examples into rows of 1/√n, n counting all features, the unknown ones too.
+    """Turns examples into rows of unit length, the features that are not kept included.
 
     So unknown text shrinks a score by itself. `part` is "all" or "shape". A feature is kept if it
     is in at least two messages of each of two collections (of one, if there is but one).
@@ -117,10 +129,10 @@ class Vocabulary(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scik
             keys = self._keys(one)
             at = np.searchsorted(self.keys_, keys)
             at[at == len(self.keys_)] = 0
-            at = at[self.keys_[at] == keys]
-            columns.append(at)
-            values.append(np.full(len(at), 1 / math.sqrt(max(len(keys), 1))))
-            ends.append(ends[-1] + len(at))
+            kept = self.keys_[at] == keys
+            columns.append(at[kept])
+            values.append((_unit_shape(one) if self.part == "shape" else _unit(one))[kept])
+            ends.append(ends[-1] + len(columns[-1]))
         shape = (len(examples), len(self.keys_))
         return sparse.csr_matrix((np.concatenate(values), np.concatenate(columns), ends), shape=shape)
 
@@ -204,11 +216,11 @@ class Trained:
     weights: NDArray[np.float16]
     known: NDArray[np.uint8]
 
-    def raw(self, examples: Sequence[Example]) -> NDArray[np.float64]:
-        """Give uncalibrated logits, as serving does before it calibrates."""
-        return np.array([self._raw(one) for one in examples])
+    def raw(self, examples: Sequence[Example]) -> Raw:
+        """Give uncalibrated logits of examples."""
+        return Raw(*(np.array(column) for column in zip(*map(self._raw, examples), strict=True)))
 
-    def _raw(self, one: Example) -> float:
+    def _raw(self, one: Example) -> tuple[float, float, float]:
         keys = np.concatenate((one.text, one.shape))
         at = np.searchsorted(self.keys, keys)
         at[at == len(self.keys)] = 0
@@ -216,9 +228,18 @@ class Trained:
         known = np.count_nonzero(self.known[at[: one.words]] & found[: one.words])
         share = min(max((known / max(one.words, 1) - LOW) / (HIGH - LOW), 0.0), 1.0)
         weights = self.weights[:, at].astype(np.float64) * found
-        total = share * weights[0].sum() / math.sqrt(max(len(keys), 1))
-        shape = weights[1, len(one.text) :].sum() / math.sqrt(max(len(one.shape), 1))
-        return float(total + (1 - share) * shape + BIAS)
+        whole = float(weights[0] @ _unit(one)) + BIAS
+        shape = float(weights[1, len(one.text) :] @ _unit_shape(one)) + BIAS
+        return whole, shape, share
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Raw:
+    """Uncalibrated logits by the whole model and by shape alone; how much the whole one counts."""
+
+    whole: NDArray[np.float64]
+    shape: NDArray[np.float64]
+    share: NDArray[np.float64]
 
 
 def train(examples: Sequence[Example]) -> Trained:
@@ -249,10 +270,10 @@ def _common_words(examples: Sequence[Example]) -> NDArray[np.uint32]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Unseen:
-    """Raw logits of examples by models that had not seen their collection (or their fold)."""
+    """Logits of examples by models that had not seen their collection (or their fold)."""
 
     examples: tuple[Example, ...]
-    raw: NDArray[np.float64]
+    raw: Raw
 
     @property
     def labels(self) -> NDArray[np.bool_]:
@@ -283,27 +304,38 @@ def cross_validate(examples: Sequence[Example]) -> Iterator[tuple[str, Unseen]]:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Turns a raw logit into that of a probability; `threshold` is the shipped probability."""
+    """Turns raw logits into that of a probability; `threshold` is the shipped probability."""
 
     slope: float
     offset: float
-    threshold: float
+    shape_slope: float
+    shape_offset: float
+    threshold: float = 0.5
+
+    def logits(self, raw: Raw) -> NDArray[np.float64]:
+        """Give calibrated logits, as serving does."""
+        whole = self.slope * raw.whole + self.offset
+        shape = self.shape_slope * raw.shape + self.shape_offset
+        return np.asarray(raw.share * whole + (1 - raw.share) * shape)
 
 
 def calibrate(parts: Sequence[Unseen]) -> Calibration:
-    """Fit Platt's line to unseen scores, each collection weighing the same, and set the threshold."""
-    raw = np.concatenate([part.raw for part in parts])
+    """Fit Platt's line to unseen scores, each collection weighing the same, and set the threshold.
+
+    Shape alone keeps most of that slope: a line of its own ranks text that is half known worse.
+    """
     labels = np.concatenate([part.labels for part in parts])
     weights = np.concatenate([_half_and_half(part.labels) for part in parts])
+    raw = np.concatenate([part.raw.whole for part in parts])
     line = LogisticRegression(C=1e6).fit(raw[:, None], labels, sample_weight=weights)
     slope, offset = max(float(line.coef_[0, 0]), 1e-3), float(line.intercept_[0])
-    ham = np.concatenate([part.raw[~part.labels] for part in parts])
+    calibration = Calibration(round(slope, 6), round(offset, 6), round(SHAPE_TRUST * slope, 6), 0.0)
+    ham = np.concatenate([calibration.logits(part.raw)[~part.labels] for part in parts])
     share = np.concatenate([np.full(n := int((~part.labels).sum()), 1 / max(n, 1)) for part in parts])
     order = np.argsort(-ham, kind="stable")
     above = int(np.searchsorted(np.cumsum(share[order]), FALSE_POSITIVES * len(parts)))
-    cut = slope * float(ham[order][min(above, len(ham) - 1)]) + offset
-    threshold = min(max(1 / (1 + math.exp(-cut)), 0.5), 0.999)
-    return Calibration(round(slope, 6), round(offset, 6), round(threshold, 6))
+    threshold = 1 / (1 + math.exp(-float(ham[order][min(above, len(ham) - 1)])))
+    return replace(calibration, threshold=round(min(max(threshold, 0.5), 0.999), 6))
 
 
 def _half_and_half(labels: NDArray[np.bool_]) -> NDArray[np.float64]:

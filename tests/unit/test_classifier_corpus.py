@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Sources of mail: every kind is read, in order, and nothing outside of them."""
+
+import os
+
+import pytest
+
+from gateway.classifier.corpus import MESSAGE_LIMIT, CorpusError, as_message, label, read, read_index
+
+ONE = b"From: a@example.com\r\nSubject: one\r\n\r\nfirst\r\n"
+TWO = b"From: b@example.com\r\nSubject: two\r\n\r\nsecond\r\n"
+
+
+def raws(samples):
+    return [sample.raw for sample in samples]
+
+
+def test_folder_is_read_in_order_without_links_and_hidden_files(tmp_path):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "2.eml").write_bytes(TWO)
+    (tmp_path / "1.eml").write_bytes(ONE.replace(b"\r\n", b"\n"))
+    (tmp_path / ".hidden").write_bytes(ONE)
+    (tmp_path / "link").symlink_to("/etc/passwd")
+    os.mkfifo(tmp_path / "pipe")
+    assert raws(read(tmp_path, spam=True)) == [ONE, TWO]
+    assert all(sample.spam for sample in read(tmp_path, spam=True))
+
+
+def test_maildir(tmp_path):
+    for name in ("cur", "new", "tmp"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "cur" / "1:2,S").write_bytes(ONE)
+    (tmp_path / "new" / "2").write_bytes(TWO)
+    (tmp_path / "tmp" / "3").write_bytes(b"half")
+    assert raws(read(tmp_path)) == [ONE, TWO]
+
+
+def test_mbox(tmp_path):
+    path = tmp_path / "mbox"
+    quoted = b"From: c@example.com\n\nAt the start\n>From here\n>>From there\n\n"
+    path.write_bytes(b"From a Mon\n" + ONE + b"\r\nFrom b Tue\n" + TWO + b"\nFrom c Wed\n" + quoted)
+    found = raws(read(path))
+    assert found[:2] == [ONE + b"\r\n", TWO + b"\r\n"]
+    assert b"\r\nFrom here\r\n>From there\r\n" in found[2]
+    assert len(found) == 3
+
+
+def test_single_file_with_an_mbox_line(tmp_path):
+    path = tmp_path / "1"
+    path.write_bytes(b"From a Mon Jan 1\n" + ONE)
+    assert raws(read(path)) == [ONE]
+
+
+def test_indexes(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "1").write_bytes(ONE)
+    (tmp_path / "data" / "2").write_bytes(TWO)
+    (tmp_path / "index").write_text("spam data/1\nham data/2\n")
+    (tmp_path / "index.tsv").write_text("label\tpath\tlist\nham\tdata/1\tx y\nspam\tdata/2\t\n")
+    (tmp_path / "texts.csv").write_text('label,text\nham,"a, ""quoted""\ntext"\nspam,buy\n')
+    assert [(s.raw, s.spam) for s in read_index(tmp_path / "index")] == [(ONE, True), (TWO, False)]
+    assert [(s.raw, s.spam) for s in read_index(tmp_path / "index.tsv")] == [(ONE, False), (TWO, True)]
+    table = list(read_index(tmp_path / "texts.csv"))
+    assert [s.spam for s in table] == [False, True]
+    assert table[0].raw.endswith(b'\r\n\r\na, "quoted"\r\ntext')
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("index", "spam ../../../etc/passwd\n"),
+        ("index", "ham 1\nmaybe 2\n"),
+        ("index", "spam nothing\n"),
+        ("t.csv", "a,b\n1,2\n"),
+        ("t.csv", "label,text\nmaybe,x\n"),
+    ],
+)
+def test_bad_indexes_are_refused(tmp_path, name, text):
+    (tmp_path / "1").write_bytes(ONE)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(CorpusError):
+        list(read_index(tmp_path / name))
+
+
+def test_missing_source(tmp_path):
+    with pytest.raises(CorpusError, match="No such file"):
+        list(read(tmp_path / "none"))
+
+
+def test_a_large_message_is_cut(tmp_path):
+    (tmp_path / "big").write_bytes(b"Subject: x\r\n" + b"a" * (MESSAGE_LIMIT + 10))
+    assert len(next(read(tmp_path / "big")).raw) <= MESSAGE_LIMIT + 10
+
+
+def test_text_with_a_subject_becomes_a_message():
+    raw = as_message(b"Subject: hello\nto : bob , see http : / / www . example . com / x")
+    assert raw == b"Subject: hello\r\n\r\nto: bob, see http://www.example.com/x"
+    assert as_message(ONE) == ONE
+
+
+@pytest.mark.parametrize(("word", "spam"), [("SPAM", True), ("ham", False), ("0", False), ("x", None)])
+def test_labels(word, spam):
+    assert label(word) is spam

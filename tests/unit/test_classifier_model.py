@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The artefact: the shipped one is sound, a damaged or hostile one is refused, scores explain themselves."""
+
+import json
+import math
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from gateway.classifier.artefact import check_golden, golden
+from gateway.classifier.mapping import array_bytes
+from gateway.classifier.model import Classifier, Model, ModelError, sigmoid
+from gateway.classifier.settings import ClassifierSettings
+from gateway.classifier.site import SiteModel
+from gateway.data import data_dir
+from gateway.mail.mime import parse
+
+SHIPPED = data_dir("models") / "base"
+
+
+@pytest.fixture
+def copy(tmp_path):
+    target = tmp_path / "model"
+    shutil.copytree(SHIPPED, target)
+    return target
+
+
+def rehash(folder):
+    """Make the manifest fit the files again, as an attacker would."""
+    import hashlib
+
+    lines = []
+    for line in (folder / "manifest.toml").read_text().splitlines():
+        name = line.partition('"')[2].partition('"')[0]
+        if name.endswith(".npy"):
+            lines.append(f'"{name}" = "{hashlib.sha256((folder / name).read_bytes()).hexdigest()}"')
+        else:
+            lines.append(line)
+    (folder / "manifest.toml").write_text("\n".join(lines))
+
+
+def test_shipped_model_is_small_and_gives_its_golden_scores():
+    model = Model.load(SHIPPED)
+    assert len(list(golden(SHIPPED))) >= 10
+    assert check_golden(SHIPPED, model, parse) == ()
+    assert sum(path.stat().st_size for path in SHIPPED.iterdir()) < 2_000_000
+    assert model.version.startswith("base-")
+
+
+def test_a_wrong_golden_score_is_noticed(copy):
+    rows = [json.loads(line) for line in (copy / "golden.jsonl").read_text().splitlines()]
+    rows[0]["logit"] += 0.001
+    (copy / "golden.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert len(check_golden(copy, Model.load(copy), parse)) == 1
+
+
+def test_ham_and_spam_are_told_apart():
+    model = Model.load(SHIPPED)
+    scores = {row.name: model.score(parse(row.message.encode())) for row in golden(SHIPPED)}
+    spam = {"pills", "lottery", "stocks", "mortgage", "phish"}
+    assert min(scores[n].probability for n in spam) > max(
+        scores[n].probability
+        for n in ("meeting", "invoice", "patch", "newsletter", "indonesian", "german", "japanese")
+    )
+    for foreign in ("indonesian", "german", "japanese"):
+        assert scores[foreign].known < 0.2
+        assert scores[foreign].probability < 0.6
+
+
+def test_reasons_speak_for_both_sides_and_are_readable():
+    row = next(row for row in golden(SHIPPED) if row.name == "phish")
+    score = Model.load(SHIPPED).score(parse(row.message.encode()))
+    weights = [weight for _, weight in score.reasons]
+    assert max(weights) > 0 > min(weights)
+    assert len(score.reasons) <= 10
+    assert all(name.isprintable() for name, _ in score.reasons)
+    assert math.isclose(score.probability, sigmoid(score.logit))
+
+
+def test_contributions_add_up_to_the_logit():
+    model = Model.load(SHIPPED)
+    one = model.score(parse(b"Subject: x\r\n\r\n\r\n"))  # few features: all of them are reasons
+    none = model.manifest
+    base = none.shape_slope * none.bias + none.shape_offset
+    assert one.known == 0
+    assert abs(sum(weight for _, weight in one.reasons) + base - one.logit) < 0.2
+
+
+def test_serving_imports_numpy_alone():
+    code = (
+        "import gateway.classifier.model, sys; print([m for m in ('sklearn', 'scipy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_arrays_cannot_be_written():
+    model = Model.load(SHIPPED)
+    with pytest.raises(ValueError, match="read-only"):
+        model.weights[0, 0] = 1
+
+
+def truncated(folder):
+    data = (folder / "weights.npy").read_bytes()
+    (folder / "weights.npy").write_bytes(data[: len(data) // 2])
+    rehash(folder)
+
+
+def not_a_number(folder):
+    weights = np.load(folder / "weights.npy")
+    weights[0, 3] = np.nan
+    (folder / "weights.npy").write_bytes(array_bytes(weights))
+    rehash(folder)
+
+
+def flipped(folder):
+    data = bytearray((folder / "weights.npy").read_bytes())
+    data[-1] ^= 1
+    (folder / "weights.npy").write_bytes(data)
+
+
+def unsorted(folder):
+    (folder / "keys.npy").write_bytes(array_bytes(np.load(folder / "keys.npy")[::-1].copy()))
+    rehash(folder)
+
+
+def pickled(folder):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(folder / "pwned"),)
+
+    (folder / "keys.npy").write_bytes(pickle.dumps(Evil()))
+    rehash(folder)
+
+
+def objects(folder):
+    np.save(folder / "keys.npy", np.array([{}], dtype=object), allow_pickle=True)
+    rehash(folder)
+
+
+def bomb(folder):
+    with (folder / "weights.npy").open("r+b") as file:
+        file.truncate(1 << 40)  # sparse
+
+
+def wrong_shape(folder):
+    (folder / "known.npy").write_bytes(array_bytes(np.load(folder / "known.npy")[1:].copy()))
+    rehash(folder)
+
+
+def lying_head(folder):
+    data = (folder / "keys.npy").read_bytes()
+    at = data.index(b"(")
+    end = data.index(b")", at)
+    (folder / "keys.npy").write_bytes(data[: at + 1] + b"9" * (end - at - 2) + b"," + data[end:])
+    rehash(folder)
+
+
+def pipe(folder):
+    (folder / "keys.npy").unlink()
+    os.mkfifo(folder / "keys.npy")
+
+
+def world_writable(folder):
+    (folder / "weights.npy").chmod(0o666)
+
+
+def edit(old, new):
+    def change(folder):
+        text = (folder / "manifest.toml").read_text()
+        assert old in text
+        (folder / "manifest.toml").write_text(text.replace(old, new))
+
+    return change
+
+
+def missing(name):
+    return lambda folder: (folder / name).unlink()
+
+
+DAMAGE = {
+    "truncated": (truncated, "size"),
+    "nan": (not_a_number, "not a number"),
+    "flipped bit": (flipped, "SHA-256"),
+    "unsorted": (unsorted, "order"),
+    "pickle": (pickled, "not an array"),
+    "objects": (objects, "an array of"),
+    "size bomb": (bomb, "octets, more than"),
+    "wrong shape": (wrong_shape, "fit together"),
+    "lying head": (lying_head, "size"),
+    "pipe": (pipe, "regular file"),
+    "writable by all": (world_writable, "everybody"),
+    "no weights": (missing("weights.npy"), "No such file"),
+    "no manifest": (missing("manifest.toml"), "No such file"),
+    "other format": (edit("format = 1", "format = 99"), "format 99"),
+    "other features": (edit("features = ", "features = 9"), "made for features"),
+    "no scoring": (edit("[scoring]", "[other]"), "missing or wrong"),
+    "infinite": (edit("bias = -1.0", "bias = inf"), "out of range"),
+    "not TOML": (edit("[files]", "[files"), "not TOML"),
+    "bad name": (edit('name = "base"', 'name = "a\\u001bb"'), "out of range"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damaged_model_is_refused(copy, kind):
+    damage, reason = DAMAGE[kind]
+    damage(copy)
+    with pytest.raises(ModelError, match=reason) as caught:
+        Model.load(copy)
+    assert str(copy) in str(caught.value)
+    assert not (copy / "pwned").exists()
+
+
+def test_no_model_is_unavailable_and_never_zero(tmp_path):
+    message = b"Subject: x\r\n\r\nhello\r\n"
+    assert Classifier().score(message, parse(message)) is None
+    assert Classifier(site=SiteModel()).score(message, parse(message)) is None
+    assert Classifier.open(ClassifierSettings(enabled=False), data_dir("models")) is None
+    with pytest.raises(ModelError):
+        Classifier.open(ClassifierSettings(model=str(tmp_path)), data_dir("models"))
+
+
+def test_what_a_site_taught_moves_the_score():
+    raw = b"From: a@example.com\r\nSubject: weekly offers\r\n\r\nThe newsletter you asked for.\r\n"
+    other = b"From: x@example.net\r\nSubject: pills\r\n\r\nBuy pills now, cheap pills.\r\n"
+    base = Model.load(SHIPPED)
+    site = SiteModel()
+    before = Classifier(base, site).score(raw, parse(raw))
+    assert before == base.score(parse(raw))
+    for _ in range(40):
+        site.learn(raw, spam=False)
+        site.learn(other, spam=True)
+    classifier = Classifier(base, site)
+    assert classifier.score(raw, parse(raw)).probability < min(before.probability, 0.1)
+    assert classifier.score(other, parse(other)).probability > 0.9
+    assert classifier.version == f"{base.version}+site-80"
+    assert "taught" in classifier.score(raw, parse(raw)).reasons[0][0]

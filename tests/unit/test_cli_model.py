@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`mailwarden model`: its commands on invented mail, their JSON, errors and exit status."""
+
+import json
+import random
+from tempfile import NamedTemporaryFile
+
+import pytest
+from click.testing import CliRunner
+
+from gateway.cli.main import cli
+
+HAM = (
+    b"From: Ann <ann@example.com>\r\nTo: b@example.net\r\nSubject: Agenda\r\n\r\nPlease send the minutes.\r\n"
+)
+
+
+def run(*words, data=None):
+    with NamedTemporaryFile(suffix=".toml") as empty:
+        return CliRunner().invoke(cli, ["--config", empty.name, "model", *map(str, words)], input=data)
+
+
+@pytest.fixture
+def mail(tmp_path):
+    """Forty invented messages in two folders."""
+    chance = random.Random(7)
+    for kind, words in (
+        ("ham", "agenda minutes budget kernel patch"),
+        ("spam", "pills winner lottery cheap click"),
+    ):
+        (tmp_path / kind).mkdir()
+        for number in range(20):
+            text = " ".join(chance.choices(words.split(), k=8))
+            raw = f"From: {kind}@example.com\nTo: b@example.net\nSubject: {text[:20]}\n\n{text} {number}\n"
+            (tmp_path / kind / f"{number}.eml").write_text(raw)
+    return tmp_path
+
+
+def test_status_of_the_shipped_model():
+    done = run("status", "--json")
+    assert done.exit_code == 0
+    facts = json.loads(done.stdout)
+    assert facts["model"].startswith("base-")
+    assert facts["wrong"] == []
+    assert "golden scores" in run("status").stdout
+
+
+def test_status_of_no_model(tmp_path):
+    done = run("status", "--model", tmp_path)
+    assert done.exit_code == 69
+    assert "unavailable" in done.stderr
+
+
+def test_score_a_file_and_standard_input(tmp_path):
+    (tmp_path / "one.eml").write_bytes(HAM)
+    rows = json.loads(run("score", "--json", "--points", tmp_path / "one.eml").stdout)
+    assert rows[0]["path"].endswith("one.eml")
+    assert 0 < rows[0]["probability"] < 0.5
+    assert rows[0]["points"] < 0.6
+    assert rows[0]["reasons"]
+    piped = json.loads(run("score", "--json", "-", data=HAM).stdout)
+    assert piped[0]["probability"] == rows[0]["probability"]
+    shown = run("score", "--why", tmp_path / "one.eml").stdout
+    assert "word “" in shown
+
+
+def test_score_shows_no_terminal_escapes(tmp_path):
+    path = tmp_path / "a\x1b[31m.eml"
+    path.write_bytes(HAM.replace(b"Agenda", b"\x1b[31magenda"))
+    assert "\x1b" not in run("score", "--why", path).stdout
+
+
+def test_score_of_a_missing_file(tmp_path):
+    done = run("score", tmp_path / "none.eml")
+    assert done.exit_code == 66
+    assert "No such file" in done.stderr
+
+
+def test_train_evaluate_and_score(mail):
+    done = run("train", "--ham", mail / "ham", "--spam", mail / "spam", "--out", mail / "model", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["ham"] == 20
+    measured = run(
+        "evaluate", "--ham", mail / "ham", "--spam", mail / "spam", "--model", mail / "model", "--json"
+    )
+    figures = json.loads(measured.stdout)
+    assert figures["auc_loss"] == 0
+    assert figures["false_positives"] == 0
+    assert sum(b["count"] for b in figures["bins"]) == 40
+    table = run("evaluate", "--ham", mail / "ham", "--model", mail / "model")
+    assert table.exit_code == 0
+    assert "Calibration" in table.stdout
+    again = run("train", "--ham", mail / "ham", "--spam", mail / "spam", "--out", mail / "model")
+    assert again.exit_code == 0  # a folder that holds a model is replaced
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (("train", "--ham", "{mail}/ham", "--out", "{mail}/m"), 65),
+        (("train", "--ham", "{mail}/ham", "--spam", "{mail}/spam", "--out", "{mail}/ham"), 73),
+        (
+            ("train", "--ham", "{mail}/ham", "--spam", "{mail}/spam", "--out", "{mail}/m", "--name", "../x"),
+            64,
+        ),
+        (("evaluate",), 66),
+        (("evaluate", "--index", "{mail}/ham/1.eml"), 66),
+        (("score", "--model", "{mail}", "{mail}/ham/1.eml"), 69),
+    ],
+)
+def test_errors_have_their_exit_status(mail, words, status):
+    done = run(*(word.format(mail=mail) for word in words))
+    assert done.exit_code == status, done.output
+    assert done.stderr.startswith("Error: ")
+    assert "Traceback" not in done.output
+
+
+def test_help_has_examples():
+    assert "mailwarden model train" in run("--help").stdout
