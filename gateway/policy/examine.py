@@ -7,12 +7,11 @@ stands in `rules/signals.toml`. The order of the signals is fixed, so that recor
 
 from __future__ import annotations
 
-import ipaddress
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import urlsplit
 
 from gateway.mail.headers import printable
-from gateway.mail.types import Content, Direction, Evidence, Mail, Signal, Url
+from gateway.mail.types import Content, Direction, Evidence, Mail, Signal
+from gateway.policy import attachments, authorship, links
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
 # Split, so that this file and mail about it do not trip a filter.
 GTUBE = "XJS*C4JDBQADN1.NSBN3*2IDNEN*" + "GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X"
-_URL_LIMIT = 500
 _WORDS_SHOWN = 8
 
 
@@ -40,8 +38,8 @@ def examine(
     if mail.session.direction is Direction.INBOUND:
         signals += _authentication(evidence)
     signals += _structure(mail, content)
-    signals += _links(content.urls)
-    signals += _attachments(content, policy)
+    signals += links.examine(content.urls)
+    signals += attachments.examine(content, policy)
     signals += (Signal(name, f"“{printable(text, 80)}”") for name, text in policy.patterns.matches(content))
     return tuple(signals)
 
@@ -142,15 +140,7 @@ def _structure(mail: Mail, content: Content) -> Iterator[Signal]:
     ):
         if found:
             yield Signal(name, printable(", ".join(found), 300))
-    if content.from_fields > 1:
-        yield Signal("FROM_SEVERAL", f"{content.from_fields} fields")
-    if not any(address for _, address in content.from_addresses):
-        yield Signal("FROM_MISSING")
-    for display, address in content.from_addresses:
-        shown = _address_in(display)
-        if shown and shown.lower() != address.lower():
-            yield Signal("FROM_NAME_ADDRESS", printable(f"shows {shown}, sent as {address}", 300))
-            break
+    yield from authorship.examine(content)
     present = {f.name.lower() for f in content.fields}
     for field, name in (
         ("date", "DATE_MISSING"),
@@ -166,86 +156,3 @@ def _structure(mail: Mail, content: Content) -> Iterator[Signal]:
     hidden = sum(len(t.hidden) for t in content.texts)
     if hidden > 200:
         yield Signal("HIDDEN_TEXT", f"{hidden} characters")
-
-
-def _address_in(display: str) -> str:
-    """Return the address that a display name shows, or ""."""
-    if "@" not in display:
-        return ""
-    word = next((w for w in display.replace("<", " ").replace(">", " ").split() if "@" in w), "")
-    word = word.strip("\"'()[],;:")
-    local, _, domain = word.rpartition("@")
-    return word if local and "." in domain else ""
-
-
-def _links(urls: tuple[Url, ...]) -> Iterator[Signal]:
-    """Give each kind of doubtful link once, with the first link that shows it."""
-    seen: dict[str, Signal] = {}
-    for url in urls[:_URL_LIMIT]:
-        for signal in _link(url):
-            seen.setdefault(signal.name, signal)
-    yield from seen.values()
-
-
-def _link(url: Url) -> Iterator[Signal]:
-    host, userinfo = _host(url.target)
-    if not host:
-        return
-    target = printable(url.target, 150)
-    if userinfo and "." in userinfo:
-        yield Signal("URL_USERINFO", target)
-    if _is_address(host):
-        yield Signal("URL_IP", target)
-    if "xn--" in host:
-        yield Signal("URL_PUNYCODE", target)
-    shown = url.shown.strip()
-    if shown[:4].lower() in ("http", "www."):
-        shown_host, _ = _host(shown if "://" in shown else f"http://{shown}")
-        if shown_host and "." in shown_host and _site(shown_host) != _site(host):
-            yield Signal("URL_MISMATCH", printable(f"shows {shown_host}, leads to {host}", 200))
-
-
-def _host(url: str) -> tuple[str, str]:
-    """Return host and user name of an http or https URL, lower case, or empty strings."""
-    try:
-        parts = urlsplit(url[:2000])
-        if parts.scheme not in ("http", "https"):
-            return "", ""
-        return (parts.hostname or "").rstrip("."), parts.username or ""
-    except ValueError:
-        return "", ""
-
-
-def _is_address(host: str) -> bool:
-    if not (host[:1].isdigit() or ":" in host):
-        return False
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return host.isdigit() or host.startswith("0x")
-    return True
-
-
-def _site(host: str) -> str:
-    """Return the last two labels (three under a short second label such as co.uk)."""
-    labels = host.lower().split(".")
-    return ".".join(
-        labels[-3:] if len(labels) > 2 and len(labels[-2]) <= 3 and len(labels[-1]) == 2 else labels[-2:]
-    )
-
-
-def _attachments(content: Content, policy: Policy) -> Iterator[Signal]:
-    for attachment in content.attachments:
-        for name in attachment.names or ("",):
-            stem, _, extension = name.lower().rstrip(". ").rpartition(".")
-            inner = stem.rstrip(". ").rpartition(".")[2]
-            if stem and extension in policy.executable_extensions:
-                double = inner in policy.document_extensions
-                yield Signal(
-                    "ATTACHMENT_DOUBLE_EXTENSION" if double else "ATTACHMENT_EXECUTABLE", printable(name, 150)
-                )
-                return
-        if attachment.detected_type in policy.executable_types:
-            name = attachment.names[0] if attachment.names else attachment.declared_type
-            yield Signal("ATTACHMENT_TYPE_MISMATCH", printable(f"{name} is {attachment.detected_type}", 200))
-            return
