@@ -294,33 +294,21 @@ def train(
             for sample in _progress(_labelled(ham, spam, index), "Reading")
         )
     )
-    try:
+    spams = sum(one.spam for one in examples)
+    source = artefact.Source(name, len(examples) - spams, spams)
+    with _training_errors(out):
         with _working(f"Training on {len(examples)} messages"):
-            parts = list(training.cross_validate(examples))
-            calibration = training.calibrate([part for _, part in parts])
+            calibration = training.calibrate([part for _, part in training.cross_validate(examples)])
             trained = training.train(examples)
-        spams = sum(one.spam for one in examples)
-        artefact.save(
-            out,
-            trained,
-            calibration,
-            [artefact.Source(name, len(examples) - spams, spams)],
-            name=name,
-            date=time.strftime("%Y-%m-%d", time.gmtime()),
-            scoring={"bias": training.BIAS, "low": training.LOW, "high": training.HIGH},
-        )
+        date = time.strftime("%Y-%m-%d", time.gmtime())
+        scoring = {"bias": training.BIAS, "low": training.LOW, "high": training.HIGH}
+        artefact.save(out, trained, calibration, [source], name=name, date=date, scoring=scoring)
         loaded = Model.load(out)
-    except training.TrainingError as error:
-        raise Failure(str(error), EX_DATAERR) from error
-    except ModelError as error:
-        raise Failure(str(error), _EX_CANTCREAT) from error
-    except OSError as error:
-        raise Failure(f"{out}: {error.strerror}", _EX_CANTCREAT) from error
     rows = {
         "model": loaded.version,
         "folder": str(out),
-        "ham": len(examples) - spams,
-        "spam": spams,
+        "ham": source.ham,
+        "spam": source.spam,
         "features": len(loaded.keys),
         "threshold": calibration.threshold,
     }
@@ -328,6 +316,20 @@ def train(
         print_json(rows)
     else:
         console().print(facts(rows.items()))
+
+
+@contextmanager
+def _training_errors(out: Path) -> Iterator[None]:
+    from gateway.classifier.train import TrainingError  # noqa: PLC0415  # serving never imports scikit-learn
+
+    try:
+        yield
+    except TrainingError as error:
+        raise Failure(str(error), EX_DATAERR) from error
+    except ModelError as error:
+        raise Failure(str(error), _EX_CANTCREAT) from error
+    except OSError as error:
+        raise Failure(f"{out}: {error.strerror}", _EX_CANTCREAT) from error
 
 
 # ---------------------------------------------------------------- what the commands share

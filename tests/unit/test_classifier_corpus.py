@@ -2,20 +2,22 @@
 """Sources of mail: every kind is read, in order, and nothing outside of them."""
 
 import os
+from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 
-from gateway.classifier.corpus import MESSAGE_LIMIT, CorpusError, as_message, label, read, read_index
+from gateway.classifier.corpus import MESSAGE_LIMIT, CorpusError, Sample, as_message, label, read, read_index
 
 ONE = b"From: a@example.com\r\nSubject: one\r\n\r\nfirst\r\n"
 TWO = b"From: b@example.com\r\nSubject: two\r\n\r\nsecond\r\n"
 
 
-def raws(samples):
+def raws(samples: Iterable[Sample]) -> list[bytes]:
     return [sample.raw for sample in samples]
 
 
-def test_folder_is_read_in_order_without_links_and_hidden_files(tmp_path):
+def test_folder_is_read_in_order_without_links_and_hidden_files(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "2.eml").write_bytes(TWO)
     (tmp_path / "1.eml").write_bytes(ONE.replace(b"\r\n", b"\n"))
@@ -26,7 +28,7 @@ def test_folder_is_read_in_order_without_links_and_hidden_files(tmp_path):
     assert all(sample.spam for sample in read(tmp_path, spam=True))
 
 
-def test_maildir(tmp_path):
+def test_maildir(tmp_path: Path) -> None:
     for name in ("cur", "new", "tmp"):
         (tmp_path / name).mkdir()
     (tmp_path / "cur" / "1:2,S").write_bytes(ONE)
@@ -35,7 +37,7 @@ def test_maildir(tmp_path):
     assert raws(read(tmp_path)) == [ONE, TWO]
 
 
-def test_mbox(tmp_path):
+def test_mbox(tmp_path: Path) -> None:
     path = tmp_path / "mbox"
     quoted = b"From: c@example.com\n\nAt the start\n>From here\n>>From there\n\n"
     path.write_bytes(b"From a Mon\n" + ONE + b"\r\nFrom b Tue\n" + TWO + b"\nFrom c Wed\n" + quoted)
@@ -45,13 +47,13 @@ def test_mbox(tmp_path):
     assert len(found) == 3
 
 
-def test_single_file_with_an_mbox_line(tmp_path):
+def test_single_file_with_an_mbox_line(tmp_path: Path) -> None:
     path = tmp_path / "1"
     path.write_bytes(b"From a Mon Jan 1\n" + ONE)
     assert raws(read(path)) == [ONE]
 
 
-def test_indexes(tmp_path):
+def test_indexes(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "1").write_bytes(ONE)
     (tmp_path / "data" / "2").write_bytes(TWO)
@@ -75,29 +77,29 @@ def test_indexes(tmp_path):
         ("t.csv", "label,text\nmaybe,x\n"),
     ],
 )
-def test_bad_indexes_are_refused(tmp_path, name, text):
+def test_bad_indexes_are_refused(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / "1").write_bytes(ONE)
     (tmp_path / name).write_text(text)
     with pytest.raises(CorpusError):
         list(read_index(tmp_path / name))
 
 
-def test_missing_source(tmp_path):
+def test_missing_source(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="No such file"):
         list(read(tmp_path / "none"))
 
 
-def test_a_large_message_is_cut(tmp_path):
+def test_a_large_message_is_cut(tmp_path: Path) -> None:
     (tmp_path / "big").write_bytes(b"Subject: x\r\n" + b"a" * (MESSAGE_LIMIT + 10))
     assert len(next(read(tmp_path / "big")).raw) <= MESSAGE_LIMIT + 10
 
 
-def test_text_with_a_subject_becomes_a_message():
+def test_text_with_a_subject_becomes_a_message() -> None:
     raw = as_message(b"Subject: hello\nto : bob , see http : / / www . example . com / x")
     assert raw == b"Subject: hello\r\n\r\nto: bob, see http://www.example.com/x"
     assert as_message(ONE) == ONE
 
 
 @pytest.mark.parametrize(("word", "spam"), [("SPAM", True), ("ham", False), ("0", False), ("x", None)])
-def test_labels(word, spam):
+def test_labels(word: str, spam: bool | None) -> None:
     assert label(word) is spam

@@ -8,6 +8,9 @@ import pickle
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,13 +27,13 @@ SHIPPED = data_dir("models") / "base"
 
 
 @pytest.fixture
-def copy(tmp_path):
+def copy(tmp_path: Path) -> Path:
     target = tmp_path / "model"
     shutil.copytree(SHIPPED, target)
     return target
 
 
-def rehash(folder):
+def rehash(folder: Path) -> None:
     """Make the manifest fit the files again, as an attacker would."""
     import hashlib
 
@@ -44,7 +47,7 @@ def rehash(folder):
     (folder / "manifest.toml").write_text("\n".join(lines))
 
 
-def test_shipped_model_is_small_and_gives_its_golden_scores():
+def test_shipped_model_is_small_and_gives_its_golden_scores() -> None:
     model = Model.load(SHIPPED)
     assert len(list(golden(SHIPPED))) >= 10
     assert check_golden(SHIPPED, model, parse) == ()
@@ -52,14 +55,14 @@ def test_shipped_model_is_small_and_gives_its_golden_scores():
     assert model.version.startswith("base-")
 
 
-def test_a_wrong_golden_score_is_noticed(copy):
+def test_a_wrong_golden_score_is_noticed(copy: Path) -> None:
     rows = [json.loads(line) for line in (copy / "golden.jsonl").read_text().splitlines()]
     rows[0]["logit"] += 0.001
     (copy / "golden.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert len(check_golden(copy, Model.load(copy), parse)) == 1
 
 
-def test_ham_and_spam_are_told_apart():
+def test_ham_and_spam_are_told_apart() -> None:
     model = Model.load(SHIPPED)
     scores = {row.name: model.score(parse(row.message.encode())) for row in golden(SHIPPED)}
     spam = {"pills", "lottery", "stocks", "mortgage", "phish"}
@@ -72,7 +75,7 @@ def test_ham_and_spam_are_told_apart():
         assert scores[foreign].probability < 0.6
 
 
-def test_reasons_speak_for_both_sides_and_are_readable():
+def test_reasons_speak_for_both_sides_and_are_readable() -> None:
     row = next(row for row in golden(SHIPPED) if row.name == "phish")
     score = Model.load(SHIPPED).score(parse(row.message.encode()))
     weights = [weight for _, weight in score.reasons]
@@ -82,7 +85,7 @@ def test_reasons_speak_for_both_sides_and_are_readable():
     assert math.isclose(score.probability, sigmoid(score.logit))
 
 
-def test_contributions_add_up_to_the_logit():
+def test_contributions_add_up_to_the_logit() -> None:
     model = Model.load(SHIPPED)
     one = model.score(parse(b"Subject: x\r\n\r\n\r\n"))  # few features: all of them are reasons
     none = model.manifest
@@ -91,7 +94,7 @@ def test_contributions_add_up_to_the_logit():
     assert abs(sum(weight for _, weight in one.reasons) + base - one.logit) < 0.2
 
 
-def test_serving_imports_numpy_alone():
+def test_serving_imports_numpy_alone() -> None:
     code = (
         "import gateway.classifier.model, sys; print([m for m in ('sklearn', 'scipy') if m in sys.modules])"
     )
@@ -99,61 +102,61 @@ def test_serving_imports_numpy_alone():
     assert done.stdout.strip() == "[]"
 
 
-def test_arrays_cannot_be_written():
+def test_arrays_cannot_be_written() -> None:
     model = Model.load(SHIPPED)
     with pytest.raises(ValueError, match="read-only"):
         model.weights[0, 0] = 1
 
 
-def truncated(folder):
+def truncated(folder: Path) -> None:
     data = (folder / "weights.npy").read_bytes()
     (folder / "weights.npy").write_bytes(data[: len(data) // 2])
     rehash(folder)
 
 
-def not_a_number(folder):
+def not_a_number(folder: Path) -> None:
     weights = np.load(folder / "weights.npy")
     weights[0, 3] = np.nan
     (folder / "weights.npy").write_bytes(array_bytes(weights))
     rehash(folder)
 
 
-def flipped(folder):
+def flipped(folder: Path) -> None:
     data = bytearray((folder / "weights.npy").read_bytes())
     data[-1] ^= 1
     (folder / "weights.npy").write_bytes(data)
 
 
-def unsorted(folder):
+def unsorted(folder: Path) -> None:
     (folder / "keys.npy").write_bytes(array_bytes(np.load(folder / "keys.npy")[::-1].copy()))
     rehash(folder)
 
 
-def pickled(folder):
+def pickled(folder: Path) -> None:
     class Evil:
-        def __reduce__(self):
+        def __reduce__(self) -> tuple[Any, tuple[str]]:
             return os.mkdir, (str(folder / "pwned"),)
 
     (folder / "keys.npy").write_bytes(pickle.dumps(Evil()))
     rehash(folder)
 
 
-def objects(folder):
+def objects(folder: Path) -> None:
     np.save(folder / "keys.npy", np.array([{}], dtype=object), allow_pickle=True)
     rehash(folder)
 
 
-def bomb(folder):
+def bomb(folder: Path) -> None:
     with (folder / "weights.npy").open("r+b") as file:
         file.truncate(1 << 40)  # sparse
 
 
-def wrong_shape(folder):
+def wrong_shape(folder: Path) -> None:
     (folder / "known.npy").write_bytes(array_bytes(np.load(folder / "known.npy")[1:].copy()))
     rehash(folder)
 
 
-def lying_head(folder):
+def lying_head(folder: Path) -> None:
     data = (folder / "keys.npy").read_bytes()
     at = data.index(b"(")
     end = data.index(b")", at)
@@ -161,17 +164,17 @@ def lying_head(folder):
     rehash(folder)
 
 
-def pipe(folder):
+def pipe(folder: Path) -> None:
     (folder / "keys.npy").unlink()
     os.mkfifo(folder / "keys.npy")
 
 
-def world_writable(folder):
+def world_writable(folder: Path) -> None:
     (folder / "weights.npy").chmod(0o666)
 
 
-def edit(old, new):
-    def change(folder):
+def edit(old: str, new: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
         text = (folder / "manifest.toml").read_text()
         assert old in text
         (folder / "manifest.toml").write_text(text.replace(old, new))
@@ -179,7 +182,7 @@ def edit(old, new):
     return change
 
 
-def missing(name):
+def missing(name: str) -> Callable[[Path], None]:
     return lambda folder: (folder / name).unlink()
 
 
@@ -207,7 +210,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_damaged_model_is_refused(copy, kind):
+def test_damaged_model_is_refused(copy: Path, kind: str) -> None:
     damage, reason = DAMAGE[kind]
     damage(copy)
     with pytest.raises(ModelError, match=reason) as caught:
@@ -216,7 +219,7 @@ def test_damaged_model_is_refused(copy, kind):
     assert not (copy / "pwned").exists()
 
 
-def test_no_model_is_unavailable_and_never_zero(tmp_path):
+def test_no_model_is_unavailable_and_never_zero(tmp_path: Path) -> None:
     message = b"Subject: x\r\n\r\nhello\r\n"
     assert Classifier().score(message, parse(message)) is None
     assert Classifier(site=SiteModel()).score(message, parse(message)) is None
@@ -225,7 +228,7 @@ def test_no_model_is_unavailable_and_never_zero(tmp_path):
         Classifier.open(ClassifierSettings(model=str(tmp_path)), data_dir("models"))
 
 
-def test_what_a_site_taught_moves_the_score():
+def test_what_a_site_taught_moves_the_score() -> None:
     raw = b"From: a@example.com\r\nSubject: weekly offers\r\n\r\nThe newsletter you asked for.\r\n"
     other = b"From: x@example.net\r\nSubject: pills\r\n\r\nBuy pills now, cheap pills.\r\n"
     base = Model.load(SHIPPED)
@@ -236,7 +239,11 @@ def test_what_a_site_taught_moves_the_score():
         site.learn(raw, spam=False)
         site.learn(other, spam=True)
     classifier = Classifier(base, site)
-    assert classifier.score(raw, parse(raw)).probability < min(before.probability, 0.1)
-    assert classifier.score(other, parse(other)).probability > 0.9
+    wanted, unwanted = classifier.score(raw, parse(raw)), classifier.score(other, parse(other))
+    assert before is not None
+    assert wanted is not None
+    assert unwanted is not None
+    assert wanted.probability < min(before.probability, 0.1)
+    assert unwanted.probability > 0.9
     assert classifier.version == f"{base.version}+site-80"
-    assert "taught" in classifier.score(raw, parse(raw)).reasons[0][0]
+    assert "taught" in wanted.reasons[0][0]

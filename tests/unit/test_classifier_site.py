@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The site model: it learns, is saved whole, and refuses foreign state."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -11,7 +13,7 @@ HAM = b"Subject: minutes\r\n\r\nThe minutes of the board meeting are attached.\r
 SPAM = b"Subject: winner\r\n\r\nYou have won one million dollars, send your bank account.\r\n"
 
 
-def taught():
+def taught() -> SiteModel:
     model = SiteModel()
     for _ in range(20):
         model.learn(HAM, spam=False)
@@ -19,7 +21,7 @@ def taught():
     return model
 
 
-def test_learns():
+def test_learns() -> None:
     model = taught()
     assert model.score(HAM) < -1
     assert model.score(SPAM) > 1
@@ -27,7 +29,7 @@ def test_learns():
     assert SiteModel().score(HAM) == 0
 
 
-def test_buckets_are_sorted_distinct_and_blind_to_line_ends():
+def test_buckets_are_sorted_distinct_and_blind_to_line_ends() -> None:
     found = buckets(HAM)
     assert np.all(np.diff(found) > 0)
     assert found[-1] < BUCKETS
@@ -36,17 +38,17 @@ def test_buckets_are_sorted_distinct_and_blind_to_line_ends():
     assert not len(buckets(b"abc"))
 
 
-def test_hash_of_one_gram_is_the_documented_one():
+def test_hash_of_one_gram_is_the_documented_one() -> None:
     assert buckets(b"abcd").tolist() == [(0x61626364 * 2654435761 % 2**32) >> 14]
 
 
-def test_only_the_start_is_read():
+def test_only_the_start_is_read() -> None:
     assert np.array_equal(
         buckets(b"x" * 100 + bytes(range(256)) * 40), buckets(b"x" * 100 + bytes(range(256)) * 90)
     )
 
 
-def test_saved_and_loaded_state_scores_the_same(tmp_path):
+def test_saved_and_loaded_state_scores_the_same(tmp_path: Path) -> None:
     model = taught()
     model.save(tmp_path / "site.npy")
     loaded = SiteModel.load(tmp_path / "site.npy")
@@ -59,7 +61,7 @@ def test_saved_and_loaded_state_scores_the_same(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["site.npy"]
 
 
-def test_a_reader_keeps_the_old_version_while_a_new_one_is_saved(tmp_path):
+def test_a_reader_keeps_the_old_version_while_a_new_one_is_saved(tmp_path: Path) -> None:
     model = taught()
     model.save(tmp_path / "site.npy")
     reader = SiteModel.load(tmp_path / "site.npy")
@@ -72,7 +74,7 @@ def test_a_reader_keeps_the_old_version_while_a_new_one_is_saved(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["empty", "short", "nan", "version", "squares", "other"])
-def test_foreign_state_is_refused(tmp_path, kind):
+def test_foreign_state_is_refused(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "site.npy"
     taught().save(path)
     state = np.load(path)
@@ -92,6 +94,6 @@ def test_foreign_state_is_refused(tmp_path, kind):
         SiteModel.load(path)
 
 
-def test_a_missing_state_is_an_error(tmp_path):
+def test_a_missing_state_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="No such file"):
         SiteModel.load(tmp_path / "none.npy")

@@ -3,10 +3,11 @@
 
 import json
 import random
+from pathlib import Path
 from tempfile import NamedTemporaryFile
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from gateway.cli.main import cli
 
@@ -15,13 +16,13 @@ HAM = (
 )
 
 
-def run(*words, data=None):
+def run(*words: object, data: bytes | None = None) -> Result:
     with NamedTemporaryFile(suffix=".toml") as empty:
         return CliRunner().invoke(cli, ["--config", empty.name, "model", *map(str, words)], input=data)
 
 
 @pytest.fixture
-def mail(tmp_path):
+def mail(tmp_path: Path) -> Path:
     """Forty invented messages in two folders."""
     chance = random.Random(7)
     for kind, words in (
@@ -36,7 +37,7 @@ def mail(tmp_path):
     return tmp_path
 
 
-def test_status_of_the_shipped_model():
+def test_status_of_the_shipped_model() -> None:
     done = run("status", "--json")
     assert done.exit_code == 0
     facts = json.loads(done.stdout)
@@ -45,13 +46,13 @@ def test_status_of_the_shipped_model():
     assert "golden scores" in run("status").stdout
 
 
-def test_status_of_no_model(tmp_path):
+def test_status_of_no_model(tmp_path: Path) -> None:
     done = run("status", "--model", tmp_path)
     assert done.exit_code == 69
     assert "unavailable" in done.stderr
 
 
-def test_score_a_file_and_standard_input(tmp_path):
+def test_score_a_file_and_standard_input(tmp_path: Path) -> None:
     (tmp_path / "one.eml").write_bytes(HAM)
     rows = json.loads(run("score", "--json", "--points", tmp_path / "one.eml").stdout)
     assert rows[0]["path"].endswith("one.eml")
@@ -64,19 +65,19 @@ def test_score_a_file_and_standard_input(tmp_path):
     assert "word “" in shown
 
 
-def test_score_shows_no_terminal_escapes(tmp_path):
+def test_score_shows_no_terminal_escapes(tmp_path: Path) -> None:
     path = tmp_path / "a\x1b[31m.eml"
     path.write_bytes(HAM.replace(b"Agenda", b"\x1b[31magenda"))
     assert "\x1b" not in run("score", "--why", path).stdout
 
 
-def test_score_of_a_missing_file(tmp_path):
+def test_score_of_a_missing_file(tmp_path: Path) -> None:
     done = run("score", tmp_path / "none.eml")
     assert done.exit_code == 66
     assert "No such file" in done.stderr
 
 
-def test_train_evaluate_and_score(mail):
+def test_train_evaluate_and_score(mail: Path) -> None:
     done = run("train", "--ham", mail / "ham", "--spam", mail / "spam", "--out", mail / "model", "--json")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["ham"] == 20
@@ -108,12 +109,12 @@ def test_train_evaluate_and_score(mail):
         (("score", "--model", "{mail}", "{mail}/ham/1.eml"), 69),
     ],
 )
-def test_errors_have_their_exit_status(mail, words, status):
+def test_errors_have_their_exit_status(mail: Path, words: tuple[str, ...], status: int) -> None:
     done = run(*(word.format(mail=mail) for word in words))
     assert done.exit_code == status, done.output
     assert done.stderr.startswith("Error: ")
     assert "Traceback" not in done.output
 
 
-def test_help_has_examples():
+def test_help_has_examples() -> None:
     assert "mailwarden model train" in run("--help").stdout
