@@ -14,6 +14,7 @@ Line ends are CRLF in the message, whatever the file has.
 from __future__ import annotations
 
 import base64
+import copy
 import functools
 import io
 import ipaddress
@@ -21,7 +22,7 @@ import re
 import time
 import zipfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import dkim
 import msgspec
@@ -32,6 +33,9 @@ from contrib.lab.clamd import EICAR, TEST_VIRUS
 from gateway.mail.types import Action, Direction, Envelope, Mail, Session, Tls, new_id
 from gateway.policy.examine import GTUBE
 from gateway.settings import Settings
+
+if TYPE_CHECKING:
+    import random
 
 CASES = Path(__file__).parent / "cases"
 _BRACES = re.compile(rb"\{\{([^{}]+)\}\}")
@@ -258,6 +262,59 @@ def _nested(depth: int) -> bytes:
     text = f"--n{depth - 1}\r\nContent-Type: text/plain\r\n\r\nAt the bottom.\r\n"
     end = [f"--n{n}--\r\n" for n in range(depth - 1, -1, -1)]
     return "".join([*start, text, *end]).encode()
+
+
+# ---------------------------------------------------------------- damage
+
+FRAGMENTS = (
+    *(
+        b"\r\n",
+        b" ",
+        b"\t",
+        b"\r\n ",
+        b"\r\n\t\r\n",
+        b":",
+        b";",
+        b"(",
+        b'"',
+        b"<",
+        b"@",
+        b"\xff",
+        b"\xf0\x9f",
+        b"--",
+    ),
+    *(b"=?utf-8?q?", b"=?utf-8?b?", b"?=", b"boundary=", b"\xe2\x80\xae", b"xn--", b"<a href=", b"http://["),
+    *(
+        b"Content-Type: ",
+        b"From: ",
+        b"Subject: ",
+        b"X-Spam-Flag: \xff",
+        b"DKIM-Signature: ",
+        b"ARC-Seal: i=1;",
+    ),
+    b"\r\nAuthentication-Results: mx.example.org",
+)
+
+
+def broken(case: Case, choose: random.Random) -> Case:
+    """The case with its message damaged in a few places, line ends kept sound."""
+    raw = bytearray(case.raw)
+    for _ in range(choose.randint(1, 6)):
+        place = choose.randrange(len(raw) + 1)
+        match choose.randrange(4):
+            case 0:
+                raw[place:place] = choose.choice(FRAGMENTS)
+            case 1:
+                del raw[place : place + choose.randint(1, 30)]
+            case 2:
+                start = choose.randrange(len(raw) + 1)
+                raw[place:place] = raw[start : start + choose.randint(1, 200)]
+            case _:
+                raw[place : place + 1] = bytes((choose.randrange(1, 256),))
+    copied = copy.copy(case)
+    copied.name = f"{case.name}-{choose.randrange(10**9)}"
+    copied.raw = re.sub(rb"\r\n|[\r\n]", b"\r\n", bytes(raw)) + b"\r\n"
+    return copied
 
 
 # ---------------------------------------------------------------- signatures

@@ -7,7 +7,6 @@ octet for octet, the message with the edits applied. One gateway for each config
 
 from __future__ import annotations
 
-import copy
 import functools
 import json
 import random
@@ -452,57 +451,6 @@ def _check_record(case: cases.Case, raw: bytes, laboratory: Lab, key: str, value
         database.close()
 
 
-FRAGMENTS = (
-    *(
-        b"\r\n",
-        b" ",
-        b"\t",
-        b"\r\n ",
-        b"\r\n\t\r\n",
-        b":",
-        b";",
-        b"(",
-        b'"',
-        b"<",
-        b"@",
-        b"\xff",
-        b"\xf0\x9f",
-        b"--",
-    ),
-    *(b"=?utf-8?q?", b"=?utf-8?b?", b"?=", b"boundary=", b"\xe2\x80\xae", b"xn--", b"<a href=", b"http://["),
-    *(
-        b"Content-Type: ",
-        b"From: ",
-        b"Subject: ",
-        b"X-Spam-Flag: \xff",
-        b"DKIM-Signature: ",
-        b"ARC-Seal: i=1;",
-    ),
-    b"\r\nAuthentication-Results: mx.example.org",
-)
-
-
-def broken(case: cases.Case, choose: random.Random) -> cases.Case:
-    """The case with its message damaged in a few places, line ends kept sound."""
-    raw = bytearray(case.raw)
-    for _ in range(choose.randint(1, 6)):
-        place = choose.randrange(len(raw) + 1)
-        match choose.randrange(4):
-            case 0:
-                raw[place:place] = choose.choice(FRAGMENTS)
-            case 1:
-                del raw[place : place + choose.randint(1, 30)]
-            case 2:
-                start = choose.randrange(len(raw) + 1)
-                raw[place:place] = raw[start : start + choose.randint(1, 200)]
-            case _:
-                raw[place : place + 1] = bytes((choose.randrange(1, 256),))
-    copied = copy.copy(case)
-    copied.name = f"{case.name}-{choose.randrange(10**9)}"
-    copied.raw = re.sub(rb"\r\n|[\r\n]", b"\r\n", bytes(raw)) + b"\r\n"
-    return copied
-
-
 @pytest.mark.parametrize("seed", range(3))
 def test_broken_messages(laboratory: Lab, seed: int) -> None:
     """Damaged messages crash nothing, and both doors still agree about them."""
@@ -510,7 +458,7 @@ def test_broken_messages(laboratory: Lab, seed: int) -> None:
     some = [c for c in cases.load() if c.file.config in ("standard", "tagging")]
     some = [c for c in some if len(c.raw) < 100_000 and not c.file.smarthost]
     for case in choose.sample(some, 30):
-        damaged = broken(case, choose)
+        damaged = cases.broken(case, choose)
         rebuilt = cleanup.changed(*cleanup.split(damaged.raw), [], leadspc=True)
         result, _ = by_milter(damaged, laboratory)
         assert result == direct(damaged, rebuilt, laboratory), damaged.raw
