@@ -58,6 +58,7 @@ def dmarc() -> None:
 
 
 @dmarc.command()
+@config_option
 @click.option(
     "--day", type=click.DateTime(["%Y-%m-%d"]), help="Only this day (UTC); without it, all that are kept."
 )
@@ -162,6 +163,7 @@ def _send(config: Config, database: Database, wanted: Sequence[Summary]) -> list
 
 def _reporter(config: Config) -> Reporter:
     """Who reports, and by which way, as the configuration says."""
+    from gateway.auth import outgoing  # noqa: PLC0415  # only sending needs keys
     from gateway.delivery.release import deliverer  # noqa: PLC0415  # only sending needs asyncio and TLS
     from gateway.delivery.routes import Routes, parse_next_hop, routes  # noqa: PLC0415  # as above
     from gateway.reports.send import Reporter  # noqa: PLC0415  # as above
@@ -174,12 +176,17 @@ def _reporter(config: Config) -> Reporter:
         ways = Routes({}, (), parse_next_hop(settings.next_hop))
     if not settings.next_hop and not config.routes and not config.next_hop:
         raise Failure("no next hop is configured to send to; set report.next_hop or next_hop", EX_CONFIG)
+    try:
+        signing = outgoing.load(config.signing)
+    except (OSError, ValueError) as error:
+        raise Failure(f"signing: {error}", EX_CONFIG) from error
     return Reporter(
         settings=settings,
         submitter=settings.submitter(config.name),
         method=config.auth.dmarc_method,
         resolver=Resolver(config.dns),
         deliver=deliverer(ways, config.tls.outbound, config.name),
+        signing=signing,
     )
 
 
@@ -214,6 +221,7 @@ def _opened(config: Config) -> Iterator[Database]:
 
 
 @dmarc.command()
+@config_option
 @click.argument("domain")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj

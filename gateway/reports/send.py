@@ -9,7 +9,7 @@ crash, do not send it twice to anybody; what a next hop deferred goes out in the
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -18,10 +18,11 @@ from gateway.dns import Lookup
 from gateway.mail.types import Envelope
 from gateway.reports.aggregate import Report, packed
 from gateway.reports.destinations import Destination, destinations
-from gateway.reports.message import message
+from gateway.reports.message import message, signed
 from gateway.store import dmarc as store
 
 if TYPE_CHECKING:
+    from gateway.auth.outgoing import Signing
     from gateway.delivery.relay import RecipientResult
     from gateway.dns import Resolver
     from gateway.reports.settings import ReportSettings
@@ -48,6 +49,7 @@ class Reporter:
     method: Method  # by which policy records are found
     resolver: Resolver
     deliver: Deliver
+    signing: Signing
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +121,16 @@ def _send(database: Database, summary: Summary, reporter: Reporter, settled: set
         report.record.rua, report.domain, lookup, reporter.method, settings.max_destinations
     )
     data = packed(report, settings.format)
+
+    def mail(to: Sequence[str]) -> bytes:
+        return signed(message(report, data, to), settings.email.rpartition("@")[2], reporter.signing)
+
     open_ones = [one for one in wanted if one.status == "good" and one.address.lower() not in settled]
-    size = len(message(report, data, [one.address for one in open_ones])) if open_ones else 0
+    size = len(mail([one.address for one in open_ones])) if open_ones else 0
     outcomes = [_skipped(one, size) for one in wanted if one.status != "good" or _too_large(one, size)]
     addresses = tuple(one.address for one in open_ones if not _too_large(one, size))
     if addresses:
-        raw = message(report, data, addresses)
-        results = reporter.deliver(Envelope(settings.envelope_sender, addresses), raw, "")
+        results = reporter.deliver(Envelope(settings.envelope_sender, addresses), mail(addresses), "")
         outcomes += [_outcome(address, results.get(address)) for address in addresses]
     return outcomes or [Sending("", "skipped", "sent before")]
 

@@ -21,7 +21,7 @@ class ReportSettings(Settings, frozen=True):
     # Who reports; "" takes the domain of `email`, or our host name.
     organization: str = ""
     # Address that the reports come from, needed to send. Its domain is the submitter in Subject and
-    # file name, and it should have SPF or DKIM, since receivers check reports as well.
+    # file name, and should have a key in [signing], since receivers check reports as well.
     email: str = ""
     # How else to reach us, such as the address of a web page; "" leaves it out.
     contact: str = ""
