@@ -104,6 +104,11 @@ def judge_safely(mail: Mail, gateway: Gateway, door: str) -> tuple[Verdict, Repl
         )
         verdict = _failed(mail, gateway, error)
         reply = storage_failure(mail.id) if storage else failure(mail.id)
+        if gateway.journal is not None:
+            seconds = time.monotonic() - started
+            gateway.journal.record(
+                mail, None, Evidence(), (), verdict, reply=reply, door=door, seconds=seconds
+            )
     seconds = time.monotonic() - started
     gateway.counters.judged(door, verdict.action.value, len(mail.raw), seconds)
     log.decision(gateway.log, door, mail, verdict, reply, seconds)
@@ -130,13 +135,13 @@ def keep(mail: Mail, judgement: Judgement, gateway: Gateway, door: str, seconds:
     if verdict.held and gateway.quarantine is not None:
         gateway.quarantine.hold(mail, verdict, evidence, signals, content=content, reasons=reasons(verdict))
         gateway.counters.add("held")
-    if gateway.journal is not None:
+    if gateway.observer is not None:
+        gateway.observer.observe(mail, content, evidence, verdict)
+    if gateway.journal is not None:  # last: what fails before it is recorded as a failure
         reply = reply_to(verdict)
         gateway.journal.record(
             mail, content, evidence, signals, verdict, reply=reply, door=door, seconds=seconds
         )
-    if gateway.observer is not None:
-        gateway.observer.observe(mail, content, evidence, verdict)
 
 
 def hold_undelivered(

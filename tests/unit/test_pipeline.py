@@ -134,6 +134,18 @@ def test_a_crash_tells_the_log_and_not_the_client(gateway: Gateway, monkeypatch:
     assert "\n" not in failed["error"]
 
 
+def test_a_crash_is_recorded_once(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "examine", raises(UnexpectedError()))
+    message = mail()
+    judge_safely(message, gateway, "milter")
+    assert gateway.journal
+    assert gateway.journal.flush()
+    record = gateway.journal.find(message.id)
+    assert record
+    assert record.verdict.reason == "FAILURE"
+    assert record.reply.code == 451
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit()])
 def test_an_end_is_no_failure(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch, error: BaseException
