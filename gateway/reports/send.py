@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 # Envelope, message, nothing: what became of each recipient, as `release.deliverer` makes it.
 Deliver = Callable[[Envelope, bytes, str], Mapping[str, "RecipientResult"]]
-DNS_SECONDS: Final = 30.0  # for all questions about one report
+DNS_SECONDS: Final = 10.0  # for all questions about one report
 
 Status = Literal["sent", "refused", "deferred", "skipped"]
 
