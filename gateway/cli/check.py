@@ -53,7 +53,8 @@ def check(context: Context, *, probe: bool, as_json: bool) -> None:
         "classifier": loaded.classifier.version if loaded.classifier else "unavailable",
         "signs for": " ".join(f"{k.domain}/{k.selector}" for k in loaded.signing.keys) or "nobody",
         "policy": loaded.policy.hash,
-        "thresholds": f"tag {thresholds.tag:g}, quarantine {thresholds.quarantine:g}, reject {thresholds.reject:g}",
+        "thresholds": f"tag {thresholds.tag:g}, quarantine {thresholds.quarantine:g}, "
+        f"reject {thresholds.reject:g}",
         "database": settings.store.database.partition("@")[2] or settings.store.database,
     }
     warnings = warn(settings)
@@ -79,11 +80,12 @@ def warn(settings: Config) -> list[str]:
         found.append("the smart host takes mail for nobody: set domains or relay_networks")
     if settings.smarthost.listen and not (settings.next_hop or settings.routes):
         found.append("the smart host has no next hop: set next_hop or [[routes]]")
-    for address in settings.milter.listen:
-        if address.startswith("inet:") and not address.startswith(
-            ("inet:127.", "inet:[::1]", "inet:localhost")
-        ):
-            found.append(f"anybody who reaches {address} can ask the milter; prefer loopback or unix:")
+    near = ("unix:", "inet:127.", "inet:[::1]", "inet:localhost")
+    found += [
+        f"anybody who reaches {address} can ask the milter; prefer loopback or unix:"
+        for address in settings.milter.listen
+        if not address.startswith(near)
+    ]
     if os.getuid() == 0 and not settings.user:
         found.append("user is not set: the gateway would keep running as root")
     if settings.user and settings.user not in {p.pw_name for p in pwd.getpwall()}:
