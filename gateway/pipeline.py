@@ -7,6 +7,7 @@ anybody is told; `admit` is its cheap sibling before DATA. Both are called from 
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -104,11 +105,7 @@ def judge_safely(mail: Mail, gateway: Gateway, door: str) -> tuple[Verdict, Repl
         )
         verdict = _failed(mail, gateway, error)
         reply = storage_failure(mail.id) if storage else failure(mail.id)
-        if gateway.journal is not None:
-            seconds = time.monotonic() - started
-            gateway.journal.record(
-                mail, None, Evidence(), (), verdict, reply=reply, door=door, seconds=seconds
-            )
+        _record_failure(mail, verdict, reply, gateway, door, time.monotonic() - started)
     seconds = time.monotonic() - started
     gateway.counters.judged(door, verdict.action.value, len(mail.raw), seconds)
     log.decision(gateway.log, door, mail, verdict, reply, seconds)
@@ -185,6 +182,17 @@ def _failed(mail: Mail, gateway: Gateway, error: Exception) -> Verdict:
         edits=(),
         versions=versions(gateway),
     )
+
+
+def _record_failure(
+    mail: Mail, verdict: Verdict, reply: Reply, gateway: Gateway, door: str, seconds: float
+) -> None:
+    """Let `explain` know of a message that was not judged; here nothing may fail any more."""
+    with contextlib.suppress(Exception):
+        if gateway.journal is not None:
+            gateway.journal.record(
+                mail, None, Evidence(), (), verdict, reply=reply, door=door, seconds=seconds
+            )
 
 
 _FAILURES = {"VIRUS": "antivirus", "SPAMASSASSIN": "spamassassin", "CLASSIFIER": "classifier"}

@@ -324,6 +324,7 @@ class Contribution:
     points: float
     text: str = ""
     decides: Action | None = None
+    answered: bool = True  # False: the question behind the signal could not be answered
 
 
 @dataclass(frozen=True, slots=True)

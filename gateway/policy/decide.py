@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from gateway.policy.rules import Policy
 
 SCORE = "score"  # the reason of a verdict that no signal forced
+UNANSWERED = ":error"  # behind a signal's name: held because its question had no answer
 _SEVERITY = {action: severity for severity, action in enumerate(Action)}
 
 
@@ -55,9 +56,9 @@ def _weigh(signal: Signal, policy: Policy, answered: frozenset[str]) -> Contribu
     weight = policy.weights[signal.name]
     if signal.state == "error":
         # Whoever was held for want of an answer and released must not be held for it again.
-        held_before = weight.on_error is Action.QUARANTINE and signal.name in answered
+        held_before = weight.on_error is Action.QUARANTINE and signal.name + UNANSWERED in answered
         decides = None if held_before else weight.on_error
-        return Contribution(signal.name, 0.0, f"not answered: {signal.text}", decides)
+        return Contribution(signal.name, 0.0, f"not answered: {signal.text}", decides, answered=False)
     if signal.name in answered:
         return Contribution(signal.name, 0.0, f"answered by release: {signal.text}")
     return Contribution(signal.name, round(weight.points(signal.value), 3), signal.text, weight.action)
@@ -106,7 +107,11 @@ def _settle(outcomes: tuple[Outcome, ...]) -> tuple[tuple[Outcome, ...], Action]
 
 def reasons(verdict: Verdict) -> tuple[str, ...]:
     """All that a message is held for: each signal that forces it, and "score" if that suffices."""
-    forcing = [c.name for c in verdict.contributions if c.decides in (Action.QUARANTINE, Action.REJECT)]
+    forcing = [
+        c.name if c.answered else c.name + UNANSWERED
+        for c in verdict.contributions
+        if c.decides in (Action.QUARANTINE, Action.REJECT)
+    ]
     if any(o.score >= o.thresholds.quarantine for o in verdict.outcomes):
         forcing.append(SCORE)
     return tuple(dict.fromkeys(forcing))

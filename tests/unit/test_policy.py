@@ -191,8 +191,14 @@ def test_lifted() -> None:
 
 def test_lifted_question() -> None:
     """A message held because nobody could answer is not held again for that; it is deferred still."""
-    assert verdict_of([error("HELD_ON_ERROR")], lifted=("HELD_ON_ERROR",)).action is Action.RELAY
-    assert verdict_of([error("DEFERRED_ON_ERROR")], lifted=("DEFERRED_ON_ERROR",)).action is Action.DEFER
+    assert verdict_of([error("HELD_ON_ERROR")], lifted=("HELD_ON_ERROR:error",)).action is Action.RELAY
+    assert verdict_of([error("DEFERRED_ON_ERROR")], lifted=("DEFERRED_ON_ERROR:error",)).action is Action.DEFER
+
+
+def test_an_unanswered_question_lifts_no_answer() -> None:
+    """Held unscanned and released: an infection found on the way back still counts."""
+    assert verdict_of([hit("HOLDS")], lifted=("HOLDS:error",)).action is Action.QUARANTINE
+    assert verdict_of([error("HELD_ON_ERROR")], lifted=("HELD_ON_ERROR",)).action is Action.QUARANTINE
 
 
 def test_reasons() -> None:
@@ -201,7 +207,7 @@ def test_reasons() -> None:
     assert reasons(verdict_of([hit("HOLDS"), hit("HOLDS"), hit("TAGS")])) == ("HOLDS",)
     assert reasons(verdict_of([hit("HOLDS"), hit("POINT", 9.0)])) == ("HOLDS", SCORE)
     assert reasons(verdict_of([hit("POINT", 2.5)], (BOB, STRICT_ONE))) == (SCORE,)
-    assert reasons(verdict_of([error("HELD_ON_ERROR")])) == ("HELD_ON_ERROR",)
+    assert reasons(verdict_of([error("HELD_ON_ERROR")])) == ("HELD_ON_ERROR:error",)
     assert reasons(verdict_of([hit("TAGS")])) == ()
 
 
