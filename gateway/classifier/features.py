@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from gateway.mail.types import Content, Url
 
-FEATURE_VERSION: Final = 2
+FEATURE_VERSION: Final = 1
 SHAPE_WEIGHT: Final = 1.5  # of a shape feature in the norm and the sum, where a text feature has 1
 
 TEXT_LIMIT: Final = 12_000  # characters of body text that are read
@@ -129,11 +129,13 @@ def _subject_shape(subject: str) -> Iterator[str]:
 
 
 def _text_shape(body: str, words: Iterable[str]) -> Iterator[str]:
-    yield f"body:length {_bin(len(body)) if body.strip() else 0}"
+    """Describe proportions. Short and empty texts look alike: that one is short says little."""
+    yield f"body:length {max(_bin(len(body)), 7) if body.strip() else 7}"
     for sign in "!?$%":
-        yield f"body:{sign} {min(_bin(body.count(sign)), 5)}"
-    letters = sum(map(len, words))
-    yield f"body:words {_bin(letters)}"
+        count = min(_bin(body.count(sign)), 5)
+        if count or len(body) > 200:
+            yield f"body:{sign} {count}"
+    yield f"body:words {max(_bin(sum(map(len, words))), 6)}"
     sample = body[:2000]
     upper = sum(map(str.isupper, sample))
     if upper:

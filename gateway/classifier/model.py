@@ -217,7 +217,7 @@ def share_of_base(count: int) -> float:
 
     All of it at first, a third after 1,000, little after 3,000: so it ranked best, replayed in time.
     """
-    return max(0.08, 1 / (1 + (count / 700) ** 1.5))
+    return max(0.08, 1 / (1 + math.pow(count / 700, 1.5)))
 
 
 # ---------------------------------------------------------------- reading the artefact
