@@ -159,7 +159,11 @@ class Lab:
             "dns": {"nameservers": [self.dns.nameserver], "timeout": 2, "attempts": 1},
             "antivirus": {"addresses": [self._clamd.addresses[0]]},
             # Signals whose value a new model moves are left out, so that scores can be stated.
-            "policy": {"recipients": [STRICT, SEVERE, LENIENT], "weights": {"CLASSIFIER": 0}},
+            "policy": {
+                "recipients": [STRICT, SEVERE, LENIENT],
+                "weights": {"CLASSIFIER": 0},
+                "forwarders": {"domains": ["forwarder.example"]},
+            },
             "tls": {
                 "inbound": [
                     {"sender_domains": ["tls-required.example", ".tls-required.example"]},

@@ -160,6 +160,12 @@ def author_domain(content: Content) -> tuple[str, str]:
     return domain, ""
 
 
+def author_domains(content: Content) -> tuple[str, ...]:
+    """The domains of all addresses in all From fields, each once, in order."""
+    names = (to_ascii(address.rpartition("@")[2]) for _, address in content.from_addresses if "@" in address)
+    return tuple(dict.fromkeys(name for name in names if name))
+
+
 def _has_group(value: bytes) -> bool:
     """Tell whether a From field has group syntax (RFC 6854), outside quotes and comments."""
     return any(mark in _QUOTED.sub(b"", value) for mark in (b":", b";"))
@@ -309,6 +315,20 @@ def evaluate(
         record=record.text,
         reason="" if passed else "no answer from the DNS" if failing else "nothing aligned",
     )
+
+
+def evaluate_authors(problem: str, several: Iterable[Dmarc]) -> Dmarc:
+    """The result of a message without a single author domain: never a pass.
+
+    `several` are the results of its author domains, of which the strictest policy that is failed
+    counts (RFC 7489 §6.6.1): an author more must not help a forger.
+    """
+    failed = [one for one in several if one.result == "fail"]
+    strictest = max(failed, key=lambda one: (_POLICIES.index(one.policy), one.percent), default=None)
+    if strictest is None:
+        return Dmarc("permerror", reason=problem)
+    reason = f"{problem}; {strictest.domain} fails p={strictest.policy}"
+    return Dmarc("permerror", policy=strictest.policy, percent=strictest.percent, reason=reason)
 
 
 def _aligned(

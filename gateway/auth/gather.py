@@ -15,22 +15,33 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from gateway.auth.arc import arc_questions, check_arc
 from gateway.auth.dkim import check_dkim, key_questions, read_signatures
-from gateway.auth.dmarc import Found, author_domain, evaluate, fetch, organizational_domain, record_questions
+from gateway.auth.dmarc import (
+    Found,
+    author_domain,
+    author_domains,
+    evaluate,
+    evaluate_authors,
+    fetch,
+    organizational_domain,
+    record_questions,
+)
 from gateway.auth.iprev import check_iprev
 from gateway.auth.signature import Material
 from gateway.auth.spf import check_spf
 from gateway.auth.upstream import relayed_iprev, relayed_results, relayed_spf
 from gateway.dns import Lookup, Resolver, reverse_name
 from gateway.mail.networks import address, inside
+from gateway.mail.types import Dmarc
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
 
     from gateway.auth.settings import AuthSettings
-    from gateway.mail.types import Arc, Content, Dkim, Dmarc, Iprev, Mail, Spf
+    from gateway.mail.types import Arc, Content, Dkim, Iprev, Mail, Spf
 
 T = TypeVar("T")
+_MAX_AUTHORS: Final = 5  # domains in From fields whose records are asked for
 _SLOW: Final = 0.005  # seconds for the first answers, from which a thread for SPF pays
 
 
@@ -96,7 +107,7 @@ def authenticate(
         spf = waiting.result()
     else:
         spf = clock.run("spf", lambda: checks.spf(hostname)) if settings.spf else ()
-    dmarc = evaluate(found, spf, dkim, checks.organizational) if found else None
+    dmarc = checks.judge(found, spf, dkim) if found else None
     return Authentication(spf, dkim, dmarc, arc, iprev, clock.durations)
 
 
@@ -158,6 +169,20 @@ class _Checks:
         if not self.domain:
             return Found("permerror", reason=self.problem)
         return fetch(self.domain, self.lookup, self.settings.dmarc_method)
+
+    def judge(self, found: Found, spf: tuple[Spf, ...], dkim: tuple[Dkim, ...]) -> Dmarc:
+        """Judge by the record of the author domain; without one, by those of all authors."""
+        if self.domain:
+            return evaluate(found, spf, dkim, self.organizational)
+        domains = author_domains(self.content)
+        method = self.settings.dmarc_method
+        several = [
+            evaluate(fetch(domain, self.lookup, method), spf, dkim, self.organizational)
+            for domain in domains[:_MAX_AUTHORS]
+        ]
+        if len(domains) > _MAX_AUTHORS:  # the rest is not asked about, so nothing is known of it
+            several.append(Dmarc("fail", f"one of {len(domains)} author domains", policy="quarantine"))
+        return evaluate_authors(self.problem, several)
 
     def organizational(self, domain: str) -> str | None:
         return organizational_domain(domain, self.lookup, self.settings.dmarc_method)

@@ -203,8 +203,12 @@ class Result:
         return next((value for key, value in self.properties if key == name), "")
 
 
-def read_results(value: bytes) -> tuple[str, tuple[Result, ...]]:
-    """Read a field's value (RFC 8601 §2.2) into authserv-id and results; ValueError if it is malformed."""
+def read_results(value: bytes, *, tolerant: bool = False) -> tuple[str, tuple[Result, ...]]:
+    """Read a field's value (RFC 8601 §2.2) into authserv-id and results; ValueError if it is malformed.
+
+    `tolerant` leaves out malformed results, and properties without a type ("action=none"), which
+    large providers write.
+    """
     if len(value) > _MAX_VALUE:
         raise ValueError("too long")
     segments = list(_segments(value.decode("utf-8", "replace")))
@@ -218,10 +222,21 @@ def read_results(value: bytes) -> tuple[str, tuple[Result, ...]]:
         raise ValueError("no result")
     if len(rest) == 1 and rest[0].strip().lower() == "none":
         rest = []
-    return _normal(words[0].strip('"')), tuple(map(_read_one, rest))
+    read = [_read_one(segment, tolerant=tolerant) for segment in rest]
+    return _normal(words[0].strip('"')), tuple(one for one in read if one is not None)
 
 
-def _read_one(segment: str) -> Result:
+def _read_one(segment: str, *, tolerant: bool) -> Result | None:
+    """One result; what is malformed is None if `tolerant`, else ValueError."""
+    try:
+        return _result(segment, tolerant=tolerant)
+    except ValueError:
+        if tolerant:
+            return None
+        raise
+
+
+def _result(segment: str, *, tolerant: bool) -> Result:
     method = _METHOD.match(segment)
     if method is None:
         raise ValueError("no method")
@@ -233,7 +248,7 @@ def _read_one(segment: str) -> Result:
             properties.append((f"{found[1]}.{found[2]}".lower(), content))
         elif found[1].lower() == "reason" and not properties and not reason:
             reason = content
-        else:
+        elif not tolerant:
             raise ValueError("property without type")
     if segment[position:].strip():
         raise ValueError("malformed property")

@@ -32,7 +32,7 @@ class AuthSettings(Settings, frozen=True):
     max_arc_sets: Annotated[int, msgspec.Meta(ge=1, le=50)] = 50
     # RSA keys with fewer bits never verify (RFC 8301).
     min_rsa_bits: Annotated[int, msgspec.Meta(ge=1024, le=8192)] = 1024
-    # Networks of forwarders whose mail SPF cannot judge: "fail" and "softfail" become "policy".
+    # Networks of forwarders: SPF "fail" and "softfail" become "policy", failed DMARC is DMARC_FORWARDED.
     trusted_forwarders: tuple[str, ...] = ()
     # Networks of our own relays in front of us: SPF and reverse DNS are taken from their results.
     trusted_relays: tuple[str, ...] = ()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gateway.mail.headers import printable
 from gateway.mail.types import Content, Direction, Evidence, Mail, Signal
-from gateway.policy import attachments, authorship, links
+from gateway.policy import attachments, authorship, links, sender
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +36,7 @@ def examine(
     """Return all signals of one message. `spam` is None where no model could answer."""
     signals = [*_test_strings(mail, content), *_scanners(evidence), _classifier(spam)]
     if mail.session.direction is Direction.INBOUND:
-        signals += _authentication(evidence)
+        signals += sender.examine(mail, content, evidence, policy.forwarders)
     signals += _structure(mail, content)
     signals += links.examine(content.urls)
     signals += attachments.examine(content, policy)
@@ -73,63 +73,6 @@ def _classifier(spam: Spam | None) -> Signal:
         f"probability {spam.probability:.4f}" + (f": {words}" if words else ""),
         spam.probability,
     )
-
-
-def _authentication(evidence: Evidence) -> Iterator[Signal]:
-    yield from _spf(evidence)
-    yield from _dkim(evidence)
-    yield from _dmarc(evidence)
-    if evidence.arc is not None and evidence.arc.result == "fail":
-        yield Signal("ARC_FAIL", printable(evidence.arc.reason, 200))
-    if evidence.iprev is not None and evidence.iprev.result in ("fail", "permerror"):
-        yield Signal("IPREV_FAIL", printable(evidence.iprev.name, 200))
-
-
-def _spf(evidence: Evidence) -> Iterator[Signal]:
-    names = {
-        "pass": "SPF_PASS",
-        "fail": "SPF_FAIL",
-        "softfail": "SPF_SOFTFAIL",
-        "permerror": "SPF_PERMERROR",
-        "temperror": "SPF_ERROR",
-    }
-    for spf in evidence.spf:
-        # A HELO name is asked about as well, but only the envelope sender's answer weighs.
-        if spf.identity == "mailfrom" and spf.result in names:
-            name = names[spf.result]
-            text = printable(f"{spf.domain} {spf.reason}".rstrip(), 300)
-            yield Signal(name, text, state="error" if name == "SPF_ERROR" else "hit")
-
-
-def _dkim(evidence: Evidence) -> Iterator[Signal]:
-    passed = [d for d in evidence.dkim if d.result == "pass"]
-    if passed:
-        yield Signal("DKIM_PASS", printable(", ".join(d.domain for d in passed), 300))
-        partial = [d for d in passed if not d.covers_all]
-        if len(partial) == len(passed):
-            yield Signal("DKIM_PARTIAL", printable(", ".join(d.domain for d in partial), 300))
-    elif any(d.result == "temperror" for d in evidence.dkim):
-        yield Signal("DKIM_ERROR", "DNS failed", state="error")
-    elif evidence.dkim:
-        first = evidence.dkim[0]
-        yield Signal("DKIM_FAIL", printable(f"{first.domain} {first.result} {first.reason}".rstrip(), 300))
-
-
-def _dmarc(evidence: Evidence) -> Iterator[Signal]:
-    dmarc = evidence.dmarc
-    if dmarc is None or dmarc.result in ("none", "permerror"):
-        return
-    text = printable(f"{dmarc.domain} p={dmarc.policy or 'none'}", 300)
-    if dmarc.result == "pass":
-        yield Signal("DMARC_PASS", f"{text} by {' and '.join(dmarc.aligned)}")
-    elif dmarc.result == "temperror":
-        yield Signal("DMARC_ERROR", text, state="error")
-    elif dmarc.policy == "reject":
-        yield Signal("DMARC_REJECT", text)
-    elif dmarc.policy == "quarantine":
-        yield Signal("DMARC_QUARANTINE", text)
-    else:
-        yield Signal("DMARC_FAIL", text)
 
 
 def _structure(mail: Mail, content: Content) -> Iterator[Signal]:

@@ -19,6 +19,7 @@ import msgspec
 
 from gateway.mail.types import Action, Thresholds
 from gateway.policy import patterns
+from gateway.policy.forwarders import NOBODY, Forwarders, ForwarderSettings
 from gateway.policy.patterns import RuleError
 from gateway.policy.signals import NAMES
 from gateway.settings import Settings
@@ -62,12 +63,15 @@ class PolicySettings(Settings, frozen=True):
     recipients: tuple[RecipientPolicy, ...] = ()
     # Other weights, by signal: SPF_FAIL = 3.0
     weights: dict[str, Points] = msgspec.field(default_factory=dict)
-    # Other actions of signals that decide: DMARC_REJECT = "quarantine"; "none" leaves it to the score.
+    # Other actions of signals that decide; "none" leaves it to the score. DMARC_REJECT = "quarantine" holds
+    # what a domain wants rejected, "tag" only marks it.
     actions: dict[str, Decides] = msgspec.field(default_factory=dict)
     # What happens when a question could not be answered: VIRUS = "quarantine"
     on_error: dict[str, OnError] = msgspec.field(default_factory=dict)
     # A directory with patterns of your own, read besides the shipped ones; "" for none.
     patterns_dir: str = ""
+    # Forwarders whose mail is DMARC_FORWARDED where it fails DMARC.
+    forwarders: ForwarderSettings = ForwarderSettings()
     # Which messages get X-Spam-* fields: "all", those "tagged", or "none". Inbound mail only.
     spam_headers: Literal["all", "tagged", "none"] = "all"
     # Put before the subject of tagged mail, "" for nothing (a changed subject breaks DKIM signatures).
@@ -129,6 +133,7 @@ class Policy:
     executable_types: frozenset[str]
     spam_headers: Literal["all", "tagged", "none"]
     subject_tag: str
+    forwarders: Forwarders = NOBODY
 
     def thresholds_for(self, recipient: str) -> Thresholds:
         """The thresholds of an address, of its domain, or of everybody."""
@@ -137,8 +142,11 @@ class Policy:
         return found or self.thresholds
 
 
-def load(rules: Path, settings: PolicySettings) -> Policy:
-    """Read a rules directory and lay the site's settings over it. Raises `RuleError`."""
+def load(rules: Path, settings: PolicySettings, networks: tuple[str, ...] = ()) -> Policy:
+    """Read a rules directory and lay the site's settings over it. Raises `RuleError`.
+
+    `networks` are those of trusted forwarders, which SPF has to know as well.
+    """
     pattern_dirs = [rules / "patterns"]
     if settings.patterns_dir:
         pattern_dirs.append(Path(settings.patterns_dir))
@@ -159,7 +167,7 @@ def load(rules: Path, settings: PolicySettings) -> Policy:
     }
     sources = [path.read_bytes() for directory in pattern_dirs for path in sorted(directory.glob("*.toml"))]
     sources += [(rules / name).read_bytes() for name in ("signals.toml", "policy.toml", "attachments.toml")]
-    sources.append(msgspec.json.encode(settings, order="deterministic"))
+    sources.append(msgspec.json.encode((settings, networks), order="deterministic"))
     return Policy(
         hash=hashlib.sha256(b"\0".join(sources)).hexdigest()[:12],
         weights=weights,
@@ -171,6 +179,7 @@ def load(rules: Path, settings: PolicySettings) -> Policy:
         executable_types=attachments.executable_types,
         spam_headers=settings.spam_headers,
         subject_tag=settings.subject_tag,
+        forwarders=Forwarders(networks, settings.forwarders.domains, settings.forwarders.sealers),
     )
 
 

@@ -161,6 +161,34 @@ def test_an_unclear_author_never_passes(old: bytes, new: bytes) -> None:
     assert (found.dmarc.result, found.dmarc.aligned) == ("permerror", ())
 
 
+@pytest.mark.parametrize(
+    ("authors", "policy", "reason"),
+    [
+        (b"a@example.com, b@news.example.com", "", "From has several addresses"),  # both are authenticated
+        (b"a@example.com, b@bank.test", "reject", "bank.test fails p=reject"),
+        (b"a@shop.test, b@bank.test, c@example.com", "reject", "bank.test fails p=reject"),
+        (b"a@shop.test, b@none.test", "quarantine", "shop.test fails p=quarantine"),
+        (b"team: a@example.com, b@bank.test;", "reject", "bank.test fails p=reject"),
+        (b", ".join(b"a@%d.test" % n for n in range(7)), "quarantine", "one of 7 author domains fails"),
+    ],
+)
+@pytest.mark.parametrize("method", ["psl", "tree-walk"])
+def test_the_strictest_policy_of_several_authors_counts(
+    authors: bytes, policy: str, reason: str, method: Any
+) -> None:
+    mail = replace(message(), raw=message().raw.replace(b"Alice <alice@news.example.com>", authors))
+    mail = replace(mail, raw=mail.raw[mail.raw.index(b"From:") :])  # its signature is of another message
+    more = {
+        "_dmarc.bank.test": {"TXT": ["v=DMARC1; p=reject"]},
+        "_dmarc.shop.test": {"TXT": ["v=DMARC1; p=quarantine"]},
+    }
+    with DnsStub(zone() | more) as stub:
+        found = run(stub, mail, settings=AuthSettings(dmarc_method=method)).dmarc
+    assert found
+    assert (found.result, found.policy, found.aligned) == ("permerror", policy, ())
+    assert reason in found.reason
+
+
 def test_local_submission_is_no_error() -> None:
     mail = replace(message(), session=Session())
     with DnsStub(zone()) as stub:
