@@ -182,7 +182,7 @@ class Lab:
             case "standard":
                 pass
             case "tagging":
-                policy |= {"subject_tag": "[spam] ", "spam_headers": "tagged"}
+                policy |= {"subject_tag": "[spam] ", "spam_headers": "tagged", "received_spf": True}
             case "shipped":
                 policy.clear()
             case "clamd-down" | "clamd-down-hold" | "clamd-down-ignore":

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gateway.mail.types import Content, Envelope
 
 _WORDS: Final = frozenset({"pass", "fail", "softfail", "neutral", "none", "policy", "temperror", "permerror"})
+RELAYED: Final = "as a trusted relay says"  # the reason of a result that is not our own
 _MAX_FIELDS: Final = 20  # looked at, from the top
 
 
@@ -47,11 +48,11 @@ def relayed_spf(results: tuple[Result, ...], envelope: Envelope) -> tuple[Spf, .
         word = cast("AuthWord", result.result)
         stated, helo = result.get("smtp.mailfrom"), printable(normal(result.get("smtp.helo")), 253)
         if sender and normal(stated.rpartition("@")[2]) == sender:
-            found.insert(0, Spf("mailfrom", sender, word, "as a trusted relay says"))
+            found.insert(0, Spf("mailfrom", sender, word, RELAYED))
         elif helo and not stated:
-            found.append(Spf("helo", helo, word, "as a trusted relay says"))
+            found.append(Spf("helo", helo, word, RELAYED))
             if not envelope.mail_from:
-                found.insert(0, Spf("mailfrom", helo, word, "as a trusted relay says"))
+                found.insert(0, Spf("mailfrom", helo, word, RELAYED))
     return tuple(found[:2])
 
 

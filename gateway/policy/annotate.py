@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gateway.auth import received_spf
 from gateway.auth.results import authentication_results, forged
 from gateway.mail.headers import printable
 from gateway.mail.types import Action, Content, Direction, Edit, EditOp, Evidence, Mail, Verdict
@@ -43,6 +44,12 @@ def annotate(
         return ()
     inbound = mail.session.direction is Direction.INBOUND
     edits = [*_removed(content, authserv_id, inbound=inbound)]
+    spf = ""
+    if inbound and policy.received_spf:
+        # Readers do not look who wrote one, so that of anybody else may be taken for ours.
+        count = len(content.all(received_spf.NAME))
+        edits += [Edit(EditOp.DELETE, received_spf.NAME, index=index) for index in range(count, 0, -1)]
+        spf = received_spf.received_spf(authserv_id, evidence, mail)
     tagged = verdict.action is Action.TAG
     if inbound and tagged and policy.subject_tag:
         edits += _subject(content, policy.subject_tag)
@@ -50,6 +57,8 @@ def annotate(
         edits.append(Edit(EditOp.INSERT, "X-Virus-Scanned", f"Mailwarden at {authserv_id}"))
     if inbound and (policy.spam_headers == "all" or (policy.spam_headers == "tagged" and tagged)):
         edits += _spam_fields(verdict, tagged=tagged)
+    if spf:
+        edits.append(Edit(EditOp.INSERT, received_spf.NAME, spf))
     if inbound:
         edits.append(
             Edit(EditOp.INSERT, "Authentication-Results", authentication_results(authserv_id, evidence, mail))

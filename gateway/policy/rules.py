@@ -74,6 +74,8 @@ class PolicySettings(Settings, frozen=True):
     forwarders: ForwarderSettings = ForwarderSettings()
     # Which messages get X-Spam-* fields: "all", those "tagged", or "none". Inbound mail only.
     spam_headers: Literal["all", "tagged", "none"] = "all"
+    # Write Received-SPF (RFC 7208 section 9.1) as well, in place of those that a message brings.
+    received_spf: bool = False
     # Put before the subject of tagged mail, "" for nothing (a changed subject breaks DKIM signatures).
     subject_tag: Annotated[str, msgspec.Meta(max_length=40, pattern=r"^[ -~]*$")] = ""
 
@@ -133,6 +135,7 @@ class Policy:
     executable_types: frozenset[str]
     spam_headers: Literal["all", "tagged", "none"]
     subject_tag: str
+    received_spf: bool = False
     forwarders: Forwarders = NOBODY
 
     def thresholds_for(self, recipient: str) -> Thresholds:
@@ -179,6 +182,7 @@ def load(rules: Path, settings: PolicySettings, networks: tuple[str, ...] = ()) 
         executable_types=attachments.executable_types,
         spam_headers=settings.spam_headers,
         subject_tag=settings.subject_tag,
+        received_spf=settings.received_spf,
         forwarders=Forwarders(networks, settings.forwarders.domains, settings.forwarders.sealers),
     )
 
