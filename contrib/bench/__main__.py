@@ -62,6 +62,11 @@ def main() -> int:
     asked.add_argument("--rounds", type=int, default=3, help="rounds of each filter (default 3)")
     asked.add_argument("--sessions", type=int, default=10, help="SMTP sessions at once (default 10)")
     asked.add_argument("--archive", type=Path, help="a tar file with a message in each file to send instead")
+    asked.add_argument(
+        "--stock",
+        action="store_true",
+        help="rspamd with the processes and modules that Debian gives it (default: self-scan, no RBL)",
+    )
     wanted = asked.parse_args()
     mail, source = messages(wanted.messages, wanted.archive)
     size = sum(map(len, mail)) / len(mail) / 1000
@@ -72,7 +77,7 @@ def main() -> int:
     directory.chmod(0o755)
     try:
         start = start_seconds(directory)
-        rounds, lost = compare(directory, mail, wanted.rounds, wanted.sessions)
+        rounds, lost = compare(directory, mail, wanted)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     report(rounds, start)
@@ -113,7 +118,7 @@ def start_seconds(directory: Path) -> float:
 
 
 def compare(
-    directory: Path, mail: Sequence[bytes], rounds: int, sessions: int
+    directory: Path, mail: Sequence[bytes], wanted: argparse.Namespace
 ) -> tuple[dict[str, list[Round]], int]:
     """Run the rounds, the filters taking turns; return what they cost, and how many messages got lost."""
     with ExitStack() as stack:
@@ -123,7 +128,13 @@ def compare(
         settings = config(directory, dns, clamd, f"smtp:{sink.address}")
         ours = stack.enter_context(Gateway(directory / "mailwarden", to_toml(settings)))
         theirs = stack.enter_context(
-            Rspamd(directory / "rspamd", clamd=clamd.addresses[0], nameserver=dns.nameserver, workers=WORKERS)
+            Rspamd(
+                directory / "rspamd",
+                clamd=clamd.addresses[0],
+                nameserver=dns.nameserver,
+                workers=WORKERS,
+                stock=wanted.stock,
+            )
         )
         print(
             f"Ready: Mailwarden in {ours.started_in:.1f} s, rspamd in {theirs.started_in:.1f} s.", flush=True
@@ -139,13 +150,14 @@ def compare(
             filters.append((name, server, stack.enter_context(postfix)))
         results: dict[str, list[Round]] = {name: [] for name, _, _ in filters}
         lost = 0
-        for number in range(-1, rounds):
+        for number in range(-1, wanted.rounds):
             for name, server, postfix in filters:
                 if number < 0:  # both fill their caches and compile their patterns
-                    run(server, postfix, sink, mail[:50], sessions)
+                    done = run(server, postfix, sink, mail[:50], wanted.sessions)
+                    assert done.accepted, f"{name} takes no message"
                     assert hand_in(postfix.port, [_VIRUS], 1)[0].code >= 500, f"{name} does not ask clamd"
                     continue
-                done = run(server, postfix, sink, mail, sessions)
+                done = run(server, postfix, sink, mail, wanted.sessions)
                 results[name].append(done)
                 kept = _held(ours, done) if name == "mailwarden" else 0
                 lost += done.accepted - done.delivered - kept

@@ -130,7 +130,7 @@ def run(
         kills = Counter[str]()
         began = time.monotonic()
         with killing(gateway, kills) if kill else ExitStack():
-            handed = hand_in(postfix.port, mail, sessions)
+            handed = hand_in(postfix.port, mail, sessions, tries=200)
         seconds = time.monotonic() - began
         postfix.wait_empty(120)
         time.sleep(1)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 DOMAIN = "example.org"
-_TRIES = 200
+_PAUSE = 0.3  # seconds before the next try
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +36,11 @@ def recipient(number: int) -> str:
     return f"m{number:05}@{DOMAIN}"
 
 
-def hand_in(port: int, messages: Sequence[bytes], sessions: int, pause: float = 0.3) -> list[Handed]:
-    """Send all messages from `sessions` clients at once; return what became of each, in order."""
+def hand_in(port: int, messages: Sequence[bytes], sessions: int, tries: int = 20) -> list[Handed]:
+    """Send all messages from `sessions` clients at once; return what became of each, in order.
+
+    After `tries` temporary failures a client gives up.
+    """
     waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
     for number in range(len(messages)):
         waiting.put(number)
@@ -51,7 +54,7 @@ def hand_in(port: int, messages: Sequence[bytes], sessions: int, pause: float = 
             except queue.Empty:
                 session.close()
                 return
-            results.append(_until_taken(session, number, messages[number], pause))
+            results.append(_until_taken(session, number, messages[number], tries))
 
     threads = [threading.Thread(target=work, args=(client,)) for client in range(sessions)]
     for thread in threads:
@@ -61,15 +64,15 @@ def hand_in(port: int, messages: Sequence[bytes], sessions: int, pause: float = 
     return sorted(results, key=lambda handed: handed.number)
 
 
-def _until_taken(session: _Session, number: int, message: bytes, pause: float) -> Handed:
+def _until_taken(session: _Session, number: int, message: bytes, limit: int) -> Handed:
     """Try again after 4xx and after a lost connection."""
     code = 0
-    for tries in range(1, _TRIES + 1):
+    for tries in range(1, limit + 1):
         code = session.send(recipient(number), message)
         if code == 250 or code >= 500:
             return Handed(number, code, tries)
-        time.sleep(pause)
-    return Handed(number, code, _TRIES)
+        time.sleep(_PAUSE)
+    return Handed(number, code, limit)
 
 
 class _Session:

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A private rspamd from the installed package: its stock configuration, with overrides of our own.
 
-One proxy worker process speaks the milter protocol and scans by itself; everything that would ask
-the network beyond the given DNS server and clamd is off (RBL, fuzzy, feeds), and so is all that
-needs Redis. What it is asked to do is what Mailwarden does: DKIM, SPF, DMARC, ARC, the antivirus
-scanner on the whole message, MIME, regular expressions.
+By default it is as lean as it gets: proxy workers speak the milter protocol and scan by themselves
+("self-scan"); what would ask the network beyond the given DNS server and clamd is off (RBL, fuzzy,
+feeds), and so is all that needs Redis. What it is asked to do is what Mailwarden does: DKIM, SPF,
+DMARC, ARC, the antivirus scanner on the whole message, MIME, regular expressions.
+
+`stock` leaves processes and modules as Debian has them: one proxy that hands messages to normal
+workers, and all modules, whose DNS questions the given server answers.
 """
 
 from __future__ import annotations
@@ -32,7 +35,9 @@ class Rspamd(Server):
     name = "rspamd"
     start_seconds = 60.0
 
-    def __init__(self, directory: Path, *, clamd: str, nameserver: str, workers: int) -> None:
+    def __init__(
+        self, directory: Path, *, clamd: str, nameserver: str, workers: int, stock: bool = False
+    ) -> None:
         super().__init__(directory)
         self.port = free_port()
         self.started_in = 0.0
@@ -41,15 +46,21 @@ class Rspamd(Server):
             folder.mkdir(exist_ok=True)
         for folder in (self.directory, self.directory / "db", self.directory / "run"):
             shutil.chown(folder, "_rspamd", "_rspamd")
+        scanner = free_port()
         files = {
-            "worker-normal.inc": "enabled = false;",
+            "worker-normal.inc": f'bind_socket = "127.0.0.1:{scanner}"; count = {workers};'
+            if stock
+            else "enabled = false;",
             "worker-controller.inc": "enabled = false;",
             "worker-fuzzy.inc": "enabled = false;",
             "worker-proxy.inc": f"""
                 bind_socket = "127.0.0.1:{self.port}";
-                count = {workers};
+                count = {1 if stock else workers};
                 milter = yes;
-                upstream "local" {{ default = yes; self_scan = yes; }}
+                upstream "local" {{
+                    default = yes;
+                    {f'hosts = "127.0.0.1:{scanner}"' if stock else "self_scan = yes"};
+                }}
             """,
             "options.inc": f"""
                 dns {{ nameserver = ["{nameserver}"]; timeout = 3s; retransmits = 2; }}
@@ -63,9 +74,10 @@ class Rspamd(Server):
                     scan_mime_parts = false; servers = "{clamd.removeprefix("unix:")}";
                 }}
             """,
-            "phishing.conf": "openphish_enabled = false; phishtank_enabled = false;",
-            **{f"{module}.conf": "enabled = false;" for module in _OFF},
         }
+        if not stock:
+            files["phishing.conf"] = "openphish_enabled = false; phishtank_enabled = false;"
+            files |= {f"{module}.conf": "enabled = false;" for module in _OFF}
         for file, text in files.items():
             (local / file).write_text(text)
 
