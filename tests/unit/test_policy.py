@@ -192,7 +192,9 @@ def test_lifted() -> None:
 def test_lifted_question() -> None:
     """A message held because nobody could answer is not held again for that; it is deferred still."""
     assert verdict_of([error("HELD_ON_ERROR")], lifted=("HELD_ON_ERROR:error",)).action is Action.RELAY
-    assert verdict_of([error("DEFERRED_ON_ERROR")], lifted=("DEFERRED_ON_ERROR:error",)).action is Action.DEFER
+    assert (
+        verdict_of([error("DEFERRED_ON_ERROR")], lifted=("DEFERRED_ON_ERROR:error",)).action is Action.DEFER
+    )
 
 
 def test_an_unanswered_question_lifts_no_answer() -> None:
