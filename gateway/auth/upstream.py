@@ -30,7 +30,7 @@ def relayed_results(content: Content, authserv_ids: tuple[str, ...]) -> tuple[Re
     wanted = {normal(name).rstrip(".") for name in authserv_ids}
     for field in content.all(NAME)[:_MAX_FIELDS]:
         try:
-            name, results = read_results(field.value)
+            name, results = read_results(field.value, tolerant=True)
         except ValueError:
             continue
         if name in wanted:

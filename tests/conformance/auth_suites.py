@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 SETTINGS = AuthSettings()
 
 DEVIATIONS = {
-    "authres-13": "a property without its type is malformed (RFC 8601 section 2.2), as in authres-mox",
     "multiple_2.txt": "all its signatures are rsa-sha1, which never passes (RFC 8301 section 3.1)",
     "test:default-modifier": "default= has no meaning in RFC 7208; the row wants pyspf's lax mode",
     "mox/TestParseRecord#4": "white space behind the last semicolon leaves no doubt; many keys have it",
@@ -85,7 +84,7 @@ def material_of(raw: bytes) -> Material:
 # ---------------------------------------------------------------- SPF
 
 
-def _spf_entry(records: list[Any]) -> dict[str, list[Any]] | str:
+def spf_entry(records: list[Any]) -> dict[str, list[Any]] | str:
     entry: dict[str, list[Any]] = {}
     for record in records:
         if isinstance(record, str):
@@ -102,7 +101,7 @@ def _spf_entry(records: list[Any]) -> dict[str, list[Any]] | str:
 def spf(root: Path, name: str) -> Iterator[Outcome]:
     with DnsStub({}) as stub:
         for row in rows(root / "spf-openspf" / f"cases-{name}.jsonl"):
-            stub.replace({owner: _spf_entry(records) for owner, records in row["zone"].items()})
+            stub.replace({owner: spf_entry(records) for owner, records in row["zone"].items()})
             session = Session(client_ip=row["ip"], helo=row["helo"])
             envelope = Envelope(row["mailfrom"] or "", ("postmaster@example.org",))
             result = check_spf(session, envelope, lookup_at(stub), hostname="mx.example.org")[0]
@@ -112,7 +111,7 @@ def spf(root: Path, name: str) -> Iterator[Outcome]:
 # ---------------------------------------------------------------- DKIM and ARC
 
 
-def _txt(records: dict[str, str]) -> dict[str, Any]:
+def txt(records: dict[str, str]) -> dict[str, Any]:
     special = {"NXDOMAIN": "NXDOMAIN", "~~Query timed out~~": "TIMEOUT", "~~SERVFAIL~~": "SERVFAIL"}
     return {
         name: special.get(value) or {"TXT": ["" if value == '""' else value.replace("\n", "")]}
@@ -131,7 +130,7 @@ def _state(found: tuple[Dkim, ...]) -> str:
 
 def dkim_mail_dkim(root: Path) -> Iterator[Outcome]:
     folder = root / "dkim-mail-dkim"
-    with DnsStub(_txt(json.loads((folder / "dns.json").read_text()))) as stub:
+    with DnsStub(txt(json.loads((folder / "dns.json").read_text()))) as stub:
         for row in rows(folder / "cases.jsonl"):
             # The clock of the messages, but for the row on expiry.
             now = time.time() if "expired" in (row["comment"] or "") else 1_100_000_000.0
@@ -148,7 +147,7 @@ def dkim_verifier(root: Path) -> Iterator[Outcome]:
     folder = root / "dkim-verifier-ext"
     for row in rows(folder / "cases.jsonl"):
         records = json.loads((folder / row["dns"]).read_text()) if isinstance(row["dns"], str) else row["dns"]
-        with DnsStub(_txt(records)) as stub:
+        with DnsStub(txt(records)) as stub:
             material = material_of((folder / row["file"]).read_bytes())
             found = dkim_results(material, stub, 2_000_000_000.0)
         right = len(found) >= len(row["signatures"]) and all(
@@ -160,7 +159,7 @@ def dkim_verifier(root: Path) -> Iterator[Outcome]:
 
 def arc_validation(root: Path) -> Iterator[Outcome]:
     for row in rows(root / "arc-valimail" / "cases-validation.jsonl"):
-        with DnsStub(_txt(row["txt"])) as stub:
+        with DnsStub(txt(row["txt"])) as stub:
             found = check_arc(material_of(row["message"].encode()), lookup_at(stub), SETTINGS)
         # An empty cv asks for no new verdict on a chain that was sealed as failed: it stays failed.
         expected = row["cv"].lower() or "fail"
@@ -186,7 +185,7 @@ def _tag_values(text: str) -> dict[str, str]:
 def arc_signing(root: Path) -> Iterator[Outcome]:
     for row in rows(root / "arc-valimail" / "cases-sign.jsonl"):
         material = material_of(row["message"].encode())
-        with DnsStub(_txt(row["txt"])) as stub:
+        with DnsStub(txt(row["txt"])) as stub:
             chain = check_arc(material, lookup_at(stub), SETTINGS)
         key = SigningKey(row["domain"], row["sel"], read_private_key(row["privatekey"].encode()))
         names = row["sig-headers"].split(":")
@@ -318,7 +317,7 @@ def authres(root: Path) -> Iterator[Outcome]:
         header = row["header"].lstrip("'").partition("')")[0]
         wrong = []
         try:
-            found = read_results(header.partition(":")[2].encode())
+            found = read_results(header.partition(":")[2].encode(), tolerant=True)
         except ValueError as error:
             wrong = [str(error)] if row["asserts"] else []
         else:

@@ -228,6 +228,7 @@ STATED = b"Authentication-Results: mx.relay.example; spf=fail smtp.mailfrom=alic
         ("10.1.1.1", b"Authentication-Results: mx.relay.example; (\r\n", "", None),
         ("10.1.1.1", STATED + STATED.replace(b"fail", b"pass"), "fail", "pass"),  # the topmost counts
         ("10.1.1.1", STATED.replace(b"spf=fail", b"spf=hardfail"), "", "pass"),
+        ("10.1.1.1", STATED.replace(b"; iprev", b"; dmarc=pass action=none; iprev"), "fail", "pass"),
         ("192.0.2.1", STATED, "pass pass", "pass"),  # no relay of ours: checked here
     ],
 )
