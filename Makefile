@@ -49,7 +49,7 @@ demo: $(VENV)/.installed-tests ## send messages of all kinds through both doors 
 
 bench: $(VENV)/.installed-tests ## compare with rspamd on the same mail, behind the same Postfix
 	@$(INSTALL)/packages $(PACKAGES_BENCH)
-	@$(AS_ROOT) $(BIN)/python -m contrib.bench
+	@$(AS_ROOT) $(BIN)/python -m contrib.bench $(ARGS)
 
 torture-milter: $(VENV)/.installed-tests ## 1,000 messages while workers are killed: nothing lost, nothing unscanned
 	@$(INSTALL)/packages $(PACKAGES_DEMO)
