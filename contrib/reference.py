@@ -100,7 +100,7 @@ def table(kind: type[Settings], path: str = "", mark: str = "") -> Iterator[str]
             continue
         yield from told[field.name]
         absent = field.default is msgspec.NODEFAULT or field.default is None
-        value = EXAMPLES[where] if absent else field.default
+        value = _example(where) if absent else field.default
         yield f"{mark or ('#' if absent else '')}{field.name} = {toml(value)}"
     for name, inner in later:
         where = f"{path}.{name}".removeprefix(".")
@@ -113,11 +113,17 @@ def table(kind: type[Settings], path: str = "", mark: str = "") -> Iterator[str]
         elif get_origin(inner) is dict:
             yield from told[name]
             yield f"[{where}]"
-            yield from (f"#{key} = {toml(value)}" for key, value in EXAMPLES[where].items())  # type: ignore[attr-defined]  # a dict
+            yield from (f"#{key} = {toml(value)}" for key, value in _example(where).items())
         else:
             yield from told[name] or _summary(inner)
             yield f"[{where}]"
             yield from table(inner, where)
+
+
+def _example(where: str) -> Any:
+    if where not in EXAMPLES:
+        raise SystemExit(f"{where} has no default that TOML could express: add an example to EXAMPLES")
+    return EXAMPLES[where]
 
 
 def _is_table(kind: Any) -> bool:
