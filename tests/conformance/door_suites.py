@@ -44,7 +44,7 @@ from gateway.mail.types import Edit, EditOp, Envelope, Evidence, Mail, Session
 from tests.conformance.auth_suites import Outcome, material_of, rows, spf_entry, txt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 ID = "mx.example.org"
 RECIPIENT = "bob@example.com"
@@ -79,11 +79,18 @@ class Row:
 class Doors:
     """A gateway with both doors open that lets everything through, its DNS and its next hop."""
 
-    def __init__(self, directory: Path, auth: dict[str, Any]) -> None:
-        self.dns = DnsStub({})
+    def __init__(
+        self,
+        directory: Path,
+        auth: dict[str, Any],
+        *,
+        stub: DnsStub | None = None,
+        dns: dict[str, Any] = _DNS,
+    ) -> None:
+        self.dns = stub or DnsStub({})
         self.sink = Sink()
         self.settings = AuthSettings(**auth)
-        self.resolver = Resolver(DnsSettings(nameservers=(self.dns.nameserver,), **_DNS))
+        self.resolver = Resolver(DnsSettings(nameservers=(self.dns.nameserver,), **dns))
         signals = tomllib.loads((data_dir("rules") / "signals.toml").read_text())
         self.gateway = Gateway(
             directory,
@@ -98,7 +105,7 @@ class Doors:
                     "workers": 1,
                     "xclient_networks": ["127.0.0.1/32"],
                 },
-                "dns": {"nameservers": [self.dns.nameserver], **_DNS},
+                "dns": {"nameservers": [self.dns.nameserver], **dns},
                 "auth": auth,
                 "antivirus": {"enabled": False},
                 "policy": {
@@ -174,7 +181,7 @@ class Doors:
             unlawful = door == self.smarthost and row.case.rpartition(":")[2] in NOT_SMTP
             try:
                 seen, left = door(row)
-                told = _ours(left)
+                told = ours(left)
             except ValueError as error:
                 if not unlawful or ": 501 " not in str(error):
                     wrong.append(f"{door.__name__}: {error}")
@@ -189,7 +196,7 @@ class Doors:
         return Outcome(row.case, not wrong, "; ".join(wrong))
 
 
-def _ours(message: bytes) -> str:
+def ours(message: bytes) -> str:
     """Our results, which stand above all others; ValueError if there are none."""
     for field in split(message).fields:
         if field.name == NAME:
@@ -284,17 +291,18 @@ _ROWS: dict[str, tuple[Callable[[Path], Iterator[Row]], dict[str, Any]]] = {
 }
 
 
-def through_doors(root: Path, name: str, *, every: int = 1) -> Iterator[Outcome]:
-    """Send the rows of a suite, or each so-many-th of them, through a gateway of their own."""
-    made, auth = _ROWS[name]
+def through_doors(root: Path, names: Iterable[str], *, every: int = 1) -> Iterator[Outcome]:
+    """Send the rows of suites with the same settings, or each so-many-th of them, through one gateway."""
+    [auth] = {tuple(_ROWS[name][1].items()) for name in names}
     with (
         tempfile.TemporaryDirectory(prefix="mailwarden-doors-") as directory,
-        Doors(Path(directory), auth) as doors,
+        Doors(Path(directory), dict(auth)) as doors,
     ):
-        for row in islice(made(root), 0, None, every):
-            yield doors.compare(row)
+        for name in names:
+            for row in islice(_ROWS[name][0](root), 0, None, every):
+                yield doors.compare(row)
 
 
 SUITES: dict[str, Callable[[Path], Iterator[Outcome]]] = {
-    name: partial(through_doors, name=name) for name in _ROWS
+    name: partial(through_doors, names=(name,)) for name in _ROWS
 }
