@@ -26,11 +26,14 @@ from gateway.auth.spf import check_spf
 from gateway.auth.suffixes import organizational
 from gateway.dns import Answer, read_answer
 from gateway.mail import headers, mime
-from gateway.mail.types import Envelope, HeaderField, Session
+from gateway.mail.types import Arc, Dmarc, Envelope, Evidence, HeaderField, Mail, Session
+from gateway.policy.forwarders import Forwarders
+from gateway.policy.sender import examine
 
 EXAMPLES = int(os.environ.get("MAILWARDEN_FUZZ", "200"))
 fuzzed = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 SETTINGS = AuthSettings()
+SEALERS = Forwarders(sealers=("seal.example",))
 KEY = b"v=DKIM1; p=" + base64.b64encode(bytes.fromhex("302a300506032b6570032100") + bytes(range(32)))
 
 
@@ -161,6 +164,27 @@ def test_authentication_results(value: bytes) -> None:
         return
     assert claimed == (name == "mx.example.org")
     assert all(result.method and result.result for result in results)
+    assert read_results(value, tolerant=True) == (name, results)
+
+
+STATEMENTS = pieces(
+    'x.example ; = ( ) " \\ dmarc=pass dkim=pass spf=fail header.from= header.d= header.i=@ smtp.mailfrom=a@ '
+    "example.com . action=none reason="
+)
+
+
+@fuzzed
+@given(results=STATEMENTS, record=RECORDS)
+def test_what_sealers_state(results: bytes, record: bytes) -> None:
+    value, text = results.decode("utf-8", "replace"), record.decode("utf-8", "replace")
+    dmarc = Dmarc("fail", "example.com", "example.com", "reject", record=text)
+    mail = Mail("0" * 16, Session(client_ip="192.0.2.1"), Envelope("", ()), b"")
+    evidence = Evidence(dmarc=dmarc, arc=Arc("pass", ("seal.example",), value))
+    found = list(examine(mail, mime.parse(b"From: a@example.com\r\n\r\n"), evidence, SEALERS))
+    assert [one.name for one in found] in (["DMARC_FORWARDED"], ["DMARC_REJECT"], ["DMARC_QUARANTINE"])
+    assert all(one.text.isprintable() and len(one.text) <= 500 for one in found)
+    if "pass" not in value.lower() or "example.com" not in value.lower():
+        assert found[0].name != "DMARC_FORWARDED"
 
 
 @fuzzed
