@@ -10,7 +10,7 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 
 # Debian packages by purpose
-PACKAGES_BUILD := python3 python3-venv python3-dev gcc libc6-dev libmilter-dev
+PACKAGES_BUILD := python3 python3-venv python3-dev gcc libc6-dev libmilter-dev libarchive13
 PACKAGES_DEMO  := $(PACKAGES_BUILD) postfix clamav-daemon
 PACKAGES_TEST  := $(PACKAGES_DEMO) spamassassin spamd swaks miltertest
 PACKAGES_BENCH := $(PACKAGES_DEMO) rspamd

@@ -9,6 +9,7 @@ list below; an unknown one is read as UTF-8 if the bytes are that, and as Latin-
 from __future__ import annotations
 
 import binascii
+import codecs
 import re
 from urllib.parse import unquote_to_bytes
 
@@ -83,6 +84,12 @@ _NOT_LABEL = re.compile(r"[^a-z0-9]+")
 # RFC 2047 §2: no spaces within. Lenient about "?" and spaces inside B and Q text, as clients are.
 _WORD = re.compile(r"=\?([^?\s=]{1,60})\?([bBqQ])\?([^?]*+)\?=")
 _Q_ESCAPE = re.compile(rb"=([0-9A-Fa-f]{2})")
+
+
+def preload() -> None:
+    """Load every codec now, for a process that will open no file later."""
+    for name in (*_CODECS.values(), "utf-8", "latin-1"):
+        codecs.lookup(name)
 
 
 def codec_of(label: str) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The names that `Content` uses for what is wrong with a message, and what each means.
+"""The names that `Content` and `Unpacked` use for what is wrong with a message, and what each means.
 
 Names are stable: policy, journal and documents refer to them.
 """
@@ -68,4 +68,29 @@ LIMITS = {
     "readings": "There are more ways to read the message than are tried",
     "text": "There is more text than is read",
     "urls": "There are more links than are kept",
+}
+
+# Seen in an archive or a document (`Finding.kind`).
+FINDINGS = {
+    "ambiguous": "Programs read the archive differently",
+    "broken": "The archive or document is damaged and was not read to its end",
+    "dde": "The document starts a program by DDE",
+    "encrypted": "Members of the archive are encrypted",
+    "entity": "XML declares entities, which grow, or fetch files",
+    "escape": "A member's name or link leads out of the folder it is unpacked to, or is a device",
+    "external": "The document fetches a part of itself from elsewhere when opened",
+    "limit": "A bound stopped the unpacking",
+    "macro": "The document has macros",
+    "macro-autorun": "The document has macros that run by themselves, or cannot be read",
+    "object": "The document embeds an object that runs in another program",
+    "office-encrypted": "The document is encrypted",
+    "opened": "The archive is encrypted, and was opened with a word of the message",
+    "pdf-action": "The PDF sends a form, plays media or opens another file",
+    "pdf-embedded": "The PDF carries files",
+    "pdf-encrypted": "The PDF is encrypted",
+    "pdf-javascript": "The PDF has JavaScript",
+    "pdf-launch": "The PDF starts a program",
+    "pdf-open": "The PDF does something when opened",
+    "pdf-xfa": "The PDF has an XML form, which can run scripts",
+    "unsupported": "The archive's format or compression is not understood",
 }

@@ -234,6 +234,42 @@ class SpamCheck:
 
 
 @dataclass(frozen=True, slots=True)
+class Member:
+    """A file in an archive or document. `name` is as the archive has it: data, never a path of ours."""
+
+    name: str
+    size: int  # octets, as unpacked, or as declared where it was not
+    detected_type: str  # by content, "" if unknown
+    depth: int  # containers around it, 1 for what stands in the attachment itself
+    encrypted: bool = False
+    attachment: int = 0  # which of `Content.attachments` it came in
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something seen in an archive or document; `mail/reasons.py` lists the kinds."""
+
+    kind: str
+    where: str = ""  # name of the container
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Unpacked:
+    """What archives and documents have in them. "error": the child process failed or timed out.
+
+    Of many members only the first are kept, and one of each further combination of extensions,
+    type and encryption; `count` counts all.
+    """
+
+    status: Literal["ok", "error"]
+    members: tuple[Member, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    count: int = 0
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Release:
     """A valid release token: this message was held here, and these signals were answered."""
 
@@ -253,6 +289,7 @@ class Evidence:
     antivirus: Scan = Scan("off")
     spamd: SpamCheck = SpamCheck("off")
     release: Release | None = None
+    unpacked: Unpacked | None = None  # None: nothing to unpack, or not configured
     durations: dict[str, float] = field(default_factory=dict)  # milliseconds by what was asked
 
 

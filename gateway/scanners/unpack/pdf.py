@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""PDF files: what they start, run or carry. A search for names, and no reading of pages.
+
+Reads hostile bytes; linear. A PDF library would follow the document's own structure, which is
+what a hostile one gets wrong on purpose, and decode pages and images, which say nothing here.
+Names are unescaped ("/J#61vaScript", ISO 32000-1 §7.3.5), and object streams, where names hide
+from a plain search (§7.5.7), are inflated within the budget; so are embedded files (§7.11.4).
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from typing import TYPE_CHECKING
+
+from gateway.scanners.unpack import streams
+from gateway.scanners.unpack.budget import Broken
+from gateway.scanners.unpack.office import Found
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gateway.scanners.unpack.budget import Budget
+
+_STREAM = re.compile(rb"stream\r?\n")
+_ESCAPE = re.compile(rb"#([0-9A-Fa-f]{2})")
+_FILTER = re.compile(
+    rb"/(FlateDecode|Fl|ASCIIHexDecode|AHx|ASCII85Decode|A85|LZWDecode|LZW|Crypt|RunLengthDecode|RL)\b"
+)
+_FILE_NAME = re.compile(rb"/U?F\s*\(((?:[^()\\]|\\.){0,300})\)")
+_DICTIONARY = 4_000  # octets before "stream" in which its dictionary is looked for
+_MAX_STREAMS = 20_000
+_PATTERNS: tuple[tuple[str, re.Pattern[bytes]], ...] = (
+    ("pdf-javascript", re.compile(rb"/(?:JavaScript|JS)\b")),
+    ("pdf-launch", re.compile(rb"/Launch\b")),
+    ("pdf-action", re.compile(rb"/(?:SubmitForm|ImportData|GoToR|GoToE|RichMedia|Rendition)\b")),
+    ("pdf-embedded", re.compile(rb"/EmbeddedFiles?\b")),
+    ("pdf-encrypted", re.compile(rb"/Encrypt\b")),
+    ("pdf-xfa", re.compile(rb"/XFA\b")),
+)
+
+
+def look(data: bytes, budget: Budget) -> Iterator[Found]:
+    """Yield the findings of a PDF file, each kind once, and the files embedded in it."""
+    seen: set[str] = set()
+    outside, position = [], 0
+    names = (match[1] for match in _FILE_NAME.finditer(data))
+    for count, start in enumerate(_STREAM.finditer(data)):
+        if start.start() < position:
+            continue
+        outside.append(data[position : start.end()])
+        end = data.find(b"endstream", start.end())
+        end = end if end >= 0 else len(data)
+        position = end
+        if count > _MAX_STREAMS:
+            yield Found("limit", "files")
+            break
+        yield from _stream(data, start, end, names, budget, seen)
+    outside.append(data[position:])
+    yield from _names(b"".join(outside), seen)
+
+
+def _stream(
+    data: bytes, start: re.Match[bytes], end: int, names: Iterator[bytes], budget: Budget, seen: set[str]
+) -> Iterator[Found]:
+    dictionary = data[max(0, start.start() - _DICTIONARY) : start.start()]
+    dictionary = _unescaped(dictionary[dictionary.rfind(b" obj") + 1 :])
+    objects, embedded = b"/ObjStm" in dictionary, b"/EmbeddedFile" in dictionary
+    if not objects and not embedded:
+        return
+    budget.check_time()
+    try:
+        content = _decoded(data[start.end() : end], dictionary, budget)
+    except Broken as error:
+        # With encryption nothing here is readable, and that is said already.
+        if "pdf-encrypted" not in seen and b"/Encrypt" not in data:
+            yield Found("broken", f"PDF stream: {error}")
+        return
+    if objects:
+        yield from _names(content, seen)
+    else:
+        yield Found("", name=next(names, b"").decode("latin-1"), data=content)
+
+
+def _decoded(data: bytes, dictionary: bytes, budget: Budget) -> bytes:
+    """Take off the filters of a stream, as far as they are harmless to take off."""
+    for name in _FILTER.findall(dictionary):
+        if name in (b"FlateDecode", b"Fl"):
+            data = budget.collect(streams.inflate(data.lstrip(b"\r\n"), 15), len(data))
+        elif name in (b"ASCIIHexDecode", b"AHx"):
+            digits = re.sub(rb"[^0-9A-Fa-f]", b"", data.split(b">")[0])
+            data = bytes.fromhex((digits + b"0" * (len(digits) & 1)).decode())
+        elif name in (b"ASCII85Decode", b"A85"):
+            try:
+                data = base64.a85decode(data.split(b"~>")[0].removeprefix(b"<~"))
+            except ValueError as error:
+                raise Broken(str(error)) from error
+        elif name == b"Crypt":
+            continue
+        else:
+            raise Broken(f"filter {name.decode()} is not understood")
+    return data
+
+
+def _names(data: bytes, seen: set[str]) -> Iterator[Found]:
+    text = _unescaped(data)
+    for kind, pattern in _PATTERNS:
+        if kind not in seen and (found := pattern.search(text)):
+            seen.add(kind)
+            yield Found(kind, found[0].decode("ascii"))
+    if "pdf-open" not in seen and re.search(rb"/(?:OpenAction|AA)\b", text):
+        seen.add("pdf-open")
+        yield Found("pdf-open", "OpenAction")
+
+
+def _unescaped(data: bytes) -> bytes:
+    return _ESCAPE.sub(lambda m: bytes((int(m[1], 16),)), data) if b"#" in data else data
