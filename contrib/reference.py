@@ -51,6 +51,9 @@ EXAMPLES = {
     "policy.weights": {"SPF_FAIL": 3.0},
     "policy.actions": {"DMARC_REJECT": "quarantine"},
     "policy.on_error": {"VIRUS": "quarantine"},
+    "policy.attachments.extensions": {'"iso"': "executable", '"jnlp"': "none"},
+    "policy.attachments.types": {'"application/x-iso9660-image"': "executable"},
+    "policy.impersonation.protected.names": ["Alice Archer"],
 }
 
 

@@ -52,7 +52,7 @@ class Loaded:
 def load(config: Config, log: Log | None = None) -> Loaded:
     """Read rules, model, routes and keys. Raises `ConfigError` for what must not be used."""
     try:
-        policy = rules.load(data_dir("rules"), config.policy, config.auth.trusted_forwarders)
+        policy = rules.load(data_dir("rules"), config.policy, config.auth.trusted_forwarders, config.domains)
     except RuleError as error:
         raise ConfigError(str(error)) from error
     try:

@@ -60,6 +60,7 @@ LENIENT = {
     "quarantine": 50,
     "reject": 60,
 }
+CHIEF = {"names": ["Carol Chief"], "addresses": ["carol@private.example.net"]}
 ON_ERROR = {"clamd-down": "defer", "clamd-down-hold": "quarantine", "clamd-down-ignore": "ignore"}
 ACTIONS = {"accept": "relay", "discard": "quarantine", "reject": "reject", "tempfail": "defer"}
 _ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{16}")
@@ -163,6 +164,7 @@ class Lab:
                 "recipients": [STRICT, SEVERE, LENIENT],
                 "weights": {"CLASSIFIER": 0},
                 "forwarders": {"domains": ["forwarder.example"]},
+                "impersonation": {"protected": [CHIEF]},
             },
             "tls": {
                 "inbound": [

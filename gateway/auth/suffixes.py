@@ -42,3 +42,13 @@ def organizational(domain: str) -> str | None:
         return None
     found: str | None = load().privatesuffix(name)
     return found
+
+
+@lru_cache(maxsize=8192)
+def known(domain: str) -> str | None:
+    """The organizational domain where the list itself has the suffix: "notes.txt" is none."""
+    name = to_ascii(domain)
+    if name is None or name.startswith("."):
+        return None
+    found: str | None = load().privatesuffix(name, accept_unknown=False)
+    return found

@@ -37,9 +37,10 @@ def examine(
     signals = [*_test_strings(mail, content), *_scanners(evidence), _classifier(spam)]
     if mail.session.direction is Direction.INBOUND:
         signals += sender.examine(mail, content, evidence, policy.forwarders)
+    signals += authorship.examine(mail, content, evidence, policy.authors, policy.forwarders)
     signals += _structure(mail, content)
-    signals += links.examine(content.urls)
-    signals += attachments.examine(content, policy)
+    signals += links.examine(content.urls, policy.links, policy.authors.own)
+    signals += attachments.examine(content, policy.attachments)
     signals += (Signal(name, f"“{printable(text, 80)}”") for name, text in policy.patterns.matches(content))
     return tuple(signals)
 
@@ -83,7 +84,6 @@ def _structure(mail: Mail, content: Content) -> Iterator[Signal]:
     ):
         if found:
             yield Signal(name, printable(", ".join(found), 300))
-    yield from authorship.examine(content)
     present = {f.name.lower() for f in content.fields}
     for field, name in (
         ("date", "DATE_MISSING"),

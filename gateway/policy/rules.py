@@ -18,8 +18,11 @@ from typing import Annotated, Literal, TypeVar
 import msgspec
 
 from gateway.mail.types import Action, Thresholds
-from gateway.policy import patterns
+from gateway.policy import attachments, authorship, patterns
+from gateway.policy.attachments import AttachmentRules, AttachmentSettings
+from gateway.policy.authorship import Authors, ImpersonationSettings
 from gateway.policy.forwarders import NOBODY, Forwarders, ForwarderSettings
+from gateway.policy.links import LinkRules, LinkSettings
 from gateway.policy.patterns import RuleError
 from gateway.policy.signals import NAMES
 from gateway.settings import Settings
@@ -27,6 +30,7 @@ from gateway.settings import Settings
 Points = Annotated[float, msgspec.Meta(ge=-1000, le=1000)]
 Decides = Literal["none", "tag", "quarantine", "defer", "reject"]
 OnError = Literal["ignore", "tag", "quarantine", "defer"]
+_FILES = ("signals.toml", "policy.toml", "attachments.toml", "domains.toml")
 _T = TypeVar("_T")
 
 
@@ -70,6 +74,12 @@ class PolicySettings(Settings, frozen=True):
     on_error: dict[str, OnError] = msgspec.field(default_factory=dict)
     # A directory with patterns of your own, read besides the shipped ones; "" for none.
     patterns_dir: str = ""
+    # Other classes of attachments than `rules/attachments.toml` has.
+    attachments: AttachmentSettings = AttachmentSettings()
+    # Services whose links mean something.
+    links: LinkSettings = LinkSettings()
+    # Names and domains that outsiders must not use.
+    impersonation: ImpersonationSettings = ImpersonationSettings()
     # Forwarders whose mail is DMARC_FORWARDED where it fails DMARC.
     forwarders: ForwarderSettings = ForwarderSettings()
     # Which messages get X-Spam-* fields: "all", those "tagged", or "none". Inbound mail only.
@@ -93,10 +103,13 @@ class _PolicyFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     thresholds: dict[str, float]
 
 
-class _Attachments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    executable_extensions: frozenset[str]
-    document_extensions: frozenset[str]
-    executable_types: frozenset[str]
+class _Domains(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    shorteners: frozenset[str]
+    redirectors: tuple[str, ...]
+    wrappers: frozenset[str]
+    trackers: frozenset[str]
+    freemail: frozenset[str]
+    affixes: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +143,9 @@ class Policy:
     thresholds: Thresholds
     recipients: dict[str, Thresholds]  # by lower-case address or domain
     patterns: patterns.Patterns
-    executable_extensions: frozenset[str]
-    document_extensions: frozenset[str]
-    executable_types: frozenset[str]
+    attachments: AttachmentRules
+    links: LinkRules
+    authors: Authors
     spam_headers: Literal["all", "tagged", "none"]
     subject_tag: str
     received_spf: bool = False
@@ -145,10 +158,16 @@ class Policy:
         return found or self.thresholds
 
 
-def load(rules: Path, settings: PolicySettings, networks: tuple[str, ...] = ()) -> Policy:
+def load(
+    rules: Path,
+    settings: PolicySettings,
+    networks: tuple[str, ...] = (),
+    own_domains: tuple[str, ...] = (),
+) -> Policy:
     """Read a rules directory and lay the site's settings over it. Raises `RuleError`.
 
-    `networks` are those of trusted forwarders, which SPF has to know as well.
+    `networks` are those of trusted forwarders, which SPF has to know as well; `own_domains` are
+    those that we take mail for.
     """
     pattern_dirs = [rules / "patterns"]
     if settings.patterns_dir:
@@ -162,24 +181,36 @@ def load(rules: Path, settings: PolicySettings, networks: tuple[str, ...] = ()) 
     entry = _Entry("own pattern", weight=0.0)
     weights |= {name: _weight(rules, name, entry, settings) for name in own}
     base = _thresholds(rules, settings)
-    attachments = _table(rules / "attachments.toml", _Attachments)
+    domains = _table(rules / "domains.toml", _Domains)
+    try:
+        sorts = attachments.rules(
+            _table(rules / "attachments.toml", attachments.AttachmentFile), settings.attachments
+        )
+        known = authorship.authors(own_domains, settings.impersonation, domains.freemail, domains.affixes)
+    except ValueError as error:
+        raise RuleError(str(error)) from error
     recipients = {
         name.lower().lstrip("@"): _overlaid(base, entry, f"[[policy.recipients]] {name}")
         for entry in settings.recipients
         for name in entry.recipients
     }
     sources = [path.read_bytes() for directory in pattern_dirs for path in sorted(directory.glob("*.toml"))]
-    sources += [(rules / name).read_bytes() for name in ("signals.toml", "policy.toml", "attachments.toml")]
-    sources.append(msgspec.json.encode((settings, networks), order="deterministic"))
+    sources += [(rules / name).read_bytes() for name in _FILES]
+    sources.append(msgspec.json.encode((settings, networks, own_domains), order="deterministic"))
     return Policy(
         hash=hashlib.sha256(b"\0".join(sources)).hexdigest()[:12],
         weights=weights,
         thresholds=base,
         recipients=recipients,
         patterns=compiled,
-        executable_extensions=attachments.executable_extensions,
-        document_extensions=attachments.document_extensions,
-        executable_types=attachments.executable_types,
+        attachments=sorts,
+        links=LinkRules(
+            shorteners=domains.shorteners | set(settings.links.shorteners),
+            redirectors=domains.redirectors,
+            wrappers=domains.wrappers,
+            trackers=domains.trackers | set(settings.links.trackers),
+        ),
+        authors=known,
         spam_headers=settings.spam_headers,
         subject_tag=settings.subject_tag,
         received_spf=settings.received_spf,

@@ -15,7 +15,11 @@ from hypothesis import strategies as st
 from gateway.data import data_dir
 from gateway.mail.types import Action, Envelope, Mail, Session, Signal, Thresholds, Verdict, Versions
 from gateway.policy import rules
+from gateway.policy.attachments import AttachmentRules
+from gateway.policy.authorship import Authors
 from gateway.policy.decide import SCORE, decide, reasons
+from gateway.policy.links import LinkRules
+from gateway.policy.lookalikes import Lookalikes
 from gateway.policy.patterns import Patterns, RuleError
 from gateway.policy.rules import Policy, PolicySettings, Weight
 from gateway.policy.signals import NAMES
@@ -57,9 +61,18 @@ POLICY = Policy(
     thresholds=USUAL,
     recipients={"strict.example.com": STRICT, "lenient.example.com": LENIENT},
     patterns=Patterns(()),
-    executable_extensions=frozenset(),
-    document_extensions=frozenset(),
-    executable_types=frozenset(),
+    attachments=AttachmentRules(
+        order=(),
+        extensions={},
+        types={},
+        declared={},
+        documents=frozenset(),
+        running=frozenset(),
+        programs=frozenset(),
+        binary=frozenset(),
+    ),
+    links=LinkRules(),
+    authors=Authors(own=Lookalikes()),
     spam_headers="all",
     subject_tag="",
 )
@@ -474,7 +487,7 @@ def test_hash_names_the_policy(directory: Path, tmp_path: Path) -> None:
     assert rules.load(directory, PolicySettings()).hash == one
     seen = {one}
     seen.add(rules.load(directory, PolicySettings(weights={"SPF_FAIL": 3.0})).hash)
-    for file in ("signals.toml", "policy.toml", "attachments.toml", "patterns/text.toml"):
+    for file in ("signals.toml", "policy.toml", "attachments.toml", "domains.toml", "patterns/text.toml"):
         path = directory / file
         path.write_text(path.read_text() + "\n# changed\n")
         seen.add(rules.load(directory, PolicySettings()).hash)
@@ -485,4 +498,4 @@ def test_hash_names_the_policy(directory: Path, tmp_path: Path) -> None:
     seen.add(rules.load(directory, settings).hash)
     change(own / "own.toml", "frobnicate.", "frobnicate!")
     seen.add(rules.load(directory, settings).hash)
-    assert len(seen) == 8
+    assert len(seen) == 9
