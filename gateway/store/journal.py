@@ -74,11 +74,23 @@ class Filter:
     recipient: str = ""
     subject: str = ""
     reason: str = ""
+    client: str = ""  # the client's address, or its start if it ends in "." or ":"
+    message_id: str = ""
+    queue_id: str = ""  # exact
     action: Action | None = None
     since: float | None = None
     until: float | None = None
     limit: int = 100
     offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Records from `first` to `last`, by the journal's numbers; `count` of them match."""
+
+    first: int
+    last: int
+    count: int
 
 
 def record_of(
@@ -210,6 +222,35 @@ class Journal:
         journal = schema.journal
         statement = select(journal).where(*_conditions(wanted)).order_by(journal.c.number.desc())
         return self._select(statement.limit(wanted.limit).offset(wanted.offset))
+
+    def count(self, wanted: Filter) -> int:
+        """How many records match, limit and offset aside. Raises StoreError."""
+        statement = select(func.count()).select_from(schema.journal).where(*_conditions(wanted))
+        return int(self._database.read(lambda connection: connection.execute(statement).scalar_one()))
+
+    def span(self, wanted: Filter) -> Span | None:
+        """Where the newest `wanted.limit` records that match stand; None if there are none."""
+        number = schema.journal.c.number
+        matching = select(number).where(*_conditions(wanted))
+        last = matching.order_by(number.desc()).limit(wanted.limit).subquery()
+        statement = select(func.min(last.c.number), func.max(last.c.number), func.count())
+        low, high, count = self._database.read(lambda connection: connection.execute(statement).one())
+        return Span(low, high, count) if count else None
+
+    def between(self, first: int, last: int, wanted: Filter) -> tuple[list[Record], int]:
+        """Records that match with these numbers, oldest first, and how many cannot be read."""
+        number = schema.journal.c.number
+        statement = select(schema.journal).where(number.between(first, last), *_conditions(wanted))
+        rows = self._database.read(
+            lambda connection: connection.execute(statement.order_by(number)).mappings().all()
+        )
+        found, unreadable = [], 0
+        for row in rows:
+            try:
+                found.append(_from_row(row))
+            except StoreError:
+                unreadable += 1
+        return found, unreadable
 
     def prune(self, older_than: float, batch: int = 1_000) -> int:
         """Delete records received before `older_than`, at most `batch`. Returns how many."""
@@ -350,9 +391,16 @@ def _conditions(wanted: Filter) -> list[ColumnElement[bool]]:
         (journal.c.sender, wanted.sender),
         (journal.c.recipients, wanted.recipient),
         (journal.c.subject, wanted.subject),
+        (journal.c.message_id, wanted.message_id),
     ):
         if text:
             found.append(column.icontains(text, autoescape=True))
+    if wanted.client.endswith((".", ":")):
+        found.append(journal.c.client_ip.istartswith(wanted.client, autoescape=True))
+    elif wanted.client:
+        found.append(journal.c.client_ip == wanted.client.lower())
+    if wanted.queue_id:
+        found.append(journal.c.queue_id == wanted.queue_id)
     if wanted.reason:
         found.append(func.lower(journal.c.reason) == wanted.reason.lower())
     if wanted.action is not None:

@@ -112,6 +112,11 @@ class Quarantine:
         """Items that match, newest first."""
         return self._items(*held.conditions(wanted), limit=wanted.limit, offset=wanted.offset)
 
+    def known(self, ids: Sequence[str]) -> dict[str, Item]:
+        """Those of `ids` that are or were held, whatever their state; a thousand at most."""
+        items = self._items(schema.quarantine.c.id.in_(ids), limit=len(ids), offset=0) if ids else []
+        return {item.id: item for item in items}
+
     def count(self, wanted: Search) -> int:
         """How many items match, limit and offset aside."""
         statement = select(func.count()).select_from(schema.quarantine).where(*held.conditions(wanted))

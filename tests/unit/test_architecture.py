@@ -30,7 +30,7 @@ ROOMS = (
     ("reports",),
     ("gather",),
     ("reply",),
-    ("pipeline",),
+    ("pipeline", "replay"),
     ("milter", "smarthost"),
     ("config",),
     ("assembly",),
