@@ -13,7 +13,7 @@ import re
 import socket
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -22,7 +22,9 @@ from gateway.auth.sign import SignSettings
 from gateway.classifier.settings import ClassifierSettings
 from gateway.delivery.routes import RouteSettings, parse_next_hop
 from gateway.dns import DnsSettings
+from gateway.listeners import split_host_port
 from gateway.log import LogSettings
+from gateway.mail.domains import check_pattern
 from gateway.mail.mime import MimeLimits
 from gateway.mail.networks import network
 from gateway.milter import MilterSettings
@@ -39,6 +41,8 @@ from gateway.tls.outbound import OutboundTlsRule
 DEFAULT_PATH = Path("/etc/mailwarden/mailwarden.toml")
 SIZE_LIMIT = 1 << 20
 _WORD = r"""(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')"""
+# It goes into replies and header fields as it stands (RFC 5321 §4.1.2, RFC 8601 §2.5).
+Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]*\Z", max_length=255)]
 _KEY = re.compile(rf"({_WORD}(?:\s*\.\s*{_WORD})*)\s*=")  # the start of a line that sets something
 
 
@@ -106,9 +110,9 @@ class Config(Settings, frozen=True):
     """The whole configuration file."""
 
     # Our name in SMTP and in Received fields; "" takes the machine's name.
-    hostname: str = ""
+    hostname: Name = ""
     # Who we are in Authentication-Results (RFC 8601); "" takes the hostname.
-    authserv_id: str = ""
+    authserv_id: Name = ""
     # Domains that we take mail for from everybody; ".example.com" means all below it.
     domains: tuple[str, ...] = ()
     # Networks of our own users: their mail is outbound, and the smart host relays it anywhere.
@@ -143,8 +147,13 @@ class Config(Settings, frozen=True):
     def __post_init__(self) -> None:
         for text in self.relay_networks:
             network(text)
+        for text in self.domains:
+            check_pattern(text)
         if self.next_hop:
             parse_next_hop(self.next_hop)
+        if not self.store.database.startswith(("sqlite:", "postgresql:", "postgresql+")):
+            raise ValueError(f'database "{self.store.database}" is no URL such as sqlite:////path/file.db')
+        _check_listeners((*self.milter.listen, *self.smarthost.listen, *filter(None, (self.http.listen,))))
 
     @property
     def name(self) -> str:
@@ -155,6 +164,20 @@ class Config(Settings, frozen=True):
     def authserv(self) -> str:
         """Our authserv-id."""
         return self.authserv_id or self.name
+
+
+def _check_listeners(addresses: tuple[str, ...]) -> None:
+    """Raise ValueError for an address that is none, and for one that two doors want."""
+    taken: dict[object, str] = {}
+    for address in addresses:
+        if address.startswith("unix:/"):
+            place: object = address
+        else:
+            host, port = split_host_port(address.removeprefix("inet:"))
+            place = (host.lower(), port)
+        if place in taken:
+            raise ValueError(f'"{address}" is listened on twice')
+        taken[place] = address
 
 
 def load(path: Path) -> Config:
@@ -200,7 +223,17 @@ def _explained(path: Path, text: str, message: str) -> str:
         keys = [*keys, unknown[1]]
     elif keys:
         what = f"{'.'.join(keys)}: {what}"
-    return f"{path}:{locate(text, keys)}: {what}"
+    return f"{path}:{_line_of_value(text, what, locate(text, keys))}: {what}"
+
+
+def _line_of_value(text: str, what: str, line: int) -> int:
+    """Return the line, from `line` on, that holds what the message quotes; `line` if none does."""
+    for quoted in re.findall(r"\"([^\"]+)\"|'([^']+)'", what):
+        found = re.compile(rf"""["']{re.escape(quoted[0] or quoted[1])}["']""")
+        for number, one in enumerate(text.splitlines()[line - 1 :], line):
+            if found.search(one.partition("#")[0]):
+                return number
+    return line
 
 
 def _known_keys(keys: list[str]) -> list[str]:

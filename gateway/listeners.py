@@ -33,7 +33,7 @@ def split_host_port(text: str) -> tuple[str, int]:
     """Split "host:port" or "[IPv6]:port". Raises ValueError."""
     host, colon, port = text.rpartition(":")
     if not colon or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ValueError(f"{text!r} is not host:port")
+        raise ValueError(f'"{text}" is not host:port')
     return host.strip("[]"), int(port)
 
 

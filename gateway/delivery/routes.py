@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from gateway.mail.domains import domain_of, matches, normal
+from gateway.mail.domains import check_pattern, domain_of, matches, normal
 from gateway.mail.headers import printable
 from gateway.mail.networks import inside
 from gateway.mail.types import Reply, Session
@@ -37,6 +37,8 @@ class RouteSettings(Settings, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         parse_next_hop(self.next_hop)
+        for text in self.domains:
+            check_pattern(text)
 
 
 @dataclass(frozen=True, slots=True)

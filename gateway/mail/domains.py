@@ -6,9 +6,19 @@ Reads domains from hostile envelopes; bounded by the 255 octets of a domain name
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 
 _LONGEST = 255  # RFC 5321 §4.5.3.1.2
+# Letters of any script, so that a name may be written as U-labels.
+_LABEL = r"(?!-)[\w-]{1,63}(?<!-)"
+_PATTERN = re.compile(rf"\.?{_LABEL}(?:\.{_LABEL})*")
+
+
+def check_pattern(text: str) -> None:
+    """Raise ValueError unless `text` names a domain in a setting: "example.com", or ".example.com"."""
+    if len(text) > _LONGEST or not _PATTERN.fullmatch(text):
+        raise ValueError(f'"{text}" is no domain; write "example.com", or ".example.com" for all below it')
 
 
 def domain_of(address: str) -> str:

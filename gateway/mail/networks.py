@@ -16,7 +16,10 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 @lru_cache(maxsize=1024)
 def network(text: str) -> Network:
     """The network `text` ("192.0.2.0/24", "::1") names. Raises ValueError; host bits must be zero."""
-    return ipaddress.ip_network(text)
+    found = ipaddress.ip_network(text, strict=False)
+    if ipaddress.ip_interface(text).ip != found.network_address:
+        raise ValueError(f"'{text}' has host bits set; write '{found}'")
+    return found
 
 
 def address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

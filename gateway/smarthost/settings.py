@@ -73,6 +73,8 @@ class SmarthostSettings(Settings, frozen=True, kw_only=True):
             network(text)
         for text in self.listen:
             listen_address(text)
+        if self.key and not self.certificate:
+            raise ValueError("there is a key without a certificate, and so no STARTTLS")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,10 @@ from Postfix's {tls_version}, {cipher} and {cert_subject} macros. Pure, but for
 from __future__ import annotations
 
 import ssl
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from gateway.mail.domains import domain_of, matches
+from gateway.mail.domains import check_pattern, domain_of, matches
 from gateway.mail.networks import inside, network
 from gateway.mail.types import Reply, Session, Tls
 from gateway.settings import Settings
@@ -60,6 +61,8 @@ class InboundTlsRule(Settings, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         for text in self.client_networks:
             network(text)
+        for text in self.sender_domains:
+            check_pattern(text)
         for text in self.client_fingerprints:
             if len(bytes.fromhex(text.replace(":", ""))) != 32:
                 raise ValueError(f"not a SHA-256 fingerprint: {text}")
@@ -115,6 +118,9 @@ def server_context(
     verify then ends the handshake, since Python has no way to take it and look later. A
     self-signed client certificate goes into that file itself. Raises OSError, ssl.SSLError.
     """
+    for path in filter(None, (certificate, key, client_ca_file)):
+        with Path(path).open("rb"):
+            pass  # ssl's own errors do not name the file
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = _VERSIONS[minimum_version]
     context.set_ciphers(_CIPHERS)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
-from gateway.mail.domains import matches
+from gateway.mail.domains import check_pattern, matches
 from gateway.settings import Settings
 from gateway.tls.inbound import TlsVersion, tls_version
 
@@ -39,6 +39,10 @@ class OutboundTlsRule(Settings, frozen=True, kw_only=True):
     ca_file: str = ""
     # The oldest TLS version that will do.
     minimum_version: TlsVersion = "TLSv1.2"
+
+    def __post_init__(self) -> None:
+        for text in self.domains:
+            check_pattern(text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,18 +99,37 @@ def test_names() -> None:
         ("domains = [1]", "1: domains"),
         ("[antivirus]\nenabled = 'no'\n", "2: antivirus.enabled: Expected `bool`, got `str`"),
         ("[policy.weights]\nSPF_FAIL = 'high'\n", "1: policy.weights: Expected `float`, got `str`"),
-        ("[policy.actions]\nVIRUS = 'drop'\n", "1: policy.actions: Invalid enum value 'drop'"),
-        ("[policy.on_error]\nVIRUS = 'reject'\n", "1: policy.on_error: Invalid enum value 'reject'"),
+        ("[policy.actions]\nVIRUS = 'drop'\n", "2: policy.actions: Invalid enum value 'drop'"),
+        ("[policy.on_error]\nVIRUS = 'reject'\n", "2: policy.on_error: Invalid enum value 'reject'"),
         ('[policy]\nsubject_tag = "a\\nb"\n', "2: policy.subject_tag"),
         ("[milter]\nsocket_mode = '777'\n", "2: milter.socket_mode"),
-        # Values that only their own reader can judge, and entries of free tables: the line of the table.
+        # Values that only their own reader can judge: the line that holds what is quoted, or the table's.
         ("a = 1\n", "1: unknown key a"),
         ("next_hop = 'mail.example.com'", "1: "),
         ("relay_networks = ['192.0.2.1/24']", "1: "),
-        ("[dns]\nnameservers = ['dns.example.com']\n", "1: dns: "),
-        ("[release]\nnext_hop = 'here'\n", "1: release: "),
-        ("[[routes]]\ndomains = ['a']\nnext_hop = 'x'\n", "1: routes.0: "),
+        ("[dns]\nnameservers = ['dns.example.com']\n", "2: dns: "),
+        ("[release]\nnext_hop = 'here'\n", "2: release: "),
+        ("[[routes]]\ndomains = ['a']\nnext_hop = 'x'\n", "3: routes.0: "),
         ("[antivirus]\naddresses = []\n", "1: antivirus: "),
+        ("user = 'a'\nrelay_networks = [\n 'a/1',\n]\n", "3: "),
+        ("# '192.0.2.1/24'\nrelay_networks = ['192.0.2.1/24']", "2: "),
+        ("hostname = 'mx example'\n", "1: hostname: "),
+        ('user = "a"\nauthserv_id = "mx\\r\\nX: y"\n', "2: authserv_id: "),
+        ("domains = ['a.example', '*.a.example']", '1: "*.a.example" is no domain; write "example.com"'),
+        ("domains = ['@example.com']", "1: "),
+        ("domains = ['example.com.']", "1: "),
+        ("[[routes]]\ndomains = ['a b']\nnext_hop = 'smtp:a:25'\n", "2: routes.0: "),
+        ("[[tls.inbound]]\nsender_domains = ['*.a.example']\n", "2: tls.inbound.0: "),
+        ("[[tls.outbound]]\ndomains = ['*.a.example']\n", "2: tls.outbound.0: "),
+        ("[milter]\nlisten = ['inet:mx']\n", '1: "mx" is not host:port'),
+        ("[milter]\nlisten = ['127.0.0.1:99999']\n", "2: "),
+        ("[milter]\nlisten = ['unix:relative']\n", "2: "),
+        ("[milter]\nlisten = ['inet:127.0.0.1:25', '127.0.0.1:25']\n", "2: "),
+        ("[smarthost]\nlisten = ['127.0.0.1:25']\n[milter]\nlisten = ['inet:127.0.0.1:25']\n", "2: "),
+        ("[milter]\nlisten = ['inet:127.0.0.1:9464']\n", '1: "127.0.0.1:9464" is listened on twice'),
+        ("[http]\nlisten = 'localhost'\n", '2: "localhost" is not host:port'),
+        ("[store]\ndatabase = '/var/lib/mailwarden.db'\n", '2: database "/var/lib/mailwarden.db" is no URL'),
+        ("[smarthost]\nkey = 'key.pem'\n", "1: smarthost: there is a key without a certificate"),
         # Not TOML.
         ("[milter\n", "1: not TOML: "),
         ("hostname = 'a'\nhostname = 'b'\n", "2: not TOML: "),
@@ -127,7 +146,7 @@ def test_refusals(file: Path, text: str | bytes, expected: str) -> None:
     ("text", "word"),
     [
         ("next_hop = 'mail.example.com'", "smtp:host:port"),
-        ("relay_networks = ['192.0.2.1/24']", "192.0.2.1/24"),
+        ("relay_networks = ['192.0.2.1/24']", "write '192.0.2.0/24'"),
         ("[dns]\nnameservers = ['dns.example.com']\n", "dns.example.com"),
         ("[[routes]]\ndomains = ['a']\nnext_hop = 'x'\n", "smtp:host:port"),
         ("[antivirus]\naddresses = []\n", "addresses must not be empty"),
@@ -136,6 +155,13 @@ def test_refusals(file: Path, text: str | bytes, expected: str) -> None:
 )
 def test_refusals_name_what_is_wrong(file: Path, text: str, word: str) -> None:
     assert word in refused(file, text)
+
+
+@pytest.mark.parametrize("text", ["example.com", ".example.com", "bücher.example", "localhost", "_x.example"])
+def test_domains(file: Path, text: str) -> None:
+    """Both forms of a domain, and U-labels, are taken."""
+    file.write_text(to_toml({"domains": [text]}))
+    assert load(file).domains == (text,)
 
 
 def test_no_file(tmp_path: Path) -> None:

@@ -227,3 +227,11 @@ def test_a_client_that_goes_away_leaves_nothing_behind() -> None:
     assert not hop.taken
     assert not bench.mails
     assert b"DATA" not in hop.commands
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    pair = Authority(tmp_path).issue("gw.example.com")
+    good, missing = str(pair.certificate), str(tmp_path / "missing.pem")
+    for certificate, key, ca in ((missing, "", ""), (good, missing, ""), (good, str(pair.key), missing)):
+        with pytest.raises(FileNotFoundError, match=r"missing\.pem"):
+            server_context(certificate, key, client_ca_file=ca)
