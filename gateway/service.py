@@ -19,7 +19,7 @@ import socket
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -285,7 +285,8 @@ async def _serve_smarthost(bound: list[socket.socket], loaded: Loaded, gateway: 
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    await server.serve(bound, assembly.door(loaded, gateway), stop, loaded.tls)
+    door = replace(assembly.door(loaded, gateway), count=lambda what: gateway.counters.add(what, "smarthost"))
+    await server.serve(bound, door, stop, loaded.tls)
 
 
 def become(settings: Config, log: Log) -> None:

@@ -45,6 +45,7 @@ class Bench:
     hold_fails: bool = False
     mails: list[Mail] = field(default_factory=list)
     held: list[tuple[tuple[str, ...], str]] = field(default_factory=list)
+    counted: list[str] = field(default_factory=list)
 
     def judge(self, mail: Mail) -> tuple[Verdict, Reply]:
         self.mails.append(mail)
@@ -97,6 +98,7 @@ async def door(
         grace=2.0,
         log=open_log(LogSettings(level="error")),
         tls_rules=tls_rules,
+        count=bench.counted.append,
     )
     listening = socket.create_server(("127.0.0.1", 0))
     stop = asyncio.Event()

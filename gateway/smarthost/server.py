@@ -60,6 +60,7 @@ class Worker:
         settings = self.door.settings
         self.sessions.add(session)
         self._clients[session.client] += 1
+        self.door.count("connections")
         if self.closing:
             return _CLOSING
         if len(self.sessions) > settings.connection_limit and not _dismiss_idlest(self.sessions):

@@ -355,6 +355,7 @@ class Conversation(SMTP):
     async def _refuse(self, reply: Reply, sender: str, recipient: str) -> None:
         self._junk += reply.code < 500 and not recipient
         facts = {"client": self._client().client_ip, "sender": sender, "recipient": recipient}
+        self._door.count("refused")
         self._door.log.info("refused", **facts, reply=str(reply))
         await self._say(reply)
 

@@ -105,6 +105,7 @@ class Door:
     relay_networks: tuple[str, ...]  # those whose clients may send mail for any domain
     log: Log = field(repr=False)
     tls_rules: tuple[OutboundTlsRule, ...] = ()
+    count: Callable[[str], None] = field(default=lambda _what: None, repr=False)  # "connections", "refused"
     grace: float = 30.0  # seconds that messages on their way get when a worker is told to stop
 
 

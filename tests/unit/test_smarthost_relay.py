@@ -49,6 +49,17 @@ def test_a_message_goes_through_unchanged_below_our_field() -> None:
     )
 
 
+def test_connections_and_refusals_are_counted() -> None:
+    async def scene(client: Raw, _hop: Hop, bench: Bench) -> None:
+        await client.ask("EHLO c.example.net")
+        await client.ask("MAIL FROM:<a@example.net>")
+        assert bench.counted == ["connections"]
+        assert (await client.ask("RCPT TO:<u@elsewhere.example>")).startswith("554 5.7.1")
+        assert bench.counted == ["connections", "refused"]
+
+    play(scene)
+
+
 def test_edits_stand_below_our_received_field() -> None:
     edits = (Edit(EditOp.INSERT, "X-One", "1"), Edit(EditOp.DELETE, "Subject"))
 
