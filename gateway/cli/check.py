@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gateway.cli.main import EX_CONFIG, Context, Failure, config_option
+from gateway.mail.headers import printable
 
 if TYPE_CHECKING:
     from gateway.config import Config
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 def check(context: Context, *, probe: bool, as_json: bool) -> None:
     """Check the configuration, rules and model; exit 78 (EX_CONFIG) if one must not be used.
 
+    With --probe the exit status is 1 if somebody who is asked does not answer.
+
     \b
     Examples:
       mailwarden --config mailwarden.toml check
@@ -40,6 +43,9 @@ def check(context: Context, *, probe: bool, as_json: bool) -> None:
         loaded = assembly.load(settings, log.open_log(settings.log))
     except ConfigError as error:
         raise Failure(str(error), EX_CONFIG) from error
+    fatal = refuse(settings)
+    if fatal:
+        raise Failure(f"{context.path}: {fatal}", EX_CONFIG)
     thresholds = loaded.policy.thresholds
     facts = {
         "configuration": str(context.path),
@@ -58,24 +64,36 @@ def check(context: Context, *, probe: bool, as_json: bool) -> None:
         "database": settings.store.database.partition("@")[2] or settings.store.database,
     }
     warnings = warn(settings)
+    silent: list[str] = []
     if probe:
-        facts |= _probe(settings)
+        answers = _probe(settings)
+        facts |= {name: answer for name, (_, answer) in answers.items()}
+        silent = [name.removesuffix(" answers") for name, (well, _) in answers.items() if not well]
     if as_json:
-        click.echo(json.dumps({"ok": True, "facts": facts, "warnings": warnings}, indent=2))
-        return
+        click.echo(json.dumps({"ok": not silent, "facts": facts, "warnings": warnings}, indent=2))
+        sys.exit(1 if silent else 0)
     width = max(map(len, facts))
     for name, value in facts.items():
         click.echo(f"{name:<{width}}  {value}")
     for text in warnings:
         click.echo(f"warning: {text}", err=True)
     click.echo("The configuration is good.")
+    if silent:
+        raise Failure(f"no good answer from {', '.join(silent)}", 1)
+
+
+def refuse(settings: Config) -> str:
+    """Return why the service would not start with what is a configuration otherwise, or ""."""
+    if not (settings.milter.listen or settings.smarthost.listen):
+        return "no door is open: set listen in [milter] or [smarthost]"
+    if os.getuid() == 0 and settings.user and settings.user not in {p.pw_name for p in pwd.getpwall()}:
+        return f"user: there is no account {settings.user!r} on this machine; create it first"
+    return ""
 
 
 def warn(settings: Config) -> list[str]:
     """Return what is allowed and probably not meant."""
     found = []
-    if not (settings.milter.listen or settings.smarthost.listen):
-        found.append("no door is open: set listen in [milter] or [smarthost]")
     if settings.smarthost.listen and not (settings.domains or settings.relay_networks):
         found.append("the smart host takes mail for nobody: set domains or relay_networks")
     if settings.smarthost.listen and not (settings.next_hop or settings.routes):
@@ -88,36 +106,34 @@ def warn(settings: Config) -> list[str]:
     ]
     if os.getuid() == 0 and not settings.user:
         found.append("user is not set: the gateway would keep running as root")
-    if settings.user and settings.user not in {p.pw_name for p in pwd.getpwall()}:
-        found.append(f"user: there is no account {settings.user!r} on this machine")
     return found
 
 
-def _probe(settings: Config) -> dict[str, str]:
-    """Ask what the gateway would ask, and say who answers."""
+def _probe(settings: Config) -> dict[str, tuple[bool, str]]:
+    """Ask what the gateway would ask: by name, whether the answer is good, and what it is."""
     import time  # noqa: PLC0415
 
     from gateway.dns import Lookup, Resolver  # noqa: PLC0415
-    from gateway.mail.headers import printable  # noqa: PLC0415
     from gateway.scanners.clamd import Clamd  # noqa: PLC0415
     from gateway.scanners.spamd import Spamd  # noqa: PLC0415
     from gateway.store.database import StoreError, open_database  # noqa: PLC0415
 
     message = b"From: probe@example.com\r\nSubject: probe\r\n\r\nprobe\r\n"
     until = time.monotonic() + 10
-    answers = {}
+    answers: dict[str, tuple[bool, str]] = {}
     if settings.antivirus.enabled:
         scan = Clamd(settings.antivirus).scan((message,), until)
-        answers["clamd answers"] = printable(f"{scan.status} {scan.detail or scan.engine}")
+        said = printable(f"{scan.status} {scan.detail or scan.engine}")
+        answers["clamd answers"] = (scan.status == "clean", said)
     if settings.spamassassin.enabled:
         spam = Spamd(settings.spamassassin).check(message, until)
-        answers["spamd answers"] = printable(f"{spam.status} {spam.detail}")
+        answers["spamd answers"] = (spam.status == "ok", printable(f"{spam.status} {spam.detail}"))
     found = Lookup(Resolver(settings.dns), until).txt("example.com")
-    answers["resolver answers"] = found.status
+    answers["resolver answers"] = (found.status in ("ok", "nodata", "nxdomain"), found.status)
     try:
         open_database(settings.store).close()
-        answers["database answers"] = "ok"
+        answers["database answers"] = (True, "ok")
     except StoreError as error:
-        answers["database answers"] = printable(str(error))
+        answers["database answers"] = (False, printable(str(error)))
     sys.stdout.flush()
     return answers

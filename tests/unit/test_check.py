@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`mailwarden check`: what does not start is not called good, and who is asked must answer."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from contrib.lab.gateway import to_toml
+from contrib.lab.process import free_port
+from gateway.cli.check import check
+from gateway.cli.main import EX_CONFIG, Context
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+QUIET: dict[str, Any] = {
+    "milter": {"listen": ["inet:127.0.0.1:8894"]},
+    "antivirus": {"enabled": False},
+    "dns": {"nameservers": ["127.0.0.1"]},
+}
+
+
+def checked(tmp_path: Path, config: dict[str, Any], *words: str) -> Result:
+    file = tmp_path / "mailwarden.toml"
+    file.write_text(to_toml({"store": {"database": f"sqlite:///{tmp_path}/store/mail.db"}, **config}))
+    return CliRunner().invoke(check, words, obj=Context(file, given=True))
+
+
+def test_good(tmp_path: Path) -> None:
+    done = checked(tmp_path, QUIET)
+    assert done.exit_code == 0, done.output
+    assert "The configuration is good." in done.output
+    assert not (tmp_path / "store").exists()
+
+
+def test_no_door(tmp_path: Path) -> None:
+    done = checked(tmp_path, {})
+    assert done.exit_code == EX_CONFIG
+    assert "no door is open" in done.output
+    assert "good" not in done.output
+
+
+def test_nobody_to_run_as(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only root changes to `user`, so only for root is one that is missing in the way."""
+    config = {"user": "no-such-user", **QUIET}
+    monkeypatch.setattr("os.getuid", lambda: 0)
+    done = checked(tmp_path, config)
+    assert done.exit_code == EX_CONFIG
+    assert "there is no account 'no-such-user'" in done.output
+    monkeypatch.setattr("os.getuid", lambda: 1000)
+    assert checked(tmp_path, config).exit_code == 0
+
+
+@pytest.mark.parametrize("words", [("--probe",), ("--probe", "--json")])
+def test_who_does_not_answer_is_named(tmp_path: Path, words: tuple[str, ...]) -> None:
+    silent = {"enabled": True, "addresses": [f"127.0.0.1:{free_port()}"]}
+    done = checked(tmp_path, {**QUIET, "antivirus": silent}, *words)
+    assert done.exit_code == 1
+    if "--json" in words:
+        told = json.loads(done.stdout)
+        assert told["ok"] is False
+        assert told["facts"]["clamd answers"].startswith("error")
+        assert told["facts"]["database answers"] == "ok"
+    else:
+        assert "no good answer from clamd" in done.output
