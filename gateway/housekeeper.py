@@ -8,6 +8,7 @@ query, no body, a few threads, short time-outs.
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,12 +24,15 @@ from gateway.store.journal import Journal
 from gateway.store.quarantine import Quarantine
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from gateway.config import Config
     from gateway.log import Log
     from gateway.metrics import Metrics
 
 _ROUND = 600.0  # seconds between two rounds of retention
 _DAY = 86_400.0
+LEAST_FREE = 16_777_216  # octets on the store's file system below which nothing more may be held soon
 
 
 def serve(settings: Config, metrics: Metrics, log: Log) -> None:
@@ -64,6 +68,17 @@ def tidy(settings: Config, database: Database) -> tuple[int, int]:
     return records, items
 
 
+def _room(path: Path | None) -> str:
+    """Return why the file system of the store cannot take what is held next, or ""."""
+    if path is None:
+        return ""
+    found = os.statvfs(path.parent)
+    if found.f_flag & os.ST_RDONLY:
+        return "the file system is read-only"
+    free = found.f_bavail * found.f_frsize
+    return f"the disk is nearly full: {free} octets are free" if free < LEAST_FREE else ""
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 16
@@ -79,8 +94,8 @@ class _Server(ThreadingHTTPServer):
         state = {"workers": str(int(self.metrics.total("alive")))}
         try:
             Journal(self.database).find("0" * 16)
-            state["store"] = "ok"
-        except StoreError as error:
+            state["store"] = _room(self.database.path) or "ok"
+        except (StoreError, OSError) as error:
             state["store"] = printable(str(error), 200)
         return state["store"] == "ok" and state["workers"] not in ("0", "1"), state
 
