@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gateway.cli.main import EX_CONFIG, EX_NOINPUT, EX_TEMPFAIL, Context, Failure, config_option
+from gateway.mail.networks import address
 from gateway.mail.types import Action, Envelope, Mail, Session, Tls, new_id
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ def scan(
       mailwarden scan --ip 192.0.2.1 --helo mx.example.org --from alice@example.org message.eml
       cat message.eml | mailwarden scan --json -
     """
+    if ip and address(ip) is None:
+        raise click.BadParameter(f"{ip!r} is no IP address", param_hint="--ip")
     session = Session(client_ip=ip, helo=helo, tls=Tls(tls_version) if tls_version else None)
     opened = _open(context, offline=offline)
     worst = 0
