@@ -13,7 +13,7 @@ import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
@@ -56,6 +56,16 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: st
     for row in rows:
         made.add_row(*[cell if isinstance(cell, Text) else safe(cell) for cell in row])
     return made
+
+
+def entries(rows: Iterable[tuple[str, str]]) -> Group:
+    """Two lines for each row, the second one indented, cut where the terminal ends."""
+    lines = []
+    for first, second in rows:
+        lines += [safe(first, 500, "bold"), safe(f"  {second}", 500)]
+    for line in lines:
+        line.no_wrap, line.overflow = True, "ellipsis"
+    return Group(*lines)
 
 
 def facts(rows: Iterable[tuple[str, object]]) -> Table:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gateway.cli.main import EX_DATAERR, EX_NOINPUT, EX_UNAVAILABLE, EX_USAGE, Context, Failure, config_option
-from gateway.cli.output import console, facts, moment, octets, print_json, safe, table
+from gateway.cli.output import console, entries, facts, moment, octets, print_json, safe, table
 from gateway.mail.headers import printable, split
 from gateway.store.database import StoreError, open_database
 from gateway.store.held import Item, Search, State
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 BULK = 1_000  # items that one --all-matching takes
 STATES = [*(state.value for state in State), "all"]
+NARROW = 130  # columns of a terminal below which a row of the list takes two lines
 TEXT_SHOWN = 2_000  # characters of text that `show` prints
 _SPAN = re.compile(r"(\d{1,6})\s*([smhdw])", re.ASCII)
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
@@ -112,7 +113,7 @@ def list_items(context: Context, /, *, state: str, as_json: bool, **chosen: Any)
     if not items:
         out.print("Nothing is held that matches." if state == "held" else "Nothing matches.")
         return
-    out.print(_listing(items))
+    out.print(_listing(items, out.width))
     if total > len(items):
         out.print(f"{len(items)} of {total}; see --limit and --offset")
 
@@ -304,7 +305,7 @@ def _choose(
         if not sys.stdin.isatty():
             raise Failure(f"{len(items)} messages match; add --yes to go on", EX_USAGE)
         out = console(stderr=True)
-        out.print(_listing(items))
+        out.print(_listing(items, out.width))
         click.confirm(f"{len(items)} messages. Go on?", abort=True, err=True)
     return [item.id for item in items]
 
@@ -312,7 +313,16 @@ def _choose(
 # ---------------------------------------------------------------- printing
 
 
-def _listing(items: list[Item]) -> Any:
+def _listing(items: list[Item], width: int) -> Any:
+    if width < NARROW:
+        return entries(
+            (
+                f"{item.id}  {moment(item.held_at)[:-3]}  {item.state}  {item.score:.1f}  "
+                + (", ".join(item.reasons) or item.reason),
+                f"<{item.sender}> to {_people(item)}: {item.subject}",
+            )
+            for item in items
+        )
     rows = [
         (
             item.id,

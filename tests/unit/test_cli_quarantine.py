@@ -96,6 +96,20 @@ def test_list_is_a_table_and_newest_first(bench: Bench) -> None:
     assert "A chance" in lines[0]
 
 
+def test_list_fits_a_narrow_terminal(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two lines for each message, cut at the edge; the id is whole and first."""
+    monkeypatch.setattr(output, "WIDE", 80)
+    items = [
+        hold(bench.quarantine),
+        hold(bench.quarantine, mail_for(*(f"{n:060}@example.com" for n in "12"))),
+    ]
+    lines = bench.run("list").stdout.splitlines()
+    assert len(lines) == 4
+    assert max(map(len, lines)) <= 80
+    assert {line.split()[0] for line in lines[::2]} == {item.id for item in items}
+    assert any(line.endswith("\N{HORIZONTAL ELLIPSIS}") for line in lines[1::2])
+
+
 def test_an_empty_list_says_so(bench: Bench) -> None:
     assert "Nothing is held" in bench.run("list").stdout
     assert bench.json("list") == []
