@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A private rspamd from the installed package: its stock configuration, with overrides of our own.
+"""A private rspamd from the installed package: its configuration, with overrides of our own.
 
-By default it is as lean as it gets: proxy workers speak the milter protocol and scan by themselves
+Processes and modules are as Debian has them: one proxy that hands messages to normal workers, and
+all modules, whose DNS questions the given server answers.
+
+`lean` leaves as little as it gets: proxy workers speak the milter protocol and scan by themselves
 ("self-scan"); what would ask the network beyond the given DNS server and clamd is off (RBL, fuzzy,
-feeds), and so is all that needs Redis. What it is asked to do is what Mailwarden does: DKIM, SPF,
-DMARC, ARC, the antivirus scanner on the whole message, MIME, regular expressions.
-
-`stock` leaves processes and modules as Debian has them: one proxy that hands messages to normal
-workers, and all modules, whose DNS questions the given server answers.
+feeds), and so is all that needs Redis. What it is asked to do then is what Mailwarden does: DKIM,
+SPF, DMARC, ARC, the antivirus scanner on the whole message, MIME, regular expressions.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Rspamd(Server):
     start_seconds = 60.0
 
     def __init__(
-        self, directory: Path, *, clamd: str, nameserver: str, workers: int, stock: bool = False
+        self, directory: Path, *, clamd: str, nameserver: str, workers: int, lean: bool = False
     ) -> None:
         super().__init__(directory)
         self.port = free_port()
@@ -49,17 +49,17 @@ class Rspamd(Server):
         scanner = free_port()
         files = {
             "worker-normal.inc": f'bind_socket = "127.0.0.1:{scanner}"; count = {workers};'
-            if stock
+            if not lean
             else "enabled = false;",
             "worker-controller.inc": "enabled = false;",
             "worker-fuzzy.inc": "enabled = false;",
             "worker-proxy.inc": f"""
                 bind_socket = "127.0.0.1:{self.port}";
-                count = {1 if stock else workers};
+                count = {workers if lean else 1};
                 milter = yes;
                 upstream "local" {{
                     default = yes;
-                    {f'hosts = "127.0.0.1:{scanner}"' if stock else "self_scan = yes"};
+                    {"self_scan = yes" if lean else f'hosts = "127.0.0.1:{scanner}"'};
                 }}
             """,
             "options.inc": f"""
@@ -75,7 +75,7 @@ class Rspamd(Server):
                 }}
             """,
         }
-        if not stock:
+        if lean:
             files["phishing.conf"] = "openphish_enabled = false; phishtank_enabled = false;"
             files |= {f"{module}.conf": "enabled = false;" for module in _OFF}
         for file, text in files.items():
