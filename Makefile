@@ -14,6 +14,11 @@ PACKAGES_BUILD := python3 python3-venv python3-dev gcc libc6-dev libmilter-dev l
 PACKAGES_DEMO  := $(PACKAGES_BUILD) postfix clamav-daemon
 PACKAGES_TEST  := $(PACKAGES_DEMO) spamassassin spamd swaks miltertest
 PACKAGES_BENCH := $(PACKAGES_DEMO) rspamd
+PACKAGES_EVALUATE := $(PACKAGES_BUILD) bogofilter spamassassin spamd rspamd
+
+# Public collections of mail, and options such as --quick, for `make evaluate`
+CORPUS := ../shared/corpus
+EVALUATE :=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -21,7 +26,7 @@ INSTALL := contrib/install
 # Postfix cannot run without root, and the test servers are started beside it.
 AS_ROOT := $(shell test "$$(id -u)" = 0 || echo "$(INSTALL)/as-root")
 
-.PHONY: help install test lint demo bench torture-milter conformance reference clean distclean
+.PHONY: help install test lint demo bench torture-milter evaluate conformance reference clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +59,10 @@ bench: $(VENV)/.installed-tests ## compare with rspamd on the same mail, behind 
 torture-milter: $(VENV)/.installed-tests ## 1,000 messages while workers are killed: nothing lost, nothing unscanned
 	@$(INSTALL)/packages $(PACKAGES_DEMO)
 	@$(AS_ROOT) $(BIN)/python -m contrib.bench.durability
+
+evaluate: $(VENV)/.installed-tests ## measure the classifier, beside other filters, on the mail of CORPUS
+	@$(INSTALL)/packages $(PACKAGES_EVALUATE)
+	@$(BIN)/python -m contrib.evaluate --corpus "$(CORPUS)" $(EVALUATE)
 
 conformance: $(VENV)/.installed-tests ## run the public conformance suites, where they lie beside the checkout
 	@$(BIN)/python -m contrib.conformance

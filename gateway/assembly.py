@@ -27,7 +27,7 @@ from gateway.scanners.clamd import Clamd
 from gateway.scanners.spamd import Spamd
 from gateway.smarthost.server import tls_context
 from gateway.smarthost.settings import Door, Judgement
-from gateway.store.database import Database, open_database
+from gateway.store.database import Database, open_database, state_directory
 from gateway.store.dmarc import Observations
 from gateway.store.journal import Journal
 from gateway.store.quarantine import Quarantine
@@ -56,7 +56,7 @@ def load(config: Config, log: Log | None = None) -> Loaded:
     except RuleError as error:
         raise ConfigError(str(error)) from error
     try:
-        classifier = Classifier.open(config.classifier, data_dir("models"))
+        classifier = Classifier.open(config.classifier, data_dir("models"), state_directory(config.store))
     except ModelError as error:
         if config.classifier.required:
             raise ConfigError(f"classifier: {error}") from error

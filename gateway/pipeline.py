@@ -122,7 +122,7 @@ def classify(mail: Mail, content: Content, gateway: Gateway) -> Spam | None:
     if gateway.classifier is None:
         return None
     score = gateway.classifier.score(mail.raw, content)
-    return None if score is None else Spam(score.probability, score.reasons)
+    return None if score is None else Spam(score.cautious, score.reasons)
 
 
 def keep(mail: Mail, judgement: Judgement, gateway: Gateway, door: str, seconds: float) -> None:

@@ -12,18 +12,17 @@ from __future__ import annotations
 import argparse
 import os
 import resource
-import tarfile
 import tempfile
 import time
 import tomllib
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it ships no types
 
+from contrib.train import collections
 from contrib.train.card import Figures, card
 from gateway.classifier import artefact, corpus, train
 from gateway.classifier.evaluate import Evaluation, evaluate
@@ -31,47 +30,9 @@ from gateway.classifier.mapping import replace
 from gateway.mail.mime import parse
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
 
 HERE = Path(__file__).resolve().parent
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A folder of one kind of mail in an archive."""
-
-    archive: str
-    corpus: str
-    folder: str
-    spam: bool
-
-
-TERMS = {
-    "spamassassin": "SpamAssassin public corpus, 2002-2003; copyright stays with the senders",
-    "lists": "public mailing-list archives, 2019-2021; copyright stays with the senders",
-    "csdmc": "CSDMC 2010 spam corpus, free for research; copyright stays with the senders",
-    "enron": "Enron-Spam 1-4, preprocessed; the mail became public by order of a court",
-}
-PARTS = (
-    *(
-        Part("spamassassin", "spamassassin", f"spamassassin/{f}", False)
-        for f in ("easy_ham", "easy_ham_2", "hard_ham")
-    ),
-    *(Part("spamassassin", "spamassassin", f"spamassassin/{f}", True) for f in ("spam", "spam_2")),
-    Part("lists-2019-2021", "lists", "modern_lists_2019_2021/ham", False),
-    Part("lists-2019-2021", "lists", "modern_lists_2019_2021/spam", True),
-    Part("csdmc2010", "csdmc", "csdmc2010_nonSA/ham", False),
-    Part("csdmc2010", "csdmc", "csdmc2010_nonSA/spam", True),
-    *(
-        Part("enron1-4_preprocessed", "enron", f"enron{n}/{kind}", kind == "spam")
-        for n in (1, 2, 3, 4)
-        for kind in ("ham", "spam")
-    ),
-)
-TREC = "trec07p_1_30000"
-TREC_FROM = 25_000  # lines of its index that are left out; some of the labels before are wrong
 
 
 def main() -> None:
@@ -90,7 +51,7 @@ def main() -> None:
 
 
 def _run(options: argparse.Namespace, scratch: Path) -> None:
-    examples = list(train.distinct(_examples(options.corpus, scratch)))
+    examples = list(train.distinct(collections.examples(options.corpus, scratch)))
     _say(f"{len(examples)} messages, each once")
     figures: dict[str, Figures] = {}
     parts = dict(train.cross_validate(examples))
@@ -101,8 +62,8 @@ def _run(options: argparse.Namespace, scratch: Path) -> None:
     trained = train.train(examples)
     _say(f"{len(trained.keys)} features, {calibration}")
     counts = Counter((one.corpus, one.spam) for one in examples)
-    sources = [artefact.Source(n, counts[n, False], counts[n, True], t) for n, t in TERMS.items()]
-    scoring = {"bias": train.BIAS, "low": train.LOW, "high": train.HIGH}
+    sources = [artefact.Source(n, counts[n, False], counts[n, True], t) for n, t in collections.TERMS.items()]
+    scoring = {"bias": train.BIAS, "low": train.LOW, "high": train.HIGH, "least": train.LEAST}
     artefact.save(options.out, trained, calibration, sources, name="base", date=options.date, scoring=scoring)
     messages = tomllib.loads((HERE / "golden.toml").read_text("utf-8"))
     artefact.write_golden(options.out, messages, parse)
@@ -116,21 +77,6 @@ def _run(options: argparse.Namespace, scratch: Path) -> None:
 
 def _epoch() -> float:
     return float(os.environ.get("SOURCE_DATE_EPOCH", time.time()))
-
-
-def _examples(folder: Path, scratch: Path) -> Iterator[train.Example]:
-    for archive in dict.fromkeys(part.archive for part in PARTS):
-        _unpack(folder / f"{archive}.tar.xz", scratch)
-        _say(f"reading {archive}")
-        for part in PARTS:
-            if part.archive == archive:
-                for sample in corpus.read(scratch / part.folder):
-                    yield train.example(sample.name, part.corpus, part.spam, parse(sample.raw))
-
-
-def _unpack(archive: Path, scratch: Path) -> None:
-    with tarfile.open(archive) as tar:
-        tar.extractall(scratch, filter="data")
 
 
 def _cold(
@@ -151,14 +97,13 @@ def _cold(
         )
     indonesian = [
         train.example(sample.name, "indonesian", bool(sample.spam), parse(sample.raw))
-        for sample in corpus.read_index(folder / "indonesian-a.csv")
+        for sample in corpus.read_index(folder / collections.INDONESIAN)
     ]
     figures["indonesian-a"] = Figures(_measured(indonesian, trained, calibration), "not trained on")
-    _unpack(folder / f"{TREC}.tar.xz", scratch)
     trec = [
         train.example(sample.name, "trec", bool(sample.spam), parse(sample.raw))
-        for number, sample in enumerate(corpus.read_index(scratch / TREC / "index"))
-        if number >= TREC_FROM
+        for number, sample in enumerate(collections.trec(folder, scratch))
+        if number >= collections.TREC_FROM
     ]
     figures["TREC 2007, messages 25001-30000"] = Figures(
         _measured(trec, trained, calibration), "not trained on"

@@ -51,7 +51,7 @@ def save(
     date: str,
     scoring: Mapping[str, float],
 ) -> None:
-    """Write arrays and manifest into `directory`; `scoring` holds bias, low and high.
+    """Write arrays and manifest into `directory`; `scoring` holds bias, low, high and least.
 
     Refuses a folder that holds other things. Raises `ModelError`, `OSError`.
     """
@@ -62,6 +62,7 @@ def save(
         "keys.npy": trained.keys,
         "weights.npy": trained.weights,
         "known.npy": trained.known,
+        "grams.npy": trained.grams,
     }
     hashes = {}
     for file, array in arrays.items():

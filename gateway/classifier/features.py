@@ -27,10 +27,13 @@ if TYPE_CHECKING:
 
     from gateway.mail.types import Content, Url
 
-FEATURE_VERSION: Final = 1
+FEATURE_VERSION: Final = 2
 SHAPE_WEIGHT: Final = 1.5  # of a shape feature in the norm and the sum, where a text feature has 1
 
+NO_LINK: Final = "url:count 0"
+
 TEXT_LIMIT: Final = 12_000  # characters of body text that are read
+RUNNING_LIMIT: Final = 3_000  # characters of body text whose grams are read
 SUBJECT_LIMIT: Final = 300
 URL_LIMIT: Final = 40
 _PART_LIMIT: Final = 8
@@ -51,12 +54,14 @@ _ADDRESS = re.compile(r"[^\s<>,;\"()]{1,64}@[^\s<>,;\"()]{1,255}")
 class Features:
     """What a message shows: distinct strings, each with its group in front.
 
-    The first `words` of `text` are the distinct words of body and subject.
+    The first `words` of `text` are the distinct words of body and subject. `running` is the start
+    of subject and body as running text, for grams.
     """
 
     text: tuple[str, ...]
     shape: tuple[str, ...]
     words: int
+    running: str
 
 
 def key(feature: str) -> int:
@@ -69,7 +74,8 @@ def extract(content: Content) -> Features:
     body = _body(content)
     subject = _SUBJECT_TAGS.sub("", _clean(content.subject[:SUBJECT_LIMIT]))
     in_subject = _WORD.findall(subject)
-    words = dict.fromkeys(_WORD.findall(_LINK_OR_ADDRESS.sub(" ", _clean(body))))
+    clean = _LINK_OR_ADDRESS.sub(" ", _clean(body))
+    words = dict.fromkeys(_WORD.findall(clean))
     words.update(dict.fromkeys(in_subject))
     text = [f"w:{word}" for word in words]
     text += dict.fromkeys(f"s:{word}" for word in in_subject)
@@ -82,7 +88,8 @@ def extract(content: Content) -> Features:
     shape.update(dict.fromkeys(_from_shape(content, sender)))
     shape.update(dict.fromkeys(_address_shape(content, sender, in_subject)))
     shape.update(dict.fromkeys(_url_shape(content.urls, sender.rpartition("@")[2])))
-    return Features(tuple(text), tuple(shape), len(words))
+    running = " ".join([" ", *subject.split(), "\n", *clean[:RUNNING_LIMIT].split(), " "])
+    return Features(tuple(text), tuple(shape), len(words), running)
 
 
 def _body(content: Content) -> str:

@@ -86,6 +86,13 @@ def array_bytes(array: NDArray[Any]) -> bytes:
     return data.getvalue()
 
 
+def give_to_owner(handle: int, directory: Path) -> None:
+    """Let a file that root makes belong to the owner of its folder, lest it keep the service out."""
+    if os.geteuid() == 0:
+        owner = directory.stat()
+        os.fchown(handle, owner.st_uid, owner.st_gid)
+
+
 def replace(path: Path, data: bytes) -> None:
     """Replace a file whole, durably: a crash leaves the old one or the new one."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
@@ -93,6 +100,7 @@ def replace(path: Path, data: bytes) -> None:
         with draft.open("wb") as file:
             file.write(data)
             file.flush()
+            give_to_owner(file.fileno(), path.parent)
             os.fsync(file.fileno())
         draft.replace(path)
     except OSError:

@@ -8,7 +8,7 @@ all forked workers share one copy. Scores hostile messages; `features` bounds th
 
 A folder holds manifest.toml, keys.npy (sorted 32-bit feature hashes), weights.npy (two rows of
 half-precision weights: the whole model, and the one that sees shape only), known.npy (which keys
-are common words), card.md and golden.jsonl.
+are common words), grams.npy (weights of grams of running text, by bucket), card.md, golden.jsonl.
 """
 
 from __future__ import annotations
@@ -23,8 +23,19 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from gateway.classifier.features import FEATURE_VERSION, SHAPE_WEIGHT, Features, extract, key, readable
+from gateway.classifier import grams
+from gateway.classifier.features import (
+    FEATURE_VERSION,
+    NO_LINK,
+    SHAPE_WEIGHT,
+    Features,
+    extract,
+    key,
+    readable,
+)
 from gateway.classifier.mapping import ModelError, open_regular, read_array
+from gateway.classifier.site import Seen, SiteFile, blend, buckets, learned, shapes, share_of_base
+from gateway.mail.headers import printable
 
 if TYPE_CHECKING:
     from typing import Any
@@ -37,18 +48,21 @@ if TYPE_CHECKING:
 
 __all__ = ["Classifier", "Model", "ModelError", "Score"]
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 MANIFEST: Final = "manifest.toml"
 ARRAYS: Final[dict[str, np.dtype[Any]]] = {
     "keys.npy": np.dtype("<u4"),
     "weights.npy": np.dtype("<f2"),
     "known.npy": np.dtype("|u1"),
+    "grams.npy": np.dtype("<f2"),
 }
 
 _FILE_LIMIT: Final = 8 << 20  # octets of one array file
 _MANIFEST_LIMIT: Final = 64 << 10
 _WEIGHT_LIMIT: Final = 10_000.0
 _REASONS: Final = 5  # in each direction
+_GRAM_REASONS: Final = 2
+_FEW: Final = 4.0  # known words that give half of the certainty; a link counts for as many
 _LOGIT_LIMIT: Final = 30.0
 
 
@@ -59,13 +73,23 @@ class Score:
     `probability` of spam is calibrated and equals the logistic function of `logit`. `known` is the
     share of the message's words that the model knows: near 0 the text says little and shape alone
     is judged. `reasons` are the features that weighed most, with their share of the logit:
-    positive speaks for spam.
+    positive speaks for spam. `sure`, 0 to 1, says how much there was to read: little in a message
+    of one line.
     """
 
     probability: float
     logit: float
     known: float
     reasons: tuple[tuple[str, float], ...] = ()
+    sure: float = 1.0
+
+    @property
+    def cautious(self) -> float:
+        """The probability to act upon: that of spam is taken back where there was little to read.
+
+        Ranking is left to `logit`: among short messages, too, spam comes before ham.
+        """
+        return sigmoid(self.logit * self.sure) if self.logit > 0 else self.probability
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +97,8 @@ class Manifest:
     """The checked part of manifest.toml that scoring needs.
 
     `slope` and `offset` calibrate the whole model, the next two the one that sees shape only;
-    `low` and `high` are the shares of known words between which the text gains its say;
+    `low` and `high` are the shares of known words between which the text gains its say, from
+    `least` of the whole model to all of it;
     `threshold` is the probability from which a cold model calls it spam.
     """
 
@@ -86,6 +111,7 @@ class Manifest:
     bias: float
     low: float
     high: float
+    least: float
     threshold: float
     files: dict[str, str]
     trained_on: tuple[str, ...]
@@ -100,18 +126,21 @@ class Model:
     keys: NDArray[np.uint32]
     weights: NDArray[np.float16]
     known: NDArray[np.uint8]
+    grams: NDArray[np.float16]
 
     @classmethod
     def load(cls, directory: Path) -> Model:
         """Load and check the artefact in `directory`; raise `ModelError` if anything is wrong."""
         data, digest = _read_manifest(directory / MANIFEST)
         manifest = _check_manifest(data, directory / MANIFEST)
-        keys, weights, known = (
+        keys, weights, known, dense = (
             read_array(directory / name, dtype, _FILE_LIMIT, manifest.files[name])
             for name, dtype in ARRAYS.items()
         )
         _check_arrays(directory, keys, weights, known)
-        return cls(f"{manifest.name}-{digest[:8]}", manifest, keys, weights, known)
+        if dense.shape != (grams.BUCKETS,) or not np.all(np.abs(dense) < _WEIGHT_LIMIT):
+            raise ModelError(f"{directory}: grams.npy is not what this version reads")
+        return cls(f"{manifest.name}-{digest[:8]}", manifest, keys, weights, known, dense)
 
     def score(self, content: Content) -> Score:
         """Score a parsed message."""
@@ -125,12 +154,10 @@ class Model:
         at = np.searchsorted(self.keys, wanted)
         at[at == len(self.keys)] = 0
         found = self.keys[at] == wanted
-        known = 0.0
-        if features.words:
-            known = (
-                np.count_nonzero(self.known[at[: features.words]] & found[: features.words]) / features.words
-            )
+        words = int(np.count_nonzero(self.known[at[: features.words]] & found[: features.words]))
+        known = words / max(features.words, 1)
         share = min(max((known - scale.low) / (scale.high - scale.low), 0.0), 1.0)
+        share = scale.least + (1 - scale.least) * share
         start, shapes = len(features.text), len(features.shape)
         unit = np.ones(len(names))
         unit[start:] = SHAPE_WEIGHT
@@ -140,11 +167,30 @@ class Model:
             (1 - share) * scale.shape_slope / math.sqrt(max(shapes, 1))
         )
         weigh *= found
-        logit = float(weigh.sum())
+        by_gram, letters = self._grams(features.running, share * scale.slope)
+        logit = float(weigh.sum()) + by_gram
         logit += share * (scale.slope * scale.bias + scale.offset)
         logit += (1 - share) * (scale.shape_slope * scale.bias + scale.shape_offset)
         logit = min(max(logit, -_LOGIT_LIMIT), _LOGIT_LIMIT)
-        return Score(sigmoid(logit), logit, known, _reasons(names, weigh))
+        reasons = _strongest(_reasons(names, weigh) + letters)
+        evidence = words + (0 if NO_LINK in features.shape else _FEW)
+        return Score(sigmoid(logit), logit, known, reasons, evidence / (evidence + _FEW))
+
+    def _grams(self, running: str, slope: float) -> tuple[float, list[tuple[str, float]]]:
+        """Weigh the grams of running text; give the sum, and those that weighed most."""
+        places = grams.hashed(running)
+        at = grams.distinct(places)
+        if not len(at):
+            return 0.0, []
+        weigh = self.grams[at].astype(np.float64) * (slope / math.sqrt(len(at)))
+        order = np.argsort(weigh)
+        chosen = {*order[:_GRAM_REASONS].tolist(), *order[-_GRAM_REASONS:].tolist()}
+        reasons = [
+            (f"letters “{printable(grams.example(running, places, int(at[i])), 20)}”", float(weigh[i]))
+            for i in sorted(chosen)
+            if weigh[i]
+        ]
+        return float(weigh.sum()), reasons
 
 
 def sigmoid(logit: float) -> float:
@@ -155,12 +201,18 @@ def sigmoid(logit: float) -> float:
     return power / (1 + power)
 
 
-def _reasons(names: tuple[str, ...], weigh: NDArray[np.float64]) -> tuple[tuple[str, float], ...]:
+def _reasons(names: tuple[str, ...], weigh: NDArray[np.float64]) -> list[tuple[str, float]]:
     order = np.argsort(weigh)
     strongest = [i for i in order[: -_REASONS - 1 : -1] if weigh[i] > 0]
     strongest += [i for i in order[:_REASONS] if weigh[i] < 0]
-    strongest.sort(key=lambda i: -abs(weigh[i]))
-    return tuple((readable(names[i]), float(weigh[i])) for i in strongest)
+    return [(readable(names[i]), float(weigh[i])) for i in strongest]
+
+
+def _strongest(reasons: list[tuple[str, float]]) -> tuple[tuple[str, float], ...]:
+    reasons.sort(key=lambda reason: -abs(reason[1]))
+    chosen = [reason for reason in reasons if reason[1] > 0][:_REASONS]
+    chosen += [reason for reason in reasons if reason[1] < 0][:_REASONS]
+    return tuple(sorted(chosen, key=lambda reason: -abs(reason[1])))
 
 
 # ---------------------------------------------------------------- both models
@@ -171,53 +223,54 @@ class Classifier:
     """The models that there are. With none, the classifier is unavailable, which is not ham."""
 
     base: Model | None = None
-    site: SiteModel | None = None
+    site: SiteFile | None = None
 
     @classmethod
-    def open(cls, settings: ClassifierSettings, models: Path) -> Classifier | None:
+    def open(cls, settings: ClassifierSettings, models: Path, state: Path) -> Classifier | None:
         """Load what the settings name, the shipped model by default; None if it is switched off.
 
-        Raises `ModelError`.
+        `state` is the folder of the site's own model. Raises `ModelError`.
         """
         if not settings.enabled:
             return None
-        return cls(Model.load(Path(settings.model) if settings.model else models / "base"))
+        path = settings.site_path(state)
+        base = Model.load(Path(settings.model) if settings.model else models / "base")
+        return cls(base, SiteFile(path) if path else None)
 
     @property
     def version(self) -> str:
         """What judged: the base model's version, and how much the site has taught."""
         names = [self.base.version] if self.base else []
-        if self.site and learned(self.site):
-            names.append(f"site-{self.site.ham + self.site.spam}")
+        local = self.site.current() if self.site else None
+        if local and learned(local.ham, local.spam):
+            names.append(f"site-{local.ham + local.spam}")
         return "+".join(names) or "none"
 
     def score(self, raw: bytes, content: Content) -> Score | None:
         """Score a message, given as received and as parsed; None if there is no model."""
-        count = learned(self.site) if self.site else 0
-        base = self.base.score(content) if self.base else None
-        if not self.site or not count:
+        features = extract(content)
+        base = self.base.score_features(features) if self.base else None
+        local = self.site.current() if self.site else None
+        count = learned(local.ham, local.spam) if local else 0
+        if local is None or not count:
             return base
-        local = self.site.score(raw)
-        if base is None:
-            return Score(sigmoid(local), local, 1.0, (("what this site taught", local),))
-        share = share_of_base(count)
-        logit = local + share * base.logit
-        reasons: tuple[tuple[str, float], ...] = ((f"what this site taught in {count} messages", local),)
-        reasons += tuple((name, weight * share) for name, weight in base.reasons)
-        return Score(sigmoid(logit), logit, base.known, reasons)
+        seen = Seen(buckets(raw), shapes(features.shape), base.logit if base else 0.0)
+        return with_site(local, seen, base)
 
 
-def learned(site: SiteModel) -> int:
-    """Count what the site taught; a kind of mail of which it knows little bounds the count."""
-    return min(site.ham + site.spam, 5 * min(site.ham, site.spam))
-
-
-def share_of_base(count: int) -> float:
-    """Say how much the base model's logit counts once a site has taught `count` messages.
-
-    All of it at first, a third after 1,000, little after 3,000: so it ranked best, replayed in time.
-    """
-    return max(0.08, 1 / (1 + math.pow(count / 700, 1.5)))
+def with_site(local: SiteModel, seen: Seen, base: Score | None) -> Score:
+    """Add what the site taught to the score of the base model."""
+    count = learned(local.ham, local.spam)
+    found = local.score(seen)
+    logit = blend(count, found, seen.base)
+    if base is None:
+        return Score(sigmoid(logit), logit, 1.0, (("what this site taught", logit),))
+    share = share_of_base(count)
+    taught = logit - share * base.logit
+    reasons: tuple[tuple[str, float], ...] = ((f"what this site taught in {count} messages", taught),)
+    reasons += tuple((name, weight * share) for name, weight in base.reasons)
+    sure = 1 - share * (1 - base.sure)
+    return Score(sigmoid(logit), logit, base.known, reasons, sure)
 
 
 # ---------------------------------------------------------------- reading the artefact
@@ -250,7 +303,11 @@ def _check_manifest(data: dict[str, Any], path: Path) -> Manifest:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelError(f"{path}: missing or wrong value: {error}") from error
-    if not all(map(math.isfinite, numbers.values())) or not manifest.low < manifest.high:
+    if (
+        not all(map(math.isfinite, numbers.values()))
+        or not manifest.low < manifest.high
+        or not 0 <= manifest.least <= 1
+    ):
         raise ModelError(f"{path}: a number is out of range")
     if (
         min(manifest.slope, manifest.shape_slope) <= 0
@@ -261,7 +318,7 @@ def _check_manifest(data: dict[str, Any], path: Path) -> Manifest:
     return manifest
 
 
-_NUMBERS = ("slope", "offset", "shape_slope", "shape_offset", "bias", "low", "high", "threshold")
+_NUMBERS = ("slope", "offset", "shape_slope", "shape_offset", "bias", "low", "high", "least", "threshold")
 _NAME_SAFE = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_")
 
 

@@ -3,7 +3,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
 from gateway.settings import Settings
+
+SITE_FILE = "site-model.npy"
 
 
 class ClassifierSettings(Settings, frozen=True):
@@ -15,3 +22,23 @@ class ClassifierSettings(Settings, frozen=True):
     model: str = ""
     # Whether a model that cannot be loaded stops the start; otherwise "unavailable" is recorded.
     required: bool = False
+    # The model of what this site teaches: "on" keeps it beside the database, "off" uses none, and
+    # an absolute path keeps it there.
+    site: str = "on"
+    # What is kept of mail that was learned: "features" (hashes only), or "bodies" as well (the
+    # first octets, so that a later version of the program can learn them anew).
+    samples: Literal["features", "bodies"] = "features"
+    # How many reports of one person or address are learned in a day; the rest is refused.
+    reports_per_day: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 20
+    # Share of ham that a newly learned model may call spam before it is refused, in percent.
+    false_positives: Annotated[float, msgspec.Meta(ge=0, le=100)] = 0.5
+
+    def __post_init__(self) -> None:
+        if self.site not in {"on", "off"} and not Path(self.site).is_absolute():
+            raise ValueError("site is on, off, or an absolute path")
+
+    def site_path(self, state: Path) -> Path | None:
+        """Where the site model is, `state` being the folder of the database; None if it is off."""
+        if self.site == "off":
+            return None
+        return state / SITE_FILE if self.site == "on" else Path(self.site)

@@ -25,6 +25,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import LeaveOneGroupOut, StratifiedKFold
 from sklearn.pipeline import Pipeline
 
+from gateway.classifier import grams
 from gateway.classifier.features import SHAPE_WEIGHT, extract, key
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 BIAS: Final = -1.0  # fixed: what is not known leans to ham, whatever the training mail held
 STRENGTH: Final = 100.0  # C of the logistic regression
 LOW, HIGH = 0.2, 0.4  # shares of known words between which the text gains its say
+LEAST: Final = 0.5  # share of the whole model in a text of which it knows no word
+GRAMS: Final = 0.25  # share of the model that reads grams, added to that of words and shape
 SHAPE_TRUST: Final = 0.85  # slope of the scores by shape alone, of that of the whole model
 WEIGHT_CAP: Final = 8.0  # no message weighs more than this many times the mean of its collection
 COMMON: Final = 0.01  # a word is known if this share of the messages has it
@@ -61,6 +64,7 @@ class Example:
     text: NDArray[np.uint32]
     shape: NDArray[np.uint32]
     words: int
+    grams: NDArray[np.int32]
     digest: bytes
 
 
@@ -71,7 +75,8 @@ def example(name: str, corpus: str, spam: bool, content: Content) -> Example:
     shape = np.fromiter(map(key, found.shape), np.uint32, len(found.shape))
     digest = hashlib.blake2b(np.sort(text).tobytes() or shape.tobytes(), digest_size=16).digest()
     html = any(part.kind == "html" for part in content.texts)
-    return Example(name, corpus, spam, html, text, shape, found.words, digest)
+    buckets = grams.distinct(grams.hashed(found.running)).astype(np.int32)
+    return Example(name, corpus, spam, html, text, shape, found.words, buckets, digest)
 
 
 def distinct(examples: Iterable[Example]) -> Iterator[Example]:
@@ -93,14 +98,14 @@ def _unit(one: Example) -> NDArray[np.float64]:
     return np.asarray(values / math.sqrt(max(float(values @ values), 1.0)))
 
 
-def _unit_shape(one: Example) -> NDArray[np.float64]:
-    return np.full(len(one.shape), 1 / math.sqrt(max(len(one.shape), 1)))
+def _flat(count: int) -> NDArray[np.float64]:
+    return np.full(count, 1 / math.sqrt(max(count, 1)))
 
 
 class Vocabulary(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
     """Turns examples into rows of unit length, the features that are not kept included.
 
-    So unknown text shrinks a score by itself. `part` is "all" or "shape". A feature is kept if it
+    So unknown text shrinks a score by itself. `part` is "all", "shape" or "grams". A feature is kept if it
     is in at least two messages of each of two collections (of one, if there is but one).
     """
 
@@ -131,13 +136,15 @@ class Vocabulary(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scik
             at[at == len(self.keys_)] = 0
             kept = self.keys_[at] == keys
             columns.append(at[kept])
-            values.append((_unit_shape(one) if self.part == "shape" else _unit(one))[kept])
+            values.append((_unit(one) if self.part == "all" else _flat(len(keys)))[kept])
             ends.append(ends[-1] + len(columns[-1]))
         shape = (len(examples), len(self.keys_))
         return sparse.csr_matrix((np.concatenate(values), np.concatenate(columns), ends), shape=shape)
 
-    def _keys(self, one: Example) -> NDArray[np.uint32]:
-        return one.shape if self.part == "shape" else np.concatenate((one.text, one.shape))
+    def _keys(self, one: Example) -> NDArray[np.uint32] | NDArray[np.int32]:
+        if self.part == "all":
+            return np.concatenate((one.text, one.shape))
+        return one.shape if self.part == "shape" else one.grams
 
 
 class FixedBiasLogistic(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
@@ -182,7 +189,7 @@ class FixedBiasLogistic(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  
 
 
 def pipeline(part: str) -> Pipeline:
-    """Join the two parts of a model that reads "all", or "shape" only."""
+    """Join the two parts of a model that reads "all" (words and shape), "shape" only, or "grams"."""
     return Pipeline([("vocabulary", Vocabulary(part)), ("classify", FixedBiasLogistic())])
 
 
@@ -210,11 +217,12 @@ def balance(examples: Sequence[Example]) -> NDArray[np.float64]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trained:
-    """A trained model: sorted keys, weights (all; shape only), which keys are common words."""
+    """A trained model: sorted keys, weights (all; shape only), which keys are common words, grams."""
 
     keys: NDArray[np.uint32]
     weights: NDArray[np.float16]
     known: NDArray[np.uint8]
+    grams: NDArray[np.float16]
 
     def raw(self, examples: Sequence[Example]) -> Raw:
         """Give uncalibrated logits of examples."""
@@ -226,10 +234,11 @@ class Trained:
         at[at == len(self.keys)] = 0
         found = self.keys[at] == keys
         known = np.count_nonzero(self.known[at[: one.words]] & found[: one.words])
-        share = min(max((known / max(one.words, 1) - LOW) / (HIGH - LOW), 0.0), 1.0)
+        share = LEAST + (1 - LEAST) * min(max((known / max(one.words, 1) - LOW) / (HIGH - LOW), 0.0), 1.0)
         weights = self.weights[:, at].astype(np.float64) * found
         whole = float(weights[0] @ _unit(one)) + BIAS
-        shape = float(weights[1, len(one.text) :] @ _unit_shape(one)) + BIAS
+        whole += float(self.grams[one.grams].astype(np.float64) @ _flat(len(one.grams)))
+        shape = float(weights[1, len(one.text) :] @ _flat(len(one.shape))) + BIAS
         return whole, shape, share
 
 
@@ -253,6 +262,10 @@ def train(examples: Sequence[Example]) -> Trained:
         line = pipeline(part)
         line.fit(examples, labels, classify__sample_weight=weights)
         fitted.append((line["vocabulary"].keys_, line["classify"].coef_))
+    line = pipeline("grams")
+    line.fit(examples, labels, classify__sample_weight=weights)
+    dense = np.zeros(grams.BUCKETS, np.float16)
+    dense[line["vocabulary"].keys_] = GRAMS * line["classify"].coef_.astype(np.float64)
     common = _common_words(examples)
     keys = np.unique(np.concatenate([common, *(part for part, _ in fitted)]))
     rows = np.zeros((2, len(keys)), np.float16)
@@ -260,7 +273,7 @@ def train(examples: Sequence[Example]) -> Trained:
         row[np.searchsorted(keys, part)] = coefficients
     known = np.isin(keys, common).astype(np.uint8)
     used = rows.any(axis=0) | (known > 0)
-    return Trained(keys[used], np.ascontiguousarray(rows[:, used]), known[used])
+    return Trained(keys[used], np.ascontiguousarray(rows[:, used]), known[used], dense)
 
 
 def _common_words(examples: Sequence[Example]) -> NDArray[np.uint32]:
@@ -329,7 +342,9 @@ def calibrate(parts: Sequence[Unseen]) -> Calibration:
     raw = np.concatenate([part.raw.whole for part in parts])
     line = LogisticRegression(C=1e6).fit(raw[:, None], labels, sample_weight=weights)
     slope, offset = max(float(line.coef_[0, 0]), 1e-3), float(line.intercept_[0])
-    calibration = Calibration(round(slope, 6), round(offset, 6), round(SHAPE_TRUST * slope, 6), 0.0)
+    calibration = Calibration(
+        round(slope, 6), round(offset, 6), round(SHAPE_TRUST * slope, 6), round(offset, 6)
+    )
     ham = np.concatenate([calibration.logits(part.raw)[~part.labels] for part in parts])
     share = np.concatenate([np.full(n := int((~part.labels).sum()), 1 / max(n, 1)) for part in parts])
     order = np.argsort(-ham, kind="stable")

@@ -301,7 +301,7 @@ def train(
             calibration = training.calibrate([part for _, part in training.cross_validate(examples)])
             trained = training.train(examples)
         date = time.strftime("%Y-%m-%d", time.gmtime())
-        scoring = {"bias": training.BIAS, "low": training.LOW, "high": training.HIGH}
+        scoring = {"bias": training.BIAS, "low": training.LOW, "high": training.HIGH, "least": training.LEAST}
         artefact.save(out, trained, calibration, [source], name=name, date=date, scoring=scoring)
         loaded = Model.load(out)
     rows = {

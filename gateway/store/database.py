@@ -64,6 +64,16 @@ class StoreSettings(Settings, frozen=True):
     token_seconds: Seconds = 21_600.0
 
 
+def state_directory(settings: StoreSettings) -> Path:
+    """The folder of the database, where this machine keeps what belongs to it."""
+    try:
+        url = make_url(settings.database)
+    except ArgumentError:
+        url = None
+    here = url.database if url is not None and url.get_backend_name() == "sqlite" else None
+    return Path(here).absolute().parent if here else Path("/var/lib/mailwarden")
+
+
 class StoreError(Exception):
     """The store could not do what was asked. Nothing was changed; the caller defers."""
 

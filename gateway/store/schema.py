@@ -33,7 +33,7 @@ from sqlalchemy import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-VERSION = 2
+VERSION = 3
 
 metadata = MetaData()
 _Number = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER counts by itself in SQLite
@@ -215,6 +215,26 @@ dmarc_reports = Table(
     sqlite_with_rowid=False,
 )
 
+# Labelled mail that the site's model is made of, in this order.
+samples = Table(
+    "samples",
+    metadata,
+    Column("number", _Number, primary_key=True),
+    Column("digest", String(64), nullable=False),
+    *(Column(f"near{n}", BigInteger, nullable=False) for n in range(4)),
+    Column("spam", Integer, nullable=False),
+    Column("origin", String(16), nullable=False),
+    Column("source", Text, nullable=False),
+    Column("time", Float, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("features", LargeBinary, nullable=False),  # zlib
+    Column("body", LargeBinary, nullable=False),  # zlib; empty unless the settings want bodies kept
+    Index("samples_digest", "digest"),
+    *(Index(f"samples_near{n}", f"near{n}") for n in range(4)),
+    Index("samples_source", "source", "time"),
+    Index("samples_state", "state", "number"),
+)
+
 _SQLITE_APPEND_ONLY = (
     (
         "CREATE TRIGGER audit_no_update BEFORE UPDATE ON audit "
@@ -243,8 +263,13 @@ def _add_dmarc(connection: Connection) -> None:
         table.create(connection)
 
 
+def _add_samples(connection: Connection) -> None:
+    """Add what the site's model learns from."""
+    samples.create(connection)
+
+
 # From version n to n + 1, each within the transaction that opens the database.
-MIGRATIONS: dict[int, Callable[[Connection], None]] = {1: _add_dmarc}
+MIGRATIONS: dict[int, Callable[[Connection], None]] = {1: _add_dmarc, 2: _add_samples}
 
 
 class NewerSchemaError(Exception):

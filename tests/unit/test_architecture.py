@@ -26,6 +26,7 @@ ROOMS = (
     ("auth", "scanners", "classifier", "tls"),
     ("policy",),
     ("store",),
+    ("learning",),
     ("delivery",),
     ("reports",),
     ("gather",),

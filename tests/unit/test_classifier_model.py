@@ -19,7 +19,7 @@ from gateway.classifier.artefact import check_golden, golden
 from gateway.classifier.mapping import array_bytes
 from gateway.classifier.model import Classifier, Model, ModelError, sigmoid
 from gateway.classifier.settings import ClassifierSettings
-from gateway.classifier.site import SiteModel
+from gateway.classifier.site import Seen, SiteFile, SiteModel
 from gateway.data import data_dir
 from gateway.mail.mime import parse
 
@@ -200,7 +200,7 @@ DAMAGE = {
     "writable by all": (world_writable, "everybody"),
     "no weights": (missing("weights.npy"), "No such file"),
     "no manifest": (missing("manifest.toml"), "No such file"),
-    "other format": (edit("format = 1", "format = 99"), "format 99"),
+    "other format": (edit("format = 2", "format = 99"), "format 99"),
     "other features": (edit("features = ", "features = 9"), "made for features"),
     "no scoring": (edit("[scoring]", "[other]"), "missing or wrong"),
     "infinite": (edit("bias = -1.0", "bias = inf"), "out of range"),
@@ -222,23 +222,26 @@ def test_damaged_model_is_refused(copy: Path, kind: str) -> None:
 def test_no_model_is_unavailable_and_never_zero(tmp_path: Path) -> None:
     message = b"Subject: x\r\n\r\nhello\r\n"
     assert Classifier().score(message, parse(message)) is None
-    assert Classifier(site=SiteModel()).score(message, parse(message)) is None
-    assert Classifier.open(ClassifierSettings(enabled=False), data_dir("models")) is None
+    assert Classifier(site=SiteFile(tmp_path / "none.npy")).score(message, parse(message)) is None
+    assert Classifier.open(ClassifierSettings(enabled=False), data_dir("models"), tmp_path) is None
     with pytest.raises(ModelError):
-        Classifier.open(ClassifierSettings(model=str(tmp_path)), data_dir("models"))
+        Classifier.open(ClassifierSettings(model=str(tmp_path)), data_dir("models"), tmp_path)
 
 
-def test_what_a_site_taught_moves_the_score() -> None:
+def test_what_a_site_taught_moves_the_score(tmp_path: Path) -> None:
     raw = b"From: a@example.com\r\nSubject: weekly offers\r\n\r\nThe newsletter you asked for.\r\n"
     other = b"From: x@example.net\r\nSubject: pills\r\n\r\nBuy pills now, cheap pills.\r\n"
     base = Model.load(SHIPPED)
     site = SiteModel()
-    before = Classifier(base, site).score(raw, parse(raw))
+    path = tmp_path / "site.npy"
+    before = Classifier(base, SiteFile(path)).score(raw, parse(raw))
     assert before == base.score(parse(raw))
+    seen = [Seen.of(one, parse(one), base.score(parse(one)).logit) for one in (raw, other)]
     for _ in range(40):
-        site.learn(raw, spam=False)
-        site.learn(other, spam=True)
-    classifier = Classifier(base, site)
+        site.learn(seen[0], spam=False)
+        site.learn(seen[1], spam=True)
+    site.save(path)
+    classifier = Classifier(base, SiteFile(path))
     wanted, unwanted = classifier.score(raw, parse(raw)), classifier.score(other, parse(other))
     assert before is not None
     assert wanted is not None
@@ -246,4 +249,16 @@ def test_what_a_site_taught_moves_the_score() -> None:
     assert wanted.probability < min(before.probability, 0.1)
     assert unwanted.probability > 0.9
     assert classifier.version == f"{base.version}+site-80"
-    assert "taught" in wanted.reasons[0][0]
+    assert any("taught" in name for name, _ in wanted.reasons)
+
+
+def test_a_line_of_text_is_not_enough_to_be_sure() -> None:
+    model = Model.load(SHIPPED)
+    short = model.score(parse(b"From: a@example.net\r\nTo: b@example.com\r\nSubject: test\r\n\r\nHello\r\n"))
+    assert short.sure < 0.5
+    assert short.cautious < 0.8
+    assert short.cautious <= short.probability
+    linked = next(row for row in golden(SHIPPED) if row.name == "pills")
+    spam = model.score(parse(linked.message.encode()))
+    assert spam.sure > 0.8
+    assert spam.cautious > 0.95

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Whether a newly learned model may replace the one in use: no worse, as far as can be told.
+
+Reads numbers only. Both models score the same mail, which neither learned; they are compared pair
+by pair, so that a difference counts only where they disagree (the sign test, exact).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import comb
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+SIGNIFICANT: Final = 0.01  # how likely chance alone may be, for "worse" to be said
+CUT: Final = 2.2  # logit (probability 0.9) from which a message counts as called spam
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The outcome: `passed`, why not, and the counts behind it."""
+
+    passed: bool
+    why: str
+    ham: int
+    spam: int
+    false_before: int  # ham called spam by the model in use
+    false_after: int
+    missed_before: int  # spam not called so
+    missed_after: int
+
+
+def compare(
+    labels: NDArray[np.bool_],
+    before: NDArray[np.float64],
+    after: NDArray[np.float64],
+    false_positives: float,
+) -> Report:
+    """Compare the logits of two models on the same mail; `false_positives` is a ceiling in percent."""
+    ham, spam = ~labels, labels
+    false_old, false_new = (before >= CUT) & ham, (after >= CUT) & ham
+    missed_old, missed_new = (before < CUT) & spam, (after < CUT) & spam
+    more_false, fewer_false = int((false_new & ~false_old).sum()), int((false_old & ~false_new).sum())
+    more_missed, fewer_missed = int((missed_new & ~missed_old).sum()), int((missed_old & ~missed_new).sum())
+    ceiling = false_positives / 100 * max(int(ham.sum()), 1)
+    why = ""
+    if false_new.sum() > max(ceiling, int(false_old.sum())) and more_false - fewer_false > 1:
+        why = f"{int(false_new.sum())} of {int(ham.sum())} ham called spam, more than {false_positives:g} %"
+    elif chance(more_false, fewer_false) < SIGNIFICANT:
+        why = f"ham called spam: {more_false} more, {fewer_false} fewer"
+    elif chance(more_missed, fewer_missed) < SIGNIFICANT:
+        why = f"spam missed: {more_missed} more, {fewer_missed} fewer"
+    return Report(
+        not why,
+        why,
+        int(ham.sum()),
+        int(spam.sum()),
+        int(false_old.sum()),
+        int(false_new.sum()),
+        int(missed_old.sum()),
+        int(missed_new.sum()),
+    )
+
+
+def chance(worse: int, better: int) -> float:
+    """Give the probability of so many worse, or more, if neither model were better."""
+    total = worse + better
+    return float(sum(comb(total, k) for k in range(worse, total + 1)) / 2**total)

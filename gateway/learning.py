@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How a site teaches its classifier: labelled mail in, a better model out, or a report why not.
+
+Reads hostile mail that people labelled; labels come from strangers too, so that a source has a
+daily limit and cannot contradict others, and a new model that is worse is not used. One process writes at
+a time (a lock file beside the model); readers see whole versions, since the file is replaced. The
+samples are committed before the model is saved: a crash in between is mended by the next run,
+because the model knows the number of the last sample that it is made of.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import time
+import zlib
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from gateway.classifier import gate, stored
+from gateway.classifier.features import extract
+from gateway.classifier.mapping import ModelError, give_to_owner
+from gateway.classifier.site import READ, Seen, SiteModel, blend, buckets, learned, shapes
+from gateway.mail.mime import parse
+from gateway.store.database import StoreError
+from gateway.store.samples import Sample, Samples, SampleState, near
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from gateway.classifier.model import Model
+    from gateway.classifier.settings import ClassifierSettings
+
+BATCH: Final = 1_000  # messages that one new model is made of and judged by
+ASIDE_FROM: Final = 500  # learned messages from which every tenth is kept aside
+_ASIDE: Final = 26  # of 256
+_MEASURED: Final = 2_000  # samples kept aside that a model is measured with
+_DAY: Final = 86_400.0
+OPERATOR: Final = "operator"  # origin of labels that have no daily limit and are believed
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A message somebody labelled: as stored, what it is, from which kind of place, and who said so."""
+
+    raw: bytes
+    spam: bool
+    origin: str = OPERATOR
+    source: str = ""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of labelled messages, counted; `reports` are of the models that were measured."""
+
+    learned: int = 0
+    aside: int = 0
+    known: int = 0
+    corrected: int = 0
+    contradicting: int = 0
+    over_limit: int = 0
+    unfit: int = 0
+    refused: int = 0
+    reports: list[gate.Report] = field(default_factory=list)
+
+
+class Learner:
+    """Teaches the site model in `path` from samples in the store. Raises StoreError, ModelError, OSError."""
+
+    def __init__(
+        self, samples: Samples, settings: ClassifierSettings, base: Model | None, path: Path
+    ) -> None:
+        self._samples = samples
+        self._settings = settings
+        self._base = base
+        self.path = path
+        self.candidate = path.with_name(path.name + ".candidate")
+        self.previous = path.with_name(path.name + ".previous")
+
+    def learn(self, messages: Iterable[Labelled]) -> Outcome:
+        """Learn messages in batches, each behind the gate."""
+        outcome = Outcome()
+        waiting = iter(messages)
+        while batch := list(islice(waiting, BATCH)):
+            with self._writing():
+                self._learn(batch, outcome)
+        return outcome
+
+    def _learn(self, batch: list[Labelled], outcome: Outcome) -> None:
+        live = self._caught_up()
+        candidate = live.copy()
+        fresh: list[Sample] = []
+        wrong: list[int] = []  # numbers of samples that are taken back
+        quota: dict[str, int] = {}
+        total = live.ham + live.spam
+        for message in batch:
+            sample = self._sample(message, outcome)
+            if sample is None:
+                continue
+            if not self._is_new(sample, fresh, wrong, outcome):
+                continue
+            if message.origin != OPERATOR and not self._within_limit(sample, quota):
+                outcome.over_limit += 1
+                continue
+            if total >= ASIDE_FROM and int(sample.digest[:2], 16) < _ASIDE:
+                sample = replace(sample, state=SampleState.ASIDE)
+            else:
+                total += 1
+            fresh.append(sample)
+        if not fresh and not wrong:
+            return
+        if wrong:
+            candidate = self._made_anew(without=frozenset(wrong))
+        for sample in fresh:
+            if sample.state is SampleState.LEARNED:
+                candidate.learn(Seen.unpack(sample.features), spam=sample.spam)
+        self._settle(live, candidate, fresh, wrong, outcome)
+
+    def _settle(
+        self, live: SiteModel, candidate: SiteModel, fresh: list[Sample], wrong: list[int], outcome: Outcome
+    ) -> None:
+        """Let the candidate through the gate, and keep samples and model accordingly."""
+        report = self.measure(live, candidate)
+        outcome.reports.append(report)
+        taught = [sample for sample in fresh if sample.state is SampleState.LEARNED]
+        outcome.aside += len(fresh) - len(taught)
+        if not report.passed:
+            outcome.refused += len(taught)
+            candidate.save(self.candidate)
+            self._samples.add([replace(s, state=SampleState.REFUSED) if s in taught else s for s in fresh])
+            return
+        outcome.learned += len(taught)
+        outcome.corrected += len(wrong)
+        self._samples.set_state(wrong, SampleState.SUPERSEDED)
+        self._samples.add(fresh)
+        self._save(candidate)
+
+    def _sample(self, message: Labelled, outcome: Outcome) -> Sample | None:
+        """Look at a message; None if it must not be learned."""
+        raw = stored.as_received(message.raw)
+        content = parse(raw)
+        features = extract(content)
+        if stored.refusal(message.raw, features):
+            outcome.unfit += 1
+            return None
+        base = self._base.score_features(features).logit if self._base else 0.0
+        digest = hashlib.sha256(raw).hexdigest()
+        body = zlib.compress(raw[: 2 * READ], 6) if self._settings.samples == "bodies" else b""
+        return Sample(
+            digest=digest,
+            sketch=stored.sketch(features, digest),
+            spam=message.spam,
+            origin=message.origin,
+            source=message.source,
+            time=time.time(),
+            features=Seen(buckets(raw), shapes(features.shape), base).pack(),
+            body=body,
+        )
+
+    def _is_new(self, sample: Sample, fresh: list[Sample], wrong: list[int], outcome: Outcome) -> bool:
+        """Tell what says something new from copies and contradictions."""
+        found = next((s for s in fresh if s.digest == sample.digest or near(s.sketch, sample.sketch)), None)
+        found = found or self._samples.find(sample.digest, sample.sketch)
+        if found is None or found.number in wrong:
+            return True
+        if found.spam == sample.spam:
+            outcome.known += 1
+            return False
+        if sample.origin != OPERATOR and found.source != sample.source:
+            outcome.contradicting += 1  # a stranger does not overrule anybody
+            return False
+        if found.number:
+            wrong.append(found.number)
+        else:
+            fresh.remove(found)
+        return True
+
+    def _within_limit(self, sample: Sample, quota: dict[str, int]) -> bool:
+        used = quota.get(sample.source)
+        if used is None:
+            used = self._samples.since(sample.source, time.time() - _DAY)
+        quota[sample.source] = used + 1
+        return used < self._settings.reports_per_day
+
+    # -------------------------------------------------------------- models
+
+    def live(self) -> SiteModel:
+        """The model in use; an empty one if there is none."""
+        return SiteModel.load(self.path, writable=True) if self.path.exists() else SiteModel()
+
+    def measure(self, before: SiteModel, after: SiteModel) -> gate.Report:
+        """Compare two models on samples that neither learned."""
+        samples = self._samples.newest_aside(_MEASURED)
+        seen = [Seen.unpack(sample.features) for sample in samples]
+        labels = np.array([sample.spam for sample in samples], np.bool_)
+        old, new = (np.array([_logit(model, one) for one in seen], np.float64) for model in (before, after))
+        return gate.compare(labels, old, new, self._settings.false_positives)
+
+    def catch_up(self) -> bool:
+        """Bring the model up to the samples that other nodes added; whether there were any."""
+        with self._writing():
+            before = self.live().upto
+            model = self._caught_up()
+            if model.upto == before:
+                return False
+            self._save(model)
+            return True
+
+    def forget(self, raw: bytes) -> bool:
+        """Take back what was learned of a message; whether anything was."""
+        received = stored.as_received(raw)
+        digest = hashlib.sha256(received).hexdigest()
+        with self._writing():
+            found = self._samples.find(digest, stored.sketch(extract(parse(received)), digest))
+            if found is None:
+                return False
+            self._samples.remove(found.number)
+            self._save(self._made_anew())
+            return True
+
+    def promote(self, *, force: bool) -> gate.Report:
+        """Learn what was refused after all, if it is no worse by now or with `force`."""
+        with self._writing():
+            live = self._caught_up()
+            candidate = live.copy()
+            refused = list(self._samples.read(SampleState.REFUSED))
+            for sample in refused:
+                candidate.learn(Seen.unpack(sample.features), spam=sample.spam)
+            report = self.measure(live, candidate)
+            if refused and (report.passed or force):
+                self._samples.set_state([sample.number for sample in refused], SampleState.LEARNED)
+                self._save(self._made_anew())
+                self.candidate.unlink(missing_ok=True)
+            return report
+
+    def rollback(self) -> int:
+        """Go back to the model before the last change; how many samples are no longer learned."""
+        with self._writing():
+            if not self.previous.exists():
+                raise ModelError(f"{self.previous}: there is no earlier model")
+            earlier = SiteModel.load(self.previous, writable=True)
+            count = self._samples.set_aside_after(earlier.upto[0])
+            self._save(self._made_anew())
+            return count
+
+    def _caught_up(self) -> SiteModel:
+        """The model in use with what was learned elsewhere; made anew where their order changed."""
+        model = self.live()
+        number, generation = model.upto
+        now = self._samples.generation()
+        if generation != now:
+            return self._made_anew()
+        for sample in self._samples.read(SampleState.LEARNED, number):
+            model.learn(Seen.unpack(sample.features), spam=sample.spam)
+            model.mark(sample.number, now)
+        return model
+
+    def _made_anew(self, without: frozenset[int] = frozenset()) -> SiteModel:
+        model = SiteModel()
+        generation = self._samples.generation()
+        model.mark(0, generation)
+        for sample in self._samples.read(SampleState.LEARNED):
+            if sample.number not in without:
+                model.learn(Seen.unpack(sample.features), spam=sample.spam)
+                model.mark(sample.number, generation)
+        return model
+
+    def _save(self, model: SiteModel) -> None:
+        model.mark(self._samples.last(), self._samples.generation())
+        if self.path.exists():
+            draft = self.path.with_name(f".{self.path.name}.{os.getpid()}.previous")
+            draft.unlink(missing_ok=True)
+            os.link(self.path, draft)
+            draft.replace(self.previous)
+        model.save(self.path)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Be the only writer of this machine."""
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(
+            self.path.with_name(self.path.name + ".lock"),
+            os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW,
+            0o600,
+        )
+        try:
+            give_to_owner(lock, self.path.parent)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        except ValueError as error:
+            raise StoreError(f"a stored sample cannot be read: {error}") from error
+        finally:
+            os.close(lock)
+
+
+def _logit(model: SiteModel, seen: Seen) -> float:
+    count = learned(model.ham, model.spam)
+    return blend(count, model.score(seen), seen.base) if count else seen.base

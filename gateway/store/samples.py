@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Labelled mail that the site's model is made of: the labels people gave, with what the model reads.
+
+Holds features of hostile mail, and its first octets where the settings want bodies kept. The model
+file is only a fold over these rows in the order of their numbers, so that any node can make it
+anew; `generation` changes whenever that order of learned rows changes other than by rows added at its end.
+Near-identical messages are found by four minima of a sketch: three equal ones mean the same message.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, delete, func, insert, or_, select, update
+
+from gateway.mail.headers import printable
+from gateway.store import schema
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from sqlalchemy import RowMapping
+
+    from gateway.store.database import Database
+
+NEAR = 3  # equal minima of four that make two messages the same
+_PAGE = 500
+_GENERATION = "site_generation"
+
+
+class SampleState(StrEnum):
+    """What became of a labelled message."""
+
+    LEARNED = "learned"
+    ASIDE = "aside"  # never learned: new models are measured with it
+    REFUSED = "refused"  # the model that had learned it was worse
+    SUPERSEDED = "superseded"  # somebody said the opposite later, or took it back
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A labelled message. `features` is what `gateway.classifier.site.Seen` packs."""
+
+    digest: str  # SHA-256 of the message, hex
+    sketch: tuple[int, int, int, int]
+    spam: bool
+    origin: str
+    source: str  # who said so; bounded, printable
+    time: float
+    features: bytes
+    body: bytes = b""
+    state: SampleState = SampleState.LEARNED
+    number: int = 0  # given by the store
+
+
+class Samples:
+    """The labelled mail in one database. Thread-safe; all methods raise StoreError."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, samples: Sequence[Sample]) -> None:
+        """Keep samples, in this order."""
+        rows = [_row(sample) for sample in samples]
+
+        def work(connection: Connection) -> None:
+            for row in rows:
+                connection.execute(insert(schema.samples), row)
+
+        if rows:
+            self._database.write(work)
+
+    def find(self, digest: str, sketch: tuple[int, int, int, int]) -> Sample | None:
+        """The newest valid sample that is this message, or nearly."""
+        table = schema.samples
+        columns = (table.c.near0, table.c.near1, table.c.near2, table.c.near3)
+        alike = or_(
+            table.c.digest == digest, *(column == one for column, one in zip(columns, sketch, strict=True))
+        )
+        statement = select(table).where(alike, table.c.state != SampleState.SUPERSEDED)
+        statement = statement.order_by(table.c.number.desc()).limit(50)
+
+        def work(connection: Connection) -> Sample | None:
+            for row in connection.execute(statement).mappings():
+                found = _sample(row)
+                if found.digest == digest or near(found.sketch, sketch):
+                    return found
+            return None
+
+        return self._database.read(work)
+
+    def read(self, state: SampleState, after: int = 0) -> Iterator[Sample]:
+        """Give samples in the order of their numbers."""
+        table = schema.samples
+        while True:
+            statement = select(table).where(table.c.state == state, table.c.number > after)
+            statement = statement.order_by(table.c.number).limit(_PAGE)
+            rows = self._database.read(lambda c, s=statement: c.execute(s).mappings().all())  # type: ignore[misc]  # bound now
+            yield from map(_sample, rows)
+            if len(rows) < _PAGE:
+                return
+            after = rows[-1]["number"]
+
+    def newest_aside(self, count: int) -> list[Sample]:
+        """Give the newest samples that were never learned."""
+        table = schema.samples
+        statement = select(table).where(table.c.state == SampleState.ASIDE)
+        statement = statement.order_by(table.c.number.desc()).limit(count)
+        rows = self._database.read(lambda connection: connection.execute(statement).mappings().all())
+        return [_sample(row) for row in rows]
+
+    def last(self) -> int:
+        """The number of the last learned sample."""
+        table = schema.samples
+        statement = select(func.max(table.c.number)).where(table.c.state == SampleState.LEARNED)
+        return int(self._database.read(lambda connection: connection.execute(statement).scalar()) or 0)
+
+    def since(self, source: str, moment: float) -> int:
+        """How many samples came from a source since a moment."""
+        table = schema.samples
+        statement = select(func.count()).where(table.c.source == source, table.c.time >= moment)
+        return int(self._database.read(lambda connection: connection.execute(statement).scalar_one()))
+
+    def counts(self) -> dict[tuple[str, bool], int]:
+        """How many samples there are of each state and label."""
+        table = schema.samples
+        statement = select(table.c.state, table.c.spam, func.count()).group_by(table.c.state, table.c.spam)
+        rows = self._database.read(lambda connection: connection.execute(statement).all())
+        return {(state, bool(spam)): count for state, spam, count in rows}
+
+    def set_state(self, numbers: Sequence[int], state: SampleState) -> int:
+        """Change the state of samples, and with it the generation; how many there were."""
+        table = schema.samples
+
+        def work(connection: Connection) -> int:
+            changed = 0
+            for start in range(0, len(numbers), _PAGE):
+                chosen = table.c.number.in_(numbers[start : start + _PAGE])
+                changed += connection.execute(
+                    update(table).where(chosen, table.c.state != state).values(state=state)
+                ).rowcount
+            if changed:
+                _turn(connection)
+            return changed
+
+        return self._database.write(work)
+
+    def set_aside_after(self, number: int) -> int:
+        """Refuse all that was learned after sample `number`; how many it was."""
+        table = schema.samples
+        later = (table.c.number > number, table.c.state == SampleState.LEARNED)
+
+        def work(connection: Connection) -> int:
+            changed = connection.execute(
+                update(table).where(*later).values(state=SampleState.REFUSED)
+            ).rowcount
+            _turn(connection)
+            return changed
+
+        return self._database.write(work)
+
+    def remove(self, number: int) -> None:
+        """Remove a sample for good."""
+        table = schema.samples
+
+        def work(connection: Connection) -> None:
+            connection.execute(delete(table).where(table.c.number == number))
+            _turn(connection)
+
+        self._database.write(work)
+        self._database.purge()
+
+    def generation(self) -> int:
+        """A number that changes whenever the model must be made anew."""
+        table = schema.secrets
+        statement = select(table.c.value).where(table.c.name == _GENERATION)
+        return int(self._database.read(lambda connection: connection.execute(statement).scalar()) or 0)
+
+
+def near(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Tell whether two sketches are of nearly the same message."""
+    return sum(a == b for a, b in zip(one, other, strict=True)) >= NEAR
+
+
+def _turn(connection: Connection) -> None:
+    table = schema.secrets
+    found = connection.execute(select(table.c.value).where(table.c.name == _GENERATION)).scalar()
+    value = str(int(found or 0) + 1).encode()
+    if found is None:
+        connection.execute(insert(table).values(name=_GENERATION, value=value))
+    else:
+        connection.execute(update(table).where(table.c.name == _GENERATION).values(value=value))
+
+
+def _row(sample: Sample) -> dict[str, object]:
+    return {
+        "digest": sample.digest,
+        **{f"near{n}": value for n, value in enumerate(sample.sketch)},
+        "spam": int(sample.spam),
+        "origin": printable(sample.origin, 16),
+        "source": printable(sample.source, 200),
+        "time": sample.time or time.time(),
+        "state": sample.state,
+        "features": sample.features,
+        "body": sample.body,
+    }
+
+
+def _sample(value: Mapping[str, Any] | RowMapping) -> Sample:
+    return Sample(
+        digest=value["digest"],
+        sketch=(value["near0"], value["near1"], value["near2"], value["near3"]),
+        spam=bool(value["spam"]),
+        origin=value["origin"],
+        source=value["source"],
+        time=value["time"],
+        features=bytes(value["features"]),
+        body=bytes(value["body"]),
+        state=SampleState(value["state"]),
+        number=value["number"],
+    )
