@@ -25,6 +25,7 @@ from gateway.policy.patterns import RuleError
 from gateway.reports.observe import Observer
 from gateway.scanners.clamd import Clamd
 from gateway.scanners.spamd import Spamd
+from gateway.scanners.unpack.pool import Unpacker
 from gateway.smarthost.server import tls_context
 from gateway.smarthost.settings import Door, Judgement
 from gateway.store.database import Database, open_database, state_directory
@@ -91,6 +92,8 @@ class Opened:
             self.gateway.journal.close()
         if self.gateway.observer:
             self.gateway.observer.close()
+        if self.gateway.sources.unpacker:
+            self.gateway.sources.unpacker.close()
         self.pool.shutdown(wait=False, cancel_futures=True)
         if self.database:
             self.database.close()
@@ -119,6 +122,7 @@ def assemble(loaded: Loaded, counters: Counters, log: Log, *, threads: int, keep
             check_token=quarantine.check_token if quarantine else None,
             pool=pool,
             hostname=config.name,
+            unpacker=Unpacker(config.unpack) if config.unpack.enabled else None,
         ),
         classifier=loaded.classifier,
         policy=loaded.policy,

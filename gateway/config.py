@@ -32,6 +32,7 @@ from gateway.policy.rules import PolicySettings
 from gateway.reports.settings import ReportSettings
 from gateway.scanners.clamd import ClamdSettings
 from gateway.scanners.spamd import SpamdSettings
+from gateway.scanners.unpack.settings import UnpackSettings
 from gateway.settings import Positive, Seconds, Settings
 from gateway.smarthost.settings import SmarthostSettings
 from gateway.store.database import StoreSettings
@@ -134,6 +135,7 @@ class Config(Settings, frozen=True):
     signing: SignSettings = SignSettings()
     antivirus: ClamdSettings = ClamdSettings()
     spamassassin: SpamdSettings = SpamdSettings()
+    unpack: UnpackSettings = UnpackSettings()
     classifier: ClassifierSettings = ClassifierSettings()
     policy: PolicySettings = PolicySettings()
     limits: LimitSettings = LimitSettings()

@@ -12,8 +12,9 @@ from concurrent.futures import TimeoutError as NoAnswer
 from typing import TYPE_CHECKING, TypeVar
 
 from gateway.auth.gather import Authentication, authenticate
-from gateway.mail.types import Content, Direction, Evidence, Mail, Release, Scan, SpamCheck
+from gateway.mail.types import Content, Direction, Evidence, Mail, Release, Scan, SpamCheck, Unpacked
 from gateway.policy.annotate import RELEASE_FIELD
+from gateway.scanners.unpack.pool import Answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,14 +24,16 @@ if TYPE_CHECKING:
     from gateway.dns import Resolver
     from gateway.scanners.clamd import Clamd
     from gateway.scanners.spamd import Spamd
+    from gateway.scanners.unpack.pool import Unpacker
 
 T = TypeVar("T")
+_NOT_OPENED = Answer(Unpacked("error", detail="no answer in time"))
 
 
 class Sources:
     """Whom to ask. A scanner that is None is not configured."""
 
-    __slots__ = ("antivirus", "auth", "check_token", "hostname", "pool", "resolver", "spamd")
+    __slots__ = ("antivirus", "auth", "check_token", "hostname", "pool", "resolver", "spamd", "unpacker")
 
     def __init__(
         self,
@@ -42,6 +45,7 @@ class Sources:
         check_token: Callable[[str, bytes, tuple[str, ...]], Release | None] | None,
         pool: Executor,
         hostname: str,
+        unpacker: Unpacker | None = None,
     ) -> None:
         self.resolver = resolver
         self.auth = auth
@@ -50,6 +54,7 @@ class Sources:
         self.check_token = check_token
         self.pool = pool
         self.hostname = hostname
+        self.unpacker = unpacker
 
 
 def gather(mail: Mail, content: Content, sources: Sources, deadline: float) -> Evidence:
@@ -57,6 +62,7 @@ def gather(mail: Mail, content: Content, sources: Sources, deadline: float) -> E
     pool, antivirus, spamd = sources.pool, sources.antivirus, sources.spamd
     release = _release(mail, content, sources)
     scan = pool.submit(_timed, antivirus.scan, (mail.raw, *content.readings), deadline) if antivirus else None
+    opening = sources.unpacker.submit(content, deadline) if sources.unpacker else None
     check = pool.submit(_timed, spamd.check, mail.raw, deadline) if spamd else None
     # What comes back from the quarantine comes from us: our address would fail the sender's SPF and DMARC.
     asked = mail.session.direction is Direction.INBOUND and release is None
@@ -71,6 +77,14 @@ def gather(mail: Mail, content: Content, sources: Sources, deadline: float) -> E
     answer, spam = Scan("off"), SpamCheck("off")
     if scan:
         answer, durations["antivirus"] = _wait(scan, deadline, Scan("error", detail="no answer in time"))
+    opened = None
+    if opening:
+        opened, durations["unpack"] = _wait(opening, deadline, _NOT_OPENED)
+        if opened.parts and antivirus and answer.status in ("clean", "limit"):
+            # The scanner has not seen these by itself: packed in a way that it cannot open.
+            again, taken = _timed(antivirus.scan, opened.parts, deadline)
+            durations["antivirus"] = round(durations["antivirus"] + taken, 2)
+            answer = answer if again.status == "clean" else again
     if check:
         spam, durations["spamassassin"] = _wait(
             check, deadline, SpamCheck("error", detail="no answer in time")
@@ -84,6 +98,7 @@ def gather(mail: Mail, content: Content, sources: Sources, deadline: float) -> E
         antivirus=answer,
         spamd=spam,
         release=release,
+        unpacked=opened.unpacked if opened else None,
         durations=durations,
     )
 

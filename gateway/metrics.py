@@ -25,6 +25,7 @@ FAILURES = (
     "storage",
     "antivirus",
     "antivirus_limit",
+    "unpack",
     "spamassassin",
     "classifier",
     "dns",

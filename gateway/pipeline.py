@@ -195,7 +195,12 @@ def _record_failure(
             )
 
 
-_FAILURES = {"VIRUS": "antivirus", "SPAMASSASSIN": "spamassassin", "CLASSIFIER": "classifier"}
+_FAILURES = {
+    "VIRUS": "antivirus",
+    "SPAMASSASSIN": "spamassassin",
+    "UNPACK": "unpack",
+    "CLASSIFIER": "classifier",
+}
 
 
 def _count_failures(evidence: Evidence, signals: tuple[Signal, ...], counters: Counters) -> None:

@@ -16,6 +16,8 @@ import zlib
 from email.message import EmailMessage
 from typing import TYPE_CHECKING
 
+from contrib.lab.clamd import EICAR
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -173,11 +175,10 @@ def tgz_many(count: int = 50_000) -> bytes:
 
 
 def gz_bomb(times: int = 1, megabytes: int = 1024) -> bytes:
-    out = io.BytesIO()
-    with gzip.GzipFile(fileobj=out, mode="wb", compresslevel=9) as z:
-        for _ in range(megabytes):
-            z.write(bytes(1 << 20))
-    data = out.getvalue()
+    """Zeros, compressed once or more."""
+    packed, crc = _deflated_zeros(megabytes)
+    size = megabytes << 20 & 0xFFFFFFFF
+    data = b"\x1f\x8b\x08" + bytes(6) + b"\xff" + packed + struct.pack("<II", crc, size)
     for _ in range(times - 1):
         data = gzip.compress(data)
     return data
@@ -261,6 +262,39 @@ def pdf_stream(content: bytes, extra: bytes = b"") -> bytes:
     return head + b"\nstream\n" + packed + b"\nendstream"
 
 
+def encrypted_zip(password: bytes, plain: bytes) -> bytes:
+    """Encrypt as PKZIP did (APPNOTE 6.1), which zipfile reads and does not write."""
+    keys = [0x12345678, 0x23456789, 0x34567890]
+    table = [_crc_step(n) for n in range(256)]
+
+    def update(octet: int) -> None:
+        keys[0] = (keys[0] >> 8) ^ table[(keys[0] ^ octet) & 255]
+        keys[1] = ((keys[1] + (keys[0] & 255)) * 134775813 + 1) & 0xFFFFFFFF
+        keys[2] = (keys[2] >> 8) ^ table[(keys[2] ^ (keys[1] >> 24)) & 255]
+
+    for octet in password:
+        update(octet)
+    crc = zlib.crc32(plain)
+    out = bytearray()
+    for octet in bytes(11) + bytes((crc >> 24,)) + plain:
+        key = keys[2] | 2
+        out.append(octet ^ (((key * (key ^ 1)) >> 8) & 255))
+        update(octet)
+    packed = bytes(out)
+    body = local(b"x.exe", packed, len(plain), crc, 0, 1)
+    data = raw_zip([(b"x.exe", 0, len(packed), len(plain), crc)], body)
+    directory = data.index(b"PK\x01\x02")
+    return data[:directory] + data[directory:].replace(
+        struct.pack("<HHHHHH", 20, 20, 0, 8, 0, 33), struct.pack("<HHHHHH", 20, 20, 1, 0, 0, 33)
+    )
+
+
+def _crc_step(number: int) -> int:
+    for _ in range(8):
+        number = (number >> 1) ^ (0xEDB88320 if number & 1 else 0)
+    return number
+
+
 HELD: dict[str, tuple[str, Callable[[], bytes]]] = {
     "1 GiB zip": ("a.zip", zip_gigabyte),
     "1 GiB zip, declared as 10 octets": ("a.zip", lambda: zip_gigabyte(10)),
@@ -288,6 +322,38 @@ HELD: dict[str, tuple[str, Callable[[], bytes]]] = {
         "a.pdf",
         lambda: pdf(pdf_stream(bytes(200_000_000), b"/Type /ObjStm")),
     ),
+}
+
+
+def relations(kind: str, target: str) -> bytes:
+    """A relationship of that type to something outside the document."""
+    base = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+    one = f'<Relationship Id="r" Type="{base}/{kind}" Target="{target}" TargetMode="External"/>'
+    return f"<Relationships>{one}</Relationships>".encode()
+
+
+# What the cases in `cases/` attach: {{base64 sample NAME}}
+SAMPLES: dict[str, Callable[[], bytes]] = {
+    "zip": lambda: zipped([("report.txt", b"Nothing to see.")]),
+    "broken": lambda: zipped([("one.txt", b"1")]) + zipped([("two.txt", b"2")]),
+    "chain": lambda: zip_chain(14),
+    "encrypted": lambda: encrypted_zip(b"not in the message", b"secret"),
+    "opened": lambda: encrypted_zip(b"sesame", b"secret"),
+    "escape": lambda: zipped([("../../report.txt", b"x")]),
+    "executable": lambda: zipped([("invoice.pdf.exe", b"x")]),
+    "unreadable": lambda: b"\x60\xea" + bytes(60),
+    "lzma": lambda: zipped([("virus.txt", EICAR)], zipfile.ZIP_LZMA),
+    "document": lambda: document({"word/_rels/a.xml.rels": relations("hyperlink", "https://example.net/")}),
+    "macro": lambda: document({"word/vbaProject.bin": b"x", "word/activeX/activeX1.bin": b"x"}),
+    "autorun": lambda: document({"word/a.xml": b"<w:instrText>DDEAUTO c:/x</w:instrText>"}),
+    "external": lambda: document(
+        {"word/_rels/a.rels": relations("attachedTemplate", "https://example.net/")}
+    ),
+    "entity": laughs,
+    "locked": lambda: zipped([("content.xml", b"<x/>"), ("META-INF/manifest.xml", b"<m:encryption-data/>")]),
+    "launch": lambda: pdf(pdf_stream(b"<< /S /Launch /F (cmd.exe) >>", b"/Type /ObjStm")),
+    "script": lambda: pdf(b"<< /S /JavaScript >>", b"<< /S /SubmitForm >>", b"<< /Type /EmbeddedFile >>"),
+    "opens": lambda: pdf(b"<< /OpenAction << /S /JavaScript >> >>", b"<< /Encrypt 4 0 R >>"),
 }
 
 

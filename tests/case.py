@@ -6,6 +6,7 @@ Words in double braces stand for bytes that a text file cannot hold or that trip
     {{eicar}} {{virus}} {{gtube}}       test strings, put together when a case is read
     {{hex 00ff}}  {{repeat 40 text ab}}  octets; the same again and again
     {{base64 eicar}}  {{zip eicar}}      one made of another, in any nesting: {{base64 zip eicar}}
+    {{base64 sample macro}}              an archive or document of tests/bombs.py
     {{nested 90}}                        a body of that many multiparts, one inside the other
 
 Line ends are CRLF in the message, whatever the file has.
@@ -33,6 +34,7 @@ from contrib.lab.clamd import EICAR, TEST_VIRUS
 from gateway.mail.types import Action, Direction, Envelope, Mail, Session, Tls, new_id
 from gateway.policy.examine import GTUBE
 from gateway.settings import Settings
+from tests.bombs import SAMPLES
 
 if TYPE_CHECKING:
     import random
@@ -242,6 +244,8 @@ def _made(words: str) -> bytes:
             return base64.encodebytes(_made(rest)).replace(b"\n", b"\r\n").removesuffix(b"\r\n")
         case "zip":
             return _zip(_made(rest))
+        case "sample":
+            return SAMPLES[rest]()
         case "nested":
             return _nested(int(rest))
     raise ValueError(f"no such expansion: {words}")

@@ -183,6 +183,8 @@ class Lab:
         match name:
             case "standard":
                 pass
+            case "unpack-fails":
+                base["unpack"] = {"timeout": 0.001}
             case "tagging":
                 policy |= {"subject_tag": "[spam] ", "spam_headers": "tagged", "received_spf": True}
             case "shipped":

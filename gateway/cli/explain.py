@@ -188,6 +188,9 @@ def _answers(evidence: Evidence) -> Iterator[tuple[str, str, str]]:
     if spamd.status != "off":
         about = f"{spamd.score:.1f} of {spamd.required:.1f}" if spamd.status == "ok" else spamd.detail
         yield "SpamAssassin", spamd.status, _join(about, ", ".join(spamd.symbols))
+    if unpacked := evidence.unpacked:
+        kinds = ", ".join(dict.fromkeys(finding.kind for finding in unpacked.findings))
+        yield "Unpack", unpacked.status, _join(f"{unpacked.count} members", kinds, unpacked.detail)
     if release := evidence.release:
         yield "Release", "valid", f"item {release.item}, answers {', '.join(release.lifted)}"
 

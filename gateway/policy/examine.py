@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gateway.mail.headers import printable
 from gateway.mail.types import Content, Direction, Evidence, Mail, Signal
-from gateway.policy import attachments, authorship, links, sender
+from gateway.policy import attachments, authorship, links, sender, unpacked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,6 +41,7 @@ def examine(
     signals += _structure(mail, content)
     signals += links.examine(content.urls, policy.links, policy.authors.own)
     signals += attachments.examine(content, policy.attachments)
+    signals += unpacked.examine(evidence.unpacked, policy.attachments)
     signals += (Signal(name, f"“{printable(text, 80)}”") for name, text in policy.patterns.matches(content))
     return tuple(signals)
 

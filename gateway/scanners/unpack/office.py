@@ -11,13 +11,17 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from typing import TYPE_CHECKING, NamedTuple
 
 import olefile
-from oletools import crypto, olevba, rtfobj
-from oletools.oleobj import OleNativeStream
 
 from gateway.mail import magic
+
+with warnings.catch_warnings():  # oletools speaks to pyparsing in words of older days
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from oletools import crypto, olevba, rtfobj
+    from oletools.oleobj import OleNativeStream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -51,7 +51,7 @@ def look(data: bytes, budget: Budget) -> Iterator[Found]:
         outside.append(data[position : start.end()])
         end = data.find(b"endstream", start.end())
         end = end if end >= 0 else len(data)
-        position = end
+        position = end + len(b"endstream")
         if count > _MAX_STREAMS:
             yield Found("limit", "files")
             break

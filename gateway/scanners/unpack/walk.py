@@ -263,11 +263,10 @@ class Walker:
     ) -> None:
         for number, inner in enumerate(member.names):
             listed = not document
-            if document and plain:
-                kind = magic.detect(plain)
+            if document:
+                kind = magic.detect(plain or b"")
                 listed = kind not in _PARTS and not kind.startswith(("image/", office.PACKAGE))
-                if not number:
-                    self._found(office.part(inner, plain), where, depth)
+                self._found(office.part(inner, plain or b""), where, depth)
             if number:  # the same content under another name
                 self._budget.member()
                 plain = plain[:0] if plain is not None else None
