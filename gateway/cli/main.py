@@ -34,6 +34,7 @@ _COMMANDS = {
     "check": ("gateway.cli.check", "check", "Check a configuration and say what it does."),
     "scan": ("gateway.cli.scan", "scan", "Judge messages from files, without a mail server."),
     "explain": ("gateway.cli.explain", "explain", "Say why a message was judged as it was."),
+    "trace": ("gateway.cli.trace", "trace", "Find messages and say what became of them."),
     "replay": ("gateway.cli.replay", "replay", "Say what another policy would change."),
     "quarantine": ("gateway.cli.quarantine", "quarantine", "Review held messages."),
     "dmarc": ("gateway.cli.dmarc", "dmarc", "Report to domains what DMARC found of their mail."),

@@ -219,14 +219,7 @@ class Journal:
 
     def search(self, wanted: Filter) -> list[Record]:
         """Records that match, newest first. Raises StoreError."""
-        journal = schema.journal
-        statement = select(journal).where(*_conditions(wanted)).order_by(journal.c.number.desc())
-        return self._select(statement.limit(wanted.limit).offset(wanted.offset))
-
-    def count(self, wanted: Filter) -> int:
-        """How many records match, limit and offset aside. Raises StoreError."""
-        statement = select(func.count()).select_from(schema.journal).where(*_conditions(wanted))
-        return int(self._database.read(lambda connection: connection.execute(statement).scalar_one()))
+        return self._select(_newest(wanted))
 
     def span(self, wanted: Filter) -> Span | None:
         """Where the newest `wanted.limit` records that match stand; None if there are none."""
@@ -244,13 +237,11 @@ class Journal:
         rows = self._database.read(
             lambda connection: connection.execute(statement.order_by(number)).mappings().all()
         )
-        found, unreadable = [], 0
-        for row in rows:
-            try:
-                found.append(_from_row(row))
-            except StoreError:
-                unreadable += 1
-        return found, unreadable
+        return _readable(rows)
+
+    def page(self, wanted: Filter) -> tuple[list[Record], int]:
+        """Records that match, newest first, and how many of them cannot be read. Raises StoreError."""
+        return _readable(self._database.read(lambda c: c.execute(_newest(wanted)).mappings().all()))
 
     def prune(self, older_than: float, batch: int = 1_000) -> int:
         """Delete records received before `older_than`, at most `batch`. Returns how many."""
@@ -382,6 +373,21 @@ def _from_row(row: RowMapping) -> Record:
         )
     except ValueError as error:
         raise StoreError(f"the record of {row['id']} cannot be read: {error}") from error
+
+
+def _readable(rows: Sequence[RowMapping]) -> tuple[list[Record], int]:
+    """The records of those rows that can be read, and how many cannot: one must not hide the others."""
+    found = []
+    for row in rows:
+        with contextlib.suppress(StoreError):
+            found.append(_from_row(row))
+    return found, len(rows) - len(found)
+
+
+def _newest(wanted: Filter) -> Select[Any]:
+    journal = schema.journal
+    statement = select(journal).where(*_conditions(wanted)).order_by(journal.c.number.desc())
+    return statement.limit(wanted.limit).offset(wanted.offset)
 
 
 def _conditions(wanted: Filter) -> list[ColumnElement[bool]]:

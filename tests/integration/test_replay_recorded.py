@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a real gateway recorded is judged again: the same verdicts, down to the last contribution."""
+"""What a real gateway recorded is found, and judged again: the same verdicts, to the last contribution."""
 
 from __future__ import annotations
 
@@ -79,7 +79,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
                         continue
                     envelope = case.envelope
                     outcome = client.send(
-                        envelope.mail_from, envelope.recipients, case.raw, options=envelope.options
+                        envelope.mail_from,
+                        envelope.recipients,
+                        case.raw,
+                        options=envelope.options,
+                        queue_id=f"4REPLAY{sent}",
                     )
                     assert not outcome.broken
                     sent += 1
@@ -114,3 +118,24 @@ def test_a_change_is_found_where_it_was_made(site: Site) -> None:
     assert told["changes"]["newly rejected"] >= 1
     assert set(told["causes"]) == {"SPF_FAIL"}  # GTUBE rejects by itself, whatever it weighs
     assert {e["because"][0] for change in told["examples"].values() for e in change} == {"SPF_FAIL"}
+
+
+def test_what_came_through_the_door_is_traced(site: Site) -> None:
+    (found,) = site.mailwarden("trace", "--message-id", "<mixed-hold-and-relay@", status=0)
+    assert (found["door"], found["sender"], found["action"]) == ("milter", "alice@example.net", "relay")
+    assert found["evidence"].startswith("spf=pass(example.net)")
+    assert "SPAMASSASSIN=error" in found["evidence"]
+    (passed, held) = found["copies"]
+    assert (passed["recipient"], passed["state"], passed["to"]) == ("bob@example.com", "relayed", "Postfix")
+    assert (held["recipient"], held["state"], held["item"]) == (
+        "dave@strict.example.com",
+        "held",
+        found["id"],
+    )
+    assert [event["action"] for event in found["history"]] == ["held"]
+    page = site.mailwarden("trace", "--client", "192.0.2.", "--limit", "10000", status=0)
+    assert found["id"] in [one["id"] for one in page]
+    (same,) = site.mailwarden(
+        "trace", "--queue-id", found["queue_id"], "--recipient", "DAVE@strict", status=0
+    )
+    assert same == found
