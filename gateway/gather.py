@@ -61,8 +61,10 @@ def gather(mail: Mail, content: Content, sources: Sources, deadline: float) -> E
     """Return the evidence about one message; `deadline` is on `time.monotonic()`."""
     pool, antivirus, spamd = sources.pool, sources.antivirus, sources.spamd
     release = _release(mail, content, sources)
-    scan = pool.submit(_timed, antivirus.scan, (mail.raw, *content.readings), deadline) if antivirus else None
-    opening = sources.unpacker.submit(content, deadline) if sources.unpacker else None
+    now = time.monotonic()
+    opening = sources.unpacker.submit(content, (now + deadline) / 2) if sources.unpacker else None
+    parts = (mail.raw, *content.readings)
+    scan = pool.submit(_scanned, antivirus, parts, opening, deadline) if antivirus else None
     check = pool.submit(_timed, spamd.check, mail.raw, deadline) if spamd else None
     # What comes back from the quarantine comes from us: our address would fail the sender's SPF and DMARC.
     asked = mail.session.direction is Direction.INBOUND and release is None
@@ -80,11 +82,6 @@ def gather(mail: Mail, content: Content, sources: Sources, deadline: float) -> E
     opened = None
     if opening:
         opened, durations["unpack"] = _wait(opening, deadline, _NOT_OPENED)
-        if opened.parts and antivirus and answer.status in ("clean", "limit"):
-            # The scanner has not seen these by itself: packed in a way that it cannot open.
-            again, taken = _timed(antivirus.scan, opened.parts, deadline)
-            durations["antivirus"] = round(durations["antivirus"] + taken, 2)
-            answer = answer if again.status == "clean" else again
     if check:
         spam, durations["spamassassin"] = _wait(
             check, deadline, SpamCheck("error", detail="no answer in time")
@@ -107,6 +104,22 @@ def _timed(ask: Callable[..., T], *arguments: object) -> tuple[T, float]:
     started = time.monotonic()
     answer = ask(*arguments)
     return answer, round((time.monotonic() - started) * 1000, 2)
+
+
+def _scanned(
+    antivirus: Clamd, parts: tuple[bytes, ...], opening: Future[tuple[Answer, float]] | None, deadline: float
+) -> tuple[Scan, float]:
+    """Scan a message, and with it what the scanner cannot unpack by itself.
+
+    What goes beyond a limit is not shown to it: it is held in any case, and would keep the scanner
+    from ordinary mail, with a thread for seconds at each bomb.
+    """
+    if opening:
+        opened, _ = _wait(opening, deadline, _NOT_OPENED)
+        if any(finding.kind == "limit" for finding in opened.unpacked.findings):
+            return Scan("limit", detail="not scanned: beyond a limit of unpacking"), 0.0
+        parts = (*parts, *opened.parts)
+    return _timed(antivirus.scan, parts, deadline)
 
 
 def _wait(future: Future[tuple[T, float]], deadline: float, otherwise: T) -> tuple[T, float]:

@@ -184,12 +184,12 @@ def gz_bomb(times: int = 1, megabytes: int = 1024) -> bytes:
     return data
 
 
-def bz2_bomb(megabytes: int = 300) -> bytes:
+def bz2_bomb(megabytes: int = 60) -> bytes:
     compressor = bz2.BZ2Compressor(9)
     return b"".join(compressor.compress(bytes(1 << 20)) for _ in range(megabytes)) + compressor.flush()
 
 
-def xz_bomb(megabytes: int = 300) -> bytes:
+def xz_bomb(megabytes: int = 90) -> bytes:
     compressor = lzma.LZMACompressor(preset=0)
     return b"".join(compressor.compress(bytes(1 << 20)) for _ in range(megabytes)) + compressor.flush()
 
@@ -306,8 +306,8 @@ HELD: dict[str, tuple[str, Callable[[], bytes]]] = {
     "50,000 files": ("a.tgz", tgz_many),
     "gzip, 1 GiB": ("a.gz", gz_bomb),
     "gzip three times": ("a.gz", lambda: gz_bomb(3)),
-    "bzip2, 300 MB": ("a.bz2", bz2_bomb),
-    "xz, 300 MB": ("a.xz", xz_bomb),
+    "bzip2, 60 MB": ("a.bz2", bz2_bomb),
+    "xz, 90 MB": ("a.xz", xz_bomb),
     "tar, negative size": ("a.tar", tar_negative),
     "tar, sparse terabyte": ("a.tar", tar_sparse),
     "tar, escapes": ("a.tar", tar_escapes),
