@@ -28,7 +28,7 @@ from gateway.classifier.mapping import ModelError, give_to_owner
 from gateway.classifier.site import READ, Seen, SiteModel, blend, buckets, learned, shapes
 from gateway.mail.mime import parse
 from gateway.store.database import StoreError
-from gateway.store.samples import Sample, Samples, SampleState, near
+from gateway.store.samples import Sample, Samples, SampleState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -70,13 +70,33 @@ class Outcome:
     reports: list[gate.Report] = field(default_factory=list)
 
 
+class _Fresh:
+    """The samples of a batch, and how to find a copy of one among them."""
+
+    def __init__(self) -> None:
+        self.samples: list[Sample] = []
+        self._by_band: dict[int, list[Sample]] = {}
+
+    def add(self, sample: Sample) -> None:
+        self.samples.append(sample)
+        for band in sample.sketch.bands:
+            self._by_band.setdefault(band, []).append(sample)
+
+    def find(self, sample: Sample) -> Sample | None:
+        for band in sample.sketch.bands:
+            for other in self._by_band.get(band, ()):
+                if other.sketch.near(sample.sketch) and other in self.samples:
+                    return other
+        return None
+
+
 class Learner:
     """Teaches the site model in `path` from samples in the store. Raises StoreError, ModelError, OSError."""
 
     def __init__(
         self, samples: Samples, settings: ClassifierSettings, base: Model | None, path: Path
     ) -> None:
-        self._samples = samples
+        self.samples = samples
         self._settings = settings
         self._base = base
         self.path = path
@@ -95,7 +115,7 @@ class Learner:
     def _learn(self, batch: list[Labelled], outcome: Outcome) -> None:
         live = self._caught_up()
         candidate = live.copy()
-        fresh: list[Sample] = []
+        fresh = _Fresh()
         wrong: list[int] = []  # numbers of samples that are taken back
         quota: dict[str, int] = {}
         total = live.ham + live.spam
@@ -112,15 +132,15 @@ class Learner:
                 sample = replace(sample, state=SampleState.ASIDE)
             else:
                 total += 1
-            fresh.append(sample)
-        if not fresh and not wrong:
+            fresh.add(sample)
+        if not fresh.samples and not wrong:
             return
         if wrong:
             candidate = self._made_anew(without=frozenset(wrong))
-        for sample in fresh:
+        for sample in fresh.samples:
             if sample.state is SampleState.LEARNED:
-                candidate.learn(Seen.unpack(sample.features), spam=sample.spam)
-        self._settle(live, candidate, fresh, wrong, outcome)
+                candidate.learn(self.seen(sample), spam=sample.spam)
+        self._settle(live, candidate, fresh.samples, wrong, outcome)
 
     def _settle(
         self, live: SiteModel, candidate: SiteModel, fresh: list[Sample], wrong: list[int], outcome: Outcome
@@ -128,17 +148,17 @@ class Learner:
         """Let the candidate through the gate, and keep samples and model accordingly."""
         report = self.measure(live, candidate)
         outcome.reports.append(report)
-        taught = [sample for sample in fresh if sample.state is SampleState.LEARNED]
-        outcome.aside += len(fresh) - len(taught)
+        taught = sum(sample.state is SampleState.LEARNED for sample in fresh)
         if not report.passed:
-            outcome.refused += len(taught)
+            outcome.refused += len(fresh)
             candidate.save(self.candidate)
-            self._samples.add([replace(s, state=SampleState.REFUSED) if s in taught else s for s in fresh])
+            self.samples.add([replace(sample, state=SampleState.REFUSED) for sample in fresh])
             return
-        outcome.learned += len(taught)
+        outcome.learned += taught
+        outcome.aside += len(fresh) - taught
         outcome.corrected += len(wrong)
-        self._samples.set_state(wrong, SampleState.SUPERSEDED)
-        self._samples.add(fresh)
+        self.samples.set_state(wrong, SampleState.SUPERSEDED)
+        self.samples.add(fresh)
         self._save(candidate)
 
     def _sample(self, message: Labelled, outcome: Outcome) -> Sample | None:
@@ -163,10 +183,9 @@ class Learner:
             body=body,
         )
 
-    def _is_new(self, sample: Sample, fresh: list[Sample], wrong: list[int], outcome: Outcome) -> bool:
+    def _is_new(self, sample: Sample, fresh: _Fresh, wrong: list[int], outcome: Outcome) -> bool:
         """Tell what says something new from copies and contradictions."""
-        found = next((s for s in fresh if s.digest == sample.digest or near(s.sketch, sample.sketch)), None)
-        found = found or self._samples.find(sample.digest, sample.sketch)
+        found = fresh.find(sample) or self.samples.find(sample.digest, sample.sketch)
         if found is None or found.number in wrong:
             return True
         if found.spam == sample.spam:
@@ -178,13 +197,13 @@ class Learner:
         if found.number:
             wrong.append(found.number)
         else:
-            fresh.remove(found)
+            fresh.samples.remove(found)
         return True
 
     def _within_limit(self, sample: Sample, quota: dict[str, int]) -> bool:
         used = quota.get(sample.source)
         if used is None:
-            used = self._samples.since(sample.source, time.time() - _DAY)
+            used = self.samples.since(sample.source, time.time() - _DAY)
         quota[sample.source] = used + 1
         return used < self._settings.reports_per_day
 
@@ -194,10 +213,15 @@ class Learner:
         """The model in use; an empty one if there is none."""
         return SiteModel.load(self.path, writable=True) if self.path.exists() else SiteModel()
 
+    @staticmethod
+    def seen(sample: Sample) -> Seen:
+        """What the model reads of a sample."""
+        return Seen.unpack(sample.features)
+
     def measure(self, before: SiteModel, after: SiteModel) -> gate.Report:
         """Compare two models on samples that neither learned."""
-        samples = self._samples.newest_aside(_MEASURED)
-        seen = [Seen.unpack(sample.features) for sample in samples]
+        samples = self.samples.newest_aside(_MEASURED)
+        seen = [self.seen(sample) for sample in samples]
         labels = np.array([sample.spam for sample in samples], np.bool_)
         old, new = (np.array([_logit(model, one) for one in seen], np.float64) for model in (before, after))
         return gate.compare(labels, old, new, self._settings.false_positives)
@@ -217,10 +241,10 @@ class Learner:
         received = stored.as_received(raw)
         digest = hashlib.sha256(received).hexdigest()
         with self._writing():
-            found = self._samples.find(digest, stored.sketch(extract(parse(received)), digest))
+            found = self.samples.find(digest, stored.sketch(extract(parse(received)), digest))
             if found is None:
                 return False
-            self._samples.remove(found.number)
+            self.samples.remove(found.number)
             self._save(self._made_anew())
             return True
 
@@ -229,12 +253,12 @@ class Learner:
         with self._writing():
             live = self._caught_up()
             candidate = live.copy()
-            refused = list(self._samples.read(SampleState.REFUSED))
+            refused = list(self.samples.read(SampleState.REFUSED))
             for sample in refused:
-                candidate.learn(Seen.unpack(sample.features), spam=sample.spam)
+                candidate.learn(self.seen(sample), spam=sample.spam)
             report = self.measure(live, candidate)
             if refused and (report.passed or force):
-                self._samples.set_state([sample.number for sample in refused], SampleState.LEARNED)
+                self.samples.set_state([sample.number for sample in refused], SampleState.LEARNED)
                 self._save(self._made_anew())
                 self.candidate.unlink(missing_ok=True)
             return report
@@ -245,7 +269,7 @@ class Learner:
             if not self.previous.exists():
                 raise ModelError(f"{self.previous}: there is no earlier model")
             earlier = SiteModel.load(self.previous, writable=True)
-            count = self._samples.set_aside_after(earlier.upto[0])
+            count = self.samples.set_aside_after(earlier.upto[0])
             self._save(self._made_anew())
             return count
 
@@ -253,26 +277,26 @@ class Learner:
         """The model in use with what was learned elsewhere; made anew where their order changed."""
         model = self.live()
         number, generation = model.upto
-        now = self._samples.generation()
+        now = self.samples.generation()
         if generation != now:
             return self._made_anew()
-        for sample in self._samples.read(SampleState.LEARNED, number):
-            model.learn(Seen.unpack(sample.features), spam=sample.spam)
+        for sample in self.samples.read(SampleState.LEARNED, number):
+            model.learn(self.seen(sample), spam=sample.spam)
             model.mark(sample.number, now)
         return model
 
     def _made_anew(self, without: frozenset[int] = frozenset()) -> SiteModel:
         model = SiteModel()
-        generation = self._samples.generation()
+        generation = self.samples.generation()
         model.mark(0, generation)
-        for sample in self._samples.read(SampleState.LEARNED):
+        for sample in self.samples.read(SampleState.LEARNED):
             if sample.number not in without:
-                model.learn(Seen.unpack(sample.features), spam=sample.spam)
+                model.learn(self.seen(sample), spam=sample.spam)
                 model.mark(sample.number, generation)
         return model
 
     def _save(self, model: SiteModel) -> None:
-        model.mark(self._samples.last(), self._samples.generation())
+        model.mark(self.samples.last(), self.samples.generation())
         if self.path.exists():
             draft = self.path.with_name(f".{self.path.name}.{os.getpid()}.previous")
             draft.unlink(missing_ok=True)

@@ -36,7 +36,8 @@ BUCKETS: Final = 1 << 18
 SHAPES: Final = 1 << 14
 READ: Final = 3_500  # octets of a message, after its line ends became LF
 
-_RATE: Final = 0.4
+_RATE: Final = 0.4  # of learning, at first; grams learn twice as fast once there is more to go by
+_WARM: Final = 500  # messages after which they do
 _BIAS_RATE: Final = 0.02
 _START: Final = 1e-4  # of the sums of squared gradients
 _HEAD: Final = 16  # values before the weights: see _Head
@@ -144,8 +145,9 @@ class SiteModel:
     def learn(self, seen: Seen, *, spam: bool) -> None:
         """Learn one message. Needs a writable model."""
         count = learned(self.ham, self.spam)
-        self._step(self._grams, seen.grams, spam, 0.3 * seen.base / (1 + (count / 1500) ** 2))
-        self._step(self._shape, seen.shape, spam, seen.base)
+        rate = _RATE * (1 + min(count / _WARM, 1))
+        self._step(self._grams, seen.grams, spam, 0.3 * seen.base / (1 + (count / 1500) ** 2), rate)
+        self._step(self._shape, seen.shape, spam, seen.base, _RATE)
         self._state[_Head.SPAM if spam else _Head.HAM] += 1
 
     def copy(self) -> SiteModel:
@@ -158,8 +160,8 @@ class SiteModel:
             return float(self._state[bias])
         return float(weights[at].sum()) / math.sqrt(len(at)) + float(self._state[bias])
 
-    def _step(self, part: _Part, at: NDArray[np.intp], spam: bool, known: float) -> None:
-        """Move one part towards the label, given what is `known` without it."""
+    def _step(self, part: _Part, at: NDArray[np.intp], spam: bool, known: float, rate: float) -> None:
+        """Move one part towards the label, given the logit `known` without it."""
         logit = self._logit(part, at) + known
         error = (1.0 if spam else 0.0) - 1 / (1 + math.exp(-min(max(logit, -30.0), 30.0)))
         weights, squares, bias = part
@@ -168,7 +170,7 @@ class SiteModel:
             step = np.float32(error / math.sqrt(len(at)))
             grown = squares[at] + step * step
             squares[at] = grown
-            weights[at] += np.float32(_RATE) * step / np.sqrt(grown)
+            weights[at] += np.float32(rate) * step / np.sqrt(grown)
         state[bias + 1] += error * error
         state[bias] += _BIAS_RATE * error / math.sqrt(float(state[bias + 1]))
 

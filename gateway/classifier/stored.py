@@ -6,7 +6,9 @@ Reads hostile messages, linear in their size. Never learned: test strings, and e
 
 from __future__ import annotations
 
+import hashlib
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -29,7 +31,9 @@ _ADDED: Final = re.compile(
 _DELIVERY: Final = re.compile(rb"(?i)^(?:return-path|delivered-to|x-original-to):")
 _FIELD: Final = re.compile(rb"[^\r\n]*(?:\r?\n[ \t][^\r\n]*)*(?:\r?\n|\Z)")
 _FEW: Final = 8  # words below which only identical messages are the same
-_PRIMES: Final = np.array([2654435761, 2246822519, 3266489917, 668265263], np.uint64)
+_NEAR: Final = 26  # equal minima of 32 that make two messages the same
+_LAST: Final = np.uint64(0x9E3779B97F4A7C15)
+_FACTORS: Final = (np.arange(1, 33, dtype=np.uint64) * np.uint64(0xD1342543DE82EF95)) | np.uint64(1)
 
 
 def refusal(raw: bytes, features: Features) -> str:
@@ -46,26 +50,46 @@ def as_received(raw: bytes) -> bytes:
 
     The model must not learn a verdict that a filter wrote, its own least of all.
     """
-    end = re.search(rb"\r?\n\r?\n", raw)
-    head, rest = (raw[: end.start() + 1], raw[end.start() + 1 :]) if end else (raw, b"")
-    if head.endswith(b"\r"):
-        head, rest = head[:-1], b"\r" + rest
+    end = re.search(rb"(\r?\n)\r?\n", raw)
+    head, rest = (raw[: end.end(1)], raw[end.end(1) :]) if end else (raw, b"")
     fields = [found[0] for found in _FIELD.finditer(head) if found[0]]
     if fields and _DELIVERY.match(fields[0]):  # a delivery agent's; our own server's trace comes next
         first = next((n for n, field in enumerate(fields) if field[:9].lower() == b"received:"), None)
         if first is not None:
             del fields[first]
     kept = [field for field in fields if not _ADDED.match(field)]
-    text = b"".join(kept)
-    return text + (rest if not text.endswith(b"\n") else rest.removeprefix(b"\r").removeprefix(b"\n"))
+    return b"".join(kept) + rest
 
 
-def sketch(features: Features, digest: str) -> tuple[int, int, int, int]:
-    """Give four minima over the words; nearly the same words give nearly always three the same."""
+@dataclass(frozen=True, slots=True)
+class Sketch:
+    """What tells nearly identical messages: 32 minima over the words, and four bands to find them by."""
+
+    bands: tuple[int, int, int, int]
+    minima: bytes
+
+    def near(self, other: Sketch) -> bool:
+        """Tell whether both are of nearly the same words (about five of six, or more)."""
+        if len(self.minima) != len(other.minima):
+            return False
+        mine, theirs = (np.frombuffer(sketch.minima, "<u2") for sketch in (self, other))
+        return int(np.count_nonzero(mine == theirs)) >= _NEAR
+
+
+def sketch(features: Features, digest: str) -> Sketch:
+    """Sketch the words of a message; one of few words is like none but itself, by its `digest`."""
     if features.words < _FEW:
-        value = int(digest[:12], 16)
-        return value, value + 1, value + 2, value + 3
+        alone = bytes.fromhex(digest)
+        return Sketch(_bands(alone + alone), alone + alone)
     keys = np.fromiter(map(key, features.text[: features.words]), np.uint64, features.words)
-    mixed = (keys[:, None] ^ (keys[:, None] >> np.uint64(15))) * _PRIMES[None, :]
-    minima = ((mixed ^ (mixed >> np.uint64(29))) & np.uint64(0xFFFFFFFFFF)).min(axis=0)
-    return int(minima[0]), int(minima[1]), int(minima[2]), int(minima[3])
+    mixed = (keys[:, None] * _FACTORS[None, :]) >> np.uint64(24)
+    minima = ((mixed.min(axis=0) * _LAST) >> np.uint64(48)).astype("<u2").tobytes()
+    return Sketch(_bands(minima), minima)
+
+
+def _bands(minima: bytes) -> tuple[int, int, int, int]:
+    first, second, third, fourth = (
+        int.from_bytes(hashlib.blake2b(minima[start : start + 10], digest_size=6).digest(), "big")
+        for start in (0, 16, 32, 48)
+    )
+    return first, second, third, fourth

@@ -19,6 +19,8 @@ import click
 from gateway.classifier.corpus import CorpusError, Sample, as_message, read, read_index
 from gateway.classifier.model import Classifier, Model, ModelError
 from gateway.classifier.settings import ClassifierSettings
+from gateway.classifier.site import SiteFile
+from gateway.cli import learn as site
 from gateway.cli.main import (
     EX_DATAERR,
     EX_NOINPUT,
@@ -31,6 +33,7 @@ from gateway.cli.main import (
 )
 from gateway.cli.output import console, facts, octets, print_json, safe, table
 from gateway.data import data_dir
+from gateway.store.database import state_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -80,7 +83,12 @@ def model() -> None:
       mailwarden model score message.eml
       mailwarden model evaluate --ham ~/Maildir/.Archive --spam ~/Maildir/.Junk
       mailwarden model train --ham ham.mbox --spam spam.mbox --out /var/lib/mailwarden/model
+      mailwarden model learn --spam ~/Maildir/.Junk
     """
+
+
+for _command in site.COMMANDS:
+    model.add_command(_command)
 
 
 @model.command()
@@ -114,6 +122,8 @@ def status(context: Context, directory: Path | None, *, as_json: bool) -> None:
         "threshold": manifest.threshold,
         "golden scores": f"{checks - len(wrong)} of {checks} right",
     }
+    if directory is None and _configured(context):
+        rows |= site.standing(context)
     if as_json:
         print_json({**rows, "wrong": list(wrong)})
     else:
@@ -147,7 +157,7 @@ def score(
     """
     from gateway.mail.mime import parse  # noqa: PLC0415  # help stays quick
 
-    classifier = Classifier(_load(_directory(context, directory)))
+    classifier = Classifier(_load(_directory(context, directory)), None if directory else _site(context))
     curve = _curve(context) if points else None
     rows: list[dict[str, Any]] = []
     for sample in _messages(files):
@@ -155,7 +165,7 @@ def score(
         assert found is not None  # it has a model
         row: dict[str, Any] = {"path": sample.name, "probability": round(found.probability, 6)}
         if curve:
-            row["points"] = round(curve(found.probability), 2)
+            row["points"] = round(curve(found.cautious), 2)
         row["known"] = round(found.known, 3)
         if why or as_json:
             row["reasons"] = [{"feature": name, "weight": round(weight, 3)} for name, weight in found.reasons]
@@ -340,6 +350,13 @@ def _directory(context: Context, directory: Path | None) -> Path:
         return directory
     settings = context.config.classifier if _configured(context) else ClassifierSettings()
     return Path(settings.model) if settings.model else data_dir("models") / "base"
+
+
+def _site(context: Context) -> SiteFile | None:
+    if not _configured(context):
+        return None
+    path = context.config.classifier.site_path(state_directory(context.config.store))
+    return SiteFile(path) if path else None
 
 
 def _configured(context: Context) -> bool:

@@ -4,7 +4,7 @@
 Holds features of hostile mail, and its first octets where the settings want bodies kept. The model
 file is only a fold over these rows in the order of their numbers, so that any node can make it
 anew; `generation` changes whenever that order of learned rows changes other than by rows added at its end.
-Near-identical messages are found by four minima of a sketch: three equal ones mean the same message.
+Near-identical messages are found by four bands of a sketch, and told by the sketch.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, delete, func, insert, or_, select, update
 
+from gateway.classifier.stored import Sketch
 from gateway.mail.headers import printable
 from gateway.store import schema
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from gateway.store.database import Database
 
-NEAR = 3  # equal minima of four that make two messages the same
 _PAGE = 500
 _GENERATION = "site_generation"
 
@@ -45,7 +45,7 @@ class Sample:
     """A labelled message. `features` is what `gateway.classifier.site.Seen` packs."""
 
     digest: str  # SHA-256 of the message, hex
-    sketch: tuple[int, int, int, int]
+    sketch: Sketch
     spam: bool
     origin: str
     source: str  # who said so; bounded, printable
@@ -73,12 +73,13 @@ class Samples:
         if rows:
             self._database.write(work)
 
-    def find(self, digest: str, sketch: tuple[int, int, int, int]) -> Sample | None:
+    def find(self, digest: str, sketch: Sketch) -> Sample | None:
         """The newest valid sample that is this message, or nearly."""
         table = schema.samples
         columns = (table.c.near0, table.c.near1, table.c.near2, table.c.near3)
         alike = or_(
-            table.c.digest == digest, *(column == one for column, one in zip(columns, sketch, strict=True))
+            table.c.digest == digest,
+            *(column == one for column, one in zip(columns, sketch.bands, strict=True)),
         )
         statement = select(table).where(alike, table.c.state != SampleState.SUPERSEDED)
         statement = statement.order_by(table.c.number.desc()).limit(50)
@@ -86,7 +87,7 @@ class Samples:
         def work(connection: Connection) -> Sample | None:
             for row in connection.execute(statement).mappings():
                 found = _sample(row)
-                if found.digest == digest or near(found.sketch, sketch):
+                if found.digest == digest or found.sketch.near(sketch):
                     return found
             return None
 
@@ -180,11 +181,6 @@ class Samples:
         return int(self._database.read(lambda connection: connection.execute(statement).scalar()) or 0)
 
 
-def near(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
-    """Tell whether two sketches are of nearly the same message."""
-    return sum(a == b for a, b in zip(one, other, strict=True)) >= NEAR
-
-
 def _turn(connection: Connection) -> None:
     table = schema.secrets
     found = connection.execute(select(table.c.value).where(table.c.name == _GENERATION)).scalar()
@@ -198,7 +194,8 @@ def _turn(connection: Connection) -> None:
 def _row(sample: Sample) -> dict[str, object]:
     return {
         "digest": sample.digest,
-        **{f"near{n}": value for n, value in enumerate(sample.sketch)},
+        **{f"near{n}": value for n, value in enumerate(sample.sketch.bands)},
+        "minima": sample.sketch.minima,
         "spam": int(sample.spam),
         "origin": printable(sample.origin, 16),
         "source": printable(sample.source, 200),
@@ -212,7 +209,9 @@ def _row(sample: Sample) -> dict[str, object]:
 def _sample(value: Mapping[str, Any] | RowMapping) -> Sample:
     return Sample(
         digest=value["digest"],
-        sketch=(value["near0"], value["near1"], value["near2"], value["near3"]),
+        sketch=Sketch(
+            (value["near0"], value["near1"], value["near2"], value["near3"]), bytes(value["minima"])
+        ),
         spam=bool(value["spam"]),
         origin=value["origin"],
         source=value["source"],

@@ -222,6 +222,7 @@ samples = Table(
     Column("number", _Number, primary_key=True),
     Column("digest", String(64), nullable=False),
     *(Column(f"near{n}", BigInteger, nullable=False) for n in range(4)),
+    Column("minima", LargeBinary, nullable=False),
     Column("spam", Integer, nullable=False),
     Column("origin", String(16), nullable=False),
     Column("source", Text, nullable=False),

@@ -116,5 +116,50 @@ def test_errors_have_their_exit_status(mail: Path, words: tuple[str, ...], statu
     assert "Traceback" not in done.output
 
 
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """A configuration with a database of its own."""
+    config = tmp_path / "site.toml"
+    config.write_text(f'[store]\ndatabase = "sqlite:///{tmp_path}/store/mailwarden.db"\n')
+    return config
+
+
+def at(config: Path, *words: object, data: bytes | None = None) -> Result:
+    return CliRunner().invoke(cli, ["--config", str(config), "model", *map(str, words)], input=data)
+
+
+def test_a_site_teaches_its_model(site: Path, mail: Path) -> None:
+    assert "not active because nothing was taught" in at(site, "status", "--json").stdout
+    done = at(site, "learn", "--spam", "--json", mail / "spam")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["learned"] + json.loads(done.stdout)["known"] == 20
+    assert "learned no ham" in at(site, "status", "--json").stdout
+    before = json.loads(at(site, "score", "--json", mail / "ham" / "1.eml").stdout)[0]["probability"]
+    assert at(site, "learn", "--ham", mail / "ham").exit_code == 0
+    assert "active because it has learned both kinds" in at(site, "status", "--json").stdout
+    after = json.loads(at(site, "score", "--json", mail / "ham" / "1.eml").stdout)[0]
+    assert after["probability"] < before
+    assert "site taught" in json.dumps(after["reasons"])
+    assert at(site, "learn", "--ham", "-", data=HAM).exit_code == 0
+    assert at(site, "forget", "-", data=HAM).exit_code == 0
+    assert at(site, "forget", "-", data=HAM).exit_code == 66
+    assert "no worse" in at(site, "compare").stdout
+    assert at(site, "rollback").exit_code == 0
+    assert at(site, "promote").exit_code == 0
+    assert at(site, "export", mail / "exported").exit_code == 0
+    rows = [json.loads(line) for line in (mail / "exported" / "samples.jsonl").read_text().splitlines()]
+    assert {row["label"] for row in rows} == {"ham", "spam"}
+
+
+def test_learning_has_its_errors(site: Path, mail: Path) -> None:
+    assert at(site, "learn", mail / "ham").exit_code == 64
+    assert at(site, "learn", "--ham", mail / "none").exit_code == 66
+    assert at(site, "compare").exit_code == 66
+    assert at(site, "rollback").exit_code == 69
+    site.write_text(site.read_text() + '[classifier]\nsite = "off"\n')
+    assert at(site, "learn", "--ham", mail / "ham").exit_code == 69
+    assert "off" in at(site, "status", "--json").stdout
+
+
 def test_help_has_examples() -> None:
     assert "mailwarden model train" in run("--help").stdout

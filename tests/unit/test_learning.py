@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Teaching the site's model: copies, contradictions, limits, the gate, and the way back."""
+
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gateway.classifier import gate, stored
+from gateway.classifier.features import extract
+from gateway.classifier.mapping import ModelError
+from gateway.classifier.settings import ClassifierSettings
+from gateway.classifier.site import SiteFile, SiteModel
+from gateway.learning import Labelled, Learner, Outcome
+from gateway.mail.mime import parse
+from gateway.policy.examine import GTUBE
+from gateway.store.database import Database, StoreSettings, open_database
+from gateway.store.samples import Samples, SampleState
+
+WORDS = {
+    False: "agenda minutes budget kernel patch review meeting project quarter report lunch",
+    True: "pills winner lottery cheap click offer casino meds replica bonus prize urgent",
+}
+
+
+def message(number: int, *, spam: bool) -> bytes:
+    """An invented message; each number has words of its own."""
+    chance = random.Random(f"{number} {spam}")
+    own = ["".join(chance.choices("bcdfghklmnprst", k=7)) for _ in range(12)]
+    words = chance.choices(WORDS[spam].split(), k=10) + own
+    chance.shuffle(words)
+    sender = "offers" if spam else "colleague"
+    return (
+        f"From: {sender}{number}@example.com\r\nTo: bob@example.net\r\nSubject: {words[0]} {words[1]}\r\n"
+        f"\r\n{' '.join(words)}\r\n"
+    ).encode()
+
+
+def mail(count: int, first: int = 0, **facts: str) -> Iterator[Labelled]:
+    for number in range(first, first + count):
+        for spam in (False, True):
+            yield Labelled(message(number, spam=spam), spam, **facts)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    opened = open_database(StoreSettings(database=f"sqlite:///{tmp_path}/store.db"))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def learner(tmp_path: Path, database: Database) -> Learner:
+    return Learner(Samples(database), ClassifierSettings(), None, tmp_path / "site.npy")
+
+
+def states(learner: Learner) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for (state, _), count in learner.samples.counts().items():
+        found[state] = found.get(state, 0) + count
+    return found
+
+
+def test_what_is_learned_reaches_a_reader_and_equals_the_fold_over_the_samples(learner: Learner) -> None:
+    reader = SiteFile(learner.path)
+    assert reader.current() is None
+    assert learner.learn(mail(20)).learned == 40
+    time.sleep(0.5)
+    found = reader.current()
+    assert found is not None
+    assert (found.ham, found.spam) == (20, 20)
+    learner.learn(mail(5, first=100))
+    live = learner.live()
+    learner.path.unlink()
+    assert learner.catch_up()
+    anew = learner.live()
+    assert anew.upto == live.upto
+    assert np.array_equal(anew._state, live._state)
+    assert not learner.catch_up()
+
+
+def test_copies_count_once(learner: Learner) -> None:
+    one = message(1, spam=True)
+    near = one.replace(b"offers1@", b"offers99@").replace(b"bob@", b"carol@")
+    delivered = b"Return-Path: <x@example.com>\r\nReceived: from mx\r\n\tby us\r\nX-Spam-Flag: YES\r\n" + one
+    outcome = learner.learn([Labelled(raw, spam=True) for raw in (one, near, one, delivered)])
+    assert (outcome.learned, outcome.known) == (1, 3)
+    assert learner.learn([Labelled(near, spam=True)]).known == 1
+
+
+def test_what_delivery_added_is_not_learned() -> None:
+    one = message(1, spam=True)
+    added = (
+        b"Return-Path: <x@example.com>\r\nDelivered-To: bob@example.net\r\n"
+        b"Received: from mx.example.net\r\n\tby store.example.net\r\n"
+        b"X-Spam-Status: Yes, score=9\r\n\ttests=A\r\nAuthentication-Results: example.net; spf=pass\r\n"
+    )
+    assert stored.as_received(added + one) == one
+    assert stored.as_received(one) == one
+    assert stored.as_received(b"") == b""
+    assert stored.as_received(b"X-Spam-Flag: YES\r\n\r\nbody") == b"\r\nbody"
+    assert stored.as_received(b"Subject: x") == b"Subject: x"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"Subject: test\r\n\r\n" + GTUBE.encode() + b"\r\n",
+        b"Subject: test\r\n\r\nX5O!P%@AP[4\\PZX54(P^)7CC)7}$EICAR-STANDARD-ANTIVIRUS-TEST-FILE!$H+H*\r\n",
+        b"From: a@example.com\r\n\r\n\r\n",
+        b"",
+    ],
+)
+def test_test_strings_and_empty_messages_are_never_learned(learner: Learner, raw: bytes) -> None:
+    outcome = learner.learn([Labelled(raw, spam=True)])
+    assert (outcome.learned, outcome.unfit) == (0, 1)
+    assert not learner.path.exists()
+
+
+def test_an_operator_corrects_a_label_and_a_stranger_does_not(learner: Learner) -> None:
+    learner.learn(mail(5))
+    wrong = Labelled(message(1, spam=False), spam=True)
+    stranger = replace(wrong, origin="report", source="mallory@example.com")
+    assert learner.learn([stranger]).contradicting == 1
+    outcome = learner.learn([wrong])
+    assert (outcome.learned, outcome.corrected) == (1, 1)
+    assert (learner.live().ham, learner.live().spam) == (4, 6)
+    assert states(learner) == {SampleState.LEARNED: 10, SampleState.SUPERSEDED: 1}
+
+
+def test_a_source_is_limited_by_the_day(learner: Learner) -> None:
+    outcome = learner.learn(mail(40, origin="report", source="bob@example.net"))
+    assert (outcome.learned, outcome.over_limit) == (20, 60)
+    assert learner.learn(mail(5, first=200, origin="report", source="bob@example.net")).over_limit == 10
+    assert learner.learn(mail(5, first=200, origin="report", source="carol@example.net")).learned == 10
+    assert learner.learn(mail(40, first=300)).learned == 80
+
+
+def test_poisoned_reports_from_one_source_change_nothing(learner: Learner) -> None:
+    learner.learn(mail(400))
+    before = learner.live()
+    held = [(learner._sample(one, Outcome()), one.spam) for one in mail(100, first=5_000)]
+    poison = (
+        replace(one, spam=not one.spam) for one in mail(500, 1_000, origin="report", source="m@example.com")
+    )
+    outcome = learner.learn(poison)
+    assert outcome.over_limit >= 900
+    assert outcome.learned <= 20
+    wrong = 0
+    for sample, spam in held:
+        assert sample is not None
+        seen = learner.seen(sample)
+        wrong += (learner.live().score(seen).grams > 0) != spam
+        assert (before.score(seen).grams > 0) == spam
+    assert wrong == 0
+
+
+def test_a_worse_model_is_refused_and_may_be_promoted_by_force(learner: Learner) -> None:
+    learner.learn(mail(600))
+    aside = states(learner)[SampleState.ASIDE]
+    assert 20 < aside < 200
+    before = learner.live()
+    poison = [replace(one, spam=not one.spam) for one in mail(400, first=2_000)]
+    outcome = learner.learn(poison)
+    assert outcome.learned == 0
+    assert outcome.refused > 500
+    assert "ham called spam" in outcome.reports[-1].why or "spam missed" in outcome.reports[-1].why
+    assert np.array_equal(learner.live()._state, before._state)
+    assert learner.candidate.exists()
+    assert not learner.promote(force=False).passed
+    assert learner.live().upto == before.upto
+    learner.promote(force=True)
+    assert learner.live().ham > before.ham
+
+
+def test_rollback_and_forget(learner: Learner) -> None:
+    with pytest.raises(ModelError, match="no earlier"):
+        learner.rollback()
+    learner.learn(mail(10))
+    first = learner.live()
+    learner.learn(mail(10, first=50))
+    assert learner.rollback() == 20
+    assert (learner.live().ham, learner.live().spam) == (first.ham, first.spam)
+    assert learner.forget(message(3, spam=True))
+    assert learner.live().spam == 9
+    assert not learner.forget(message(900, spam=True))
+
+
+def test_bodies_are_kept_only_if_the_settings_say_so(tmp_path: Path, database: Database) -> None:
+    for settings, kept in ((ClassifierSettings(), False), (ClassifierSettings(samples="bodies"), True)):
+        learner = Learner(Samples(database), settings, None, tmp_path / "site.npy")
+        raw = message(10 + kept, spam=False)
+        learner.learn([Labelled(raw, spam=False)])
+        assert bool(list(learner.samples.read(SampleState.LEARNED))[-1].body) is kept
+
+
+def test_writers_of_several_processes_take_turns(tmp_path: Path, learner: Learner) -> None:
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[3]); from pathlib import Path\n"
+        "from tests.unit.test_learning import *\n"
+        "db = open_database(StoreSettings(database=f'sqlite:///{sys.argv[1]}/store.db'))\n"
+        "one = Learner(Samples(db), ClassifierSettings(), None, Path(sys.argv[1]) / 'site.npy')\n"
+        "[one.learn(mail(1, first=int(sys.argv[2]) + n)) for n in range(8)]\n"
+    )
+    root = str(Path(__file__).resolve().parents[2])
+    running = [
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path), str(start), root])
+        for start in (1_000, 2_000)
+    ]
+    assert [process.wait(60) for process in running] == [0, 0]
+    assert (learner.live().ham, learner.live().spam) == (16, 16)
+    assert states(learner) == {SampleState.LEARNED: 32}
+
+
+def test_the_gate_tells_chance_from_worse() -> None:
+    labels = np.array([False] * 300 + [True] * 300)
+    good = np.where(labels, 5.0, -5.0)
+    assert gate.compare(labels, good, good, 0.5).passed
+    slightly = good.copy()
+    slightly[300] = -5.0
+    assert gate.compare(labels, good, slightly, 0.5).passed
+    for chosen in (slice(0, 10), slice(300, 310)):
+        worse = good.copy()
+        worse[chosen] *= -1
+        assert not gate.compare(labels, good, worse, 0.5).passed
+        assert gate.compare(labels, worse, good, 0.5).passed
+    none = np.zeros(0)
+    assert gate.compare(none.astype(bool), none, none, 0.5).passed
+    assert gate.chance(5, 0) == pytest.approx(1 / 32)
+
+
+def test_near_copies_have_one_sketch() -> None:
+    words = " ".join(f"word{chr(97 + n % 26)}{chr(97 + n // 26)}" for n in range(80))
+    first, second = (
+        extract(parse(f"Subject: news\r\n\r\n{text}\r\n".encode())) for text in (words, words + " extra")
+    )
+    other = extract(parse(message(7, spam=False)))
+    digest = "0" * 64
+    one, near, another = (stored.sketch(features, digest) for features in (first, second, other))
+    assert one.near(near)
+    assert set(one.bands) & set(near.bands)
+    assert not one.near(another)
+    assert not stored.sketch(other, digest).near(
+        stored.sketch(extract(parse(message(8, spam=False))), digest)
+    )
+
+
+def test_an_empty_model_is_no_model(learner: Learner) -> None:
+    SiteModel().save(learner.path)
+    assert learner.live().ham == 0
