@@ -16,12 +16,15 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, generate_latest
 
+from gateway.classifier.mapping import ModelError
+from gateway.learning import Learner
 from gateway.listeners import split_host_port
 from gateway.mail.headers import printable
 from gateway.store import dmarc
-from gateway.store.database import Database, StoreError, open_database
+from gateway.store.database import Database, StoreError, open_database, state_directory
 from gateway.store.journal import Journal
 from gateway.store.quarantine import Quarantine
+from gateway.store.samples import Samples
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 
 _ROUND = 600.0  # seconds between two rounds of retention
 _DAY = 86_400.0
+_FOLLOW = 1.0  # seconds between two looks at what other nodes have learned
 LEAST_FREE = 16_777_216  # octets on the store's file system below which nothing more may be held soon
 
 
@@ -43,12 +47,30 @@ def serve(settings: Config, metrics: Metrics, log: Log) -> None:
         registry.register(metrics)
         server = _Server(split_host_port(settings.http.listen), registry, metrics, database)
         threading.Thread(target=server.serve_forever, name="http", daemon=True).start()
+    if (path := settings.classifier.site_path(state_directory(settings.store))) is not None:
+        learner = Learner(Samples(database), settings.classifier, None, path)
+        threading.Thread(target=follow, args=(learner, log), name="site model", daemon=True).start()
     while True:
         try:
             tidy(settings, database)
         except StoreError as error:
             log.error("retention failed", error=printable(str(error), 200))
         time.sleep(_ROUND)
+
+
+def follow(learner: Learner, log: Log) -> None:
+    """Bring this node's site model up to what is in the store: learned elsewhere, or before a crash."""
+    problem = ""
+    while True:
+        try:
+            if learner.behind():
+                learner.catch_up()
+            problem = ""
+        except (StoreError, ModelError, OSError) as error:
+            if str(error) != problem:  # once, not every second
+                problem = str(error)
+                log.error("the site's model is not up to date", error=printable(problem, 200))
+        time.sleep(_FOLLOW)
 
 
 def tidy(settings: Config, database: Database) -> tuple[int, int]:

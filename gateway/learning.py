@@ -25,7 +25,7 @@ import numpy as np
 from gateway.classifier import gate, stored
 from gateway.classifier.features import extract
 from gateway.classifier.mapping import ModelError, give_to_owner
-from gateway.classifier.site import READ, Seen, SiteModel, blend, buckets, learned, shapes
+from gateway.classifier.site import READ, Seen, SiteFile, SiteModel, blend, buckets, learned, shapes
 from gateway.mail.mime import parse
 from gateway.store.database import StoreError
 from gateway.store.samples import Sample, Samples, SampleState
@@ -42,6 +42,7 @@ ASIDE_FROM: Final = 500  # learned messages from which every tenth is kept aside
 _ASIDE: Final = 26  # of 256
 _MEASURED: Final = 2_000  # samples kept aside that a model is measured with
 _DAY: Final = 86_400.0
+_LEASE: Final = 120.0  # seconds after which a node that wrote, and said nothing more, is taken for dead
 OPERATOR: Final = "operator"  # origin of labels that have no daily limit and are believed
 
 
@@ -100,6 +101,7 @@ class Learner:
         self._settings = settings
         self._base = base
         self.path = path
+        self._file = SiteFile(path)
         self.candidate = path.with_name(path.name + ".candidate")
         self.previous = path.with_name(path.name + ".previous")
 
@@ -226,6 +228,12 @@ class Learner:
         old, new = (np.array([_logit(model, one) for one in seen], np.float64) for model in (before, after))
         return gate.compare(labels, old, new, self._settings.false_positives)
 
+    def behind(self) -> bool:
+        """Whether the store has more than the model in use was made of; cheap to ask."""
+        model = self._file.current()
+        upto = model.upto if model else (0, self.samples.generation())
+        return upto != (self.samples.last(), self.samples.generation())
+
     def catch_up(self) -> bool:
         """Bring the model up to the samples that other nodes added; whether there were any."""
         with self._writing():
@@ -316,11 +324,29 @@ class Learner:
         try:
             give_to_owner(lock, self.path.parent)
             fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+            with self._writing_of_all_nodes():
+                yield
         except ValueError as error:
             raise StoreError(f"a stored sample cannot be read: {error}") from error
         finally:
             os.close(lock)
+
+    @contextmanager
+    def _writing_of_all_nodes(self) -> Iterator[None]:
+        """Wait until no other node writes; a node that dies lets others in when its time is over."""
+        if self.samples.database.dialect == "sqlite":
+            yield
+            return
+        who = f"{os.uname().nodename}:{os.getpid()}"
+        end = time.monotonic() + 2 * _LEASE
+        while not self.samples.claim_writing(who, _LEASE):
+            if time.monotonic() > end:
+                raise StoreError("another node has been teaching for too long")
+            time.sleep(0.1)
+        try:
+            yield
+        finally:
+            self.samples.end_writing(who)
 
 
 def _logit(model: SiteModel, seen: Seen) -> float:

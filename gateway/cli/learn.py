@@ -198,6 +198,31 @@ def export(context: Context, directory: Path) -> None:
     console().print(safe(f"written to {directory}", 1_000))
 
 
+@click.command("learn")
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@click.option("--ham", is_flag=True, help="The messages are wanted.")
+@click.option("--spam", is_flag=True, help="The messages are unwanted.")
+@json_option
+@click.pass_obj
+def learn_held(context: Context, ids: tuple[str, ...], *, ham: bool, spam: bool, as_json: bool) -> None:
+    """Teach the classifier with held messages, exactly as they were received, after your review.
+
+    \b
+    Example:
+      mailwarden quarantine learn --ham 1M80JFSJGNG4SMAS
+    """
+    if ham == spam:
+        raise Failure("say either --ham or --spam", EX_USAGE)
+    from gateway.learning import Labelled  # noqa: PLC0415  # help stays quick
+    from gateway.store.quarantine import Quarantine  # noqa: PLC0415  # as above
+
+    with learning(context) as learner:
+        held = Quarantine(learner.samples.database)
+        messages = [Labelled(held.raw(item.upper()), spam, source=item) for item in ids]
+        outcome = learner.learn(messages)
+    tell(outcome, as_json=as_json)
+
+
 COMMANDS = (learn, forget, compare, promote, rollback, export)
 
 

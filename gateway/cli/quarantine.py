@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gateway.cli.learn import learn_held
 from gateway.cli.main import EX_DATAERR, EX_NOINPUT, EX_UNAVAILABLE, EX_USAGE, Context, Failure, config_option
 from gateway.cli.output import console, entries, facts, moment, octets, print_json, safe, table
 from gateway.mail.headers import printable, split
@@ -85,6 +86,9 @@ def quarantine() -> None:
       mailwarden quarantine release 1M80JFSJGNG4SMAS --to postmaster@example.com
       mailwarden quarantine delete 1M80JFSJGNG4SMAS
     """
+
+
+quarantine.add_command(learn_held)
 
 
 @quarantine.command("list")

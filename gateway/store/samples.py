@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _PAGE = 500
 _GENERATION = "site_generation"
+_WRITER = "site_writer"
 
 
 class SampleState(StrEnum):
@@ -60,7 +61,7 @@ class Samples:
     """The labelled mail in one database. Thread-safe; all methods raise StoreError."""
 
     def __init__(self, database: Database) -> None:
-        self._database = database
+        self.database = database
 
     def add(self, samples: Sequence[Sample]) -> None:
         """Keep samples, in this order."""
@@ -71,7 +72,7 @@ class Samples:
                 connection.execute(insert(schema.samples), row)
 
         if rows:
-            self._database.write(work)
+            self.database.write(work)
 
     def find(self, digest: str, sketch: Sketch) -> Sample | None:
         """The newest valid sample that is this message, or nearly."""
@@ -91,7 +92,7 @@ class Samples:
                     return found
             return None
 
-        return self._database.read(work)
+        return self.database.read(work)
 
     def read(self, state: SampleState, after: int = 0) -> Iterator[Sample]:
         """Give samples in the order of their numbers."""
@@ -99,7 +100,7 @@ class Samples:
         while True:
             statement = select(table).where(table.c.state == state, table.c.number > after)
             statement = statement.order_by(table.c.number).limit(_PAGE)
-            rows = self._database.read(lambda c, s=statement: c.execute(s).mappings().all())  # type: ignore[misc]  # bound now
+            rows = self.database.read(lambda c, s=statement: c.execute(s).mappings().all())  # type: ignore[misc]  # bound now
             yield from map(_sample, rows)
             if len(rows) < _PAGE:
                 return
@@ -110,26 +111,26 @@ class Samples:
         table = schema.samples
         statement = select(table).where(table.c.state == SampleState.ASIDE)
         statement = statement.order_by(table.c.number.desc()).limit(count)
-        rows = self._database.read(lambda connection: connection.execute(statement).mappings().all())
+        rows = self.database.read(lambda connection: connection.execute(statement).mappings().all())
         return [_sample(row) for row in rows]
 
     def last(self) -> int:
         """The number of the last learned sample."""
         table = schema.samples
         statement = select(func.max(table.c.number)).where(table.c.state == SampleState.LEARNED)
-        return int(self._database.read(lambda connection: connection.execute(statement).scalar()) or 0)
+        return int(self.database.read(lambda connection: connection.execute(statement).scalar()) or 0)
 
     def since(self, source: str, moment: float) -> int:
         """How many samples came from a source since a moment."""
         table = schema.samples
         statement = select(func.count()).where(table.c.source == source, table.c.time >= moment)
-        return int(self._database.read(lambda connection: connection.execute(statement).scalar_one()))
+        return int(self.database.read(lambda connection: connection.execute(statement).scalar_one()))
 
     def counts(self) -> dict[tuple[str, bool], int]:
         """How many samples there are of each state and label."""
         table = schema.samples
         statement = select(table.c.state, table.c.spam, func.count()).group_by(table.c.state, table.c.spam)
-        rows = self._database.read(lambda connection: connection.execute(statement).all())
+        rows = self.database.read(lambda connection: connection.execute(statement).all())
         return {(state, bool(spam)): count for state, spam, count in rows}
 
     def set_state(self, numbers: Sequence[int], state: SampleState) -> int:
@@ -147,7 +148,7 @@ class Samples:
                 _turn(connection)
             return changed
 
-        return self._database.write(work)
+        return self.database.write(work)
 
     def set_aside_after(self, number: int) -> int:
         """Refuse all that was learned after sample `number`; how many it was."""
@@ -161,7 +162,7 @@ class Samples:
             _turn(connection)
             return changed
 
-        return self._database.write(work)
+        return self.database.write(work)
 
     def remove(self, number: int) -> None:
         """Remove a sample for good."""
@@ -171,14 +172,46 @@ class Samples:
             connection.execute(delete(table).where(table.c.number == number))
             _turn(connection)
 
-        self._database.write(work)
-        self._database.purge()
+        self.database.write(work)
+        self.database.purge()
+
+    def claim_writing(self, who: str, seconds: float) -> bool:
+        """Become the only writer of all nodes for so long, if nobody else is."""
+        table, now = schema.secrets, time.time()
+
+        def work(connection: Connection) -> bool:
+            found = connection.execute(
+                select(table.c.value).where(table.c.name == _WRITER).with_for_update()
+            ).scalar()
+            holder, _, until = (found or b"").decode("ascii", "replace").rpartition(" ")
+            if holder not in {"", who} and float(until) > now:
+                return False
+            value = f"{who} {now + seconds:.0f}".encode()
+            if found is None:
+                connection.execute(insert(table).values(name=_WRITER, value=value))
+            else:
+                connection.execute(update(table).where(table.c.name == _WRITER).values(value=value))
+            return True
+
+        return self.database.write(work, durable=False)
+
+    def end_writing(self, who: str) -> None:
+        """Let others write, if `who` is still the writer."""
+        table = schema.secrets
+        mine = (table.c.name == _WRITER, table.c.value.in_(self._claims(who)))
+        self.database.write(lambda connection: connection.execute(delete(table).where(*mine)), durable=False)
+
+    def _claims(self, who: str) -> list[bytes]:
+        table = schema.secrets
+        statement = select(table.c.value).where(table.c.name == _WRITER)
+        found = self.database.read(lambda connection: connection.execute(statement).scalars().all())
+        return [bytes(value) for value in found if bytes(value).startswith(who.encode() + b" ")]
 
     def generation(self) -> int:
         """A number that changes whenever the model must be made anew."""
         table = schema.secrets
         statement = select(table.c.value).where(table.c.name == _GENERATION)
-        return int(self._database.read(lambda connection: connection.execute(statement).scalar()) or 0)
+        return int(self.database.read(lambda connection: connection.execute(statement).scalar()) or 0)
 
 
 def _turn(connection: Connection) -> None:

@@ -10,6 +10,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from gateway.cli.main import cli
+from gateway.store.database import StoreSettings, open_database
+from gateway.store.quarantine import Quarantine
+from tests.stored import hold
 
 HAM = (
     b"From: Ann <ann@example.com>\r\nTo: b@example.net\r\nSubject: Agenda\r\n\r\nPlease send the minutes.\r\n"
@@ -149,6 +152,19 @@ def test_a_site_teaches_its_model(site: Path, mail: Path) -> None:
     assert at(site, "export", mail / "exported").exit_code == 0
     rows = [json.loads(line) for line in (mail / "exported" / "samples.jsonl").read_text().splitlines()]
     assert {row["label"] for row in rows} == {"ham", "spam"}
+
+
+def test_held_mail_teaches_the_model(site: Path, tmp_path: Path) -> None:
+    settings = StoreSettings(database=f"sqlite:///{tmp_path}/store/mailwarden.db")
+    database = open_database(settings)
+    item = hold(Quarantine(database)).id
+    database.close()
+    words = ["--config", str(site), "quarantine", "learn", "--json"]
+    done = CliRunner().invoke(cli, [*words, "--ham", item.lower()])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["learned"] == 1
+    assert CliRunner().invoke(cli, [*words, item]).exit_code == 64
+    assert CliRunner().invoke(cli, [*words, "--spam", "1M80JFSJGNG4SMAS"]).exit_code == 69
 
 
 def test_learning_has_its_errors(site: Path, mail: Path) -> None:

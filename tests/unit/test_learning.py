@@ -78,7 +78,11 @@ def test_what_is_learned_reaches_a_reader_and_equals_the_fold_over_the_samples(l
     learner.learn(mail(5, first=100))
     live = learner.live()
     learner.path.unlink()
+    time.sleep(0.3)
+    assert learner.behind()
     assert learner.catch_up()
+    time.sleep(0.3)
+    assert not learner.behind()
     anew = learner.live()
     assert anew.upto == live.upto
     assert np.array_equal(anew._state, live._state)
@@ -216,6 +220,17 @@ def test_writers_of_several_processes_take_turns(tmp_path: Path, learner: Learne
     assert [process.wait(60) for process in running] == [0, 0]
     assert (learner.live().ham, learner.live().spam) == (16, 16)
     assert states(learner) == {SampleState.LEARNED: 32}
+
+
+def test_one_node_writes_at_a_time(learner: Learner) -> None:
+    samples = learner.samples
+    assert samples.claim_writing("a:1", 60)
+    assert not samples.claim_writing("b:2", 60)
+    samples.end_writing("b:2")
+    assert not samples.claim_writing("b:2", 60)
+    samples.end_writing("a:1")
+    assert samples.claim_writing("b:2", -1)
+    assert samples.claim_writing("a:1", 60)  # the other's time is over
 
 
 def test_the_gate_tells_chance_from_worse() -> None:
