@@ -41,6 +41,9 @@ EXAMPLES = {
     "signing.keys.domain": "example.com",
     "signing.keys.selector": "2026a",
     "signing.keys.key_file": "/etc/mailwarden/dkim/example.com.2026a.pem",
+    "dnsbl.zones.zone": "bl.example.org",
+    "dnsbl.zones.ask": ["client"],
+    "dnsbl.zones.codes": {"127.0.0.2": 3.0},
     "policy.thresholds.tag": 5.0,
     "policy.thresholds.quarantine": 8.0,
     "policy.thresholds.reject": 15.0,
@@ -89,6 +92,8 @@ def toml(value: object) -> str:
         return f"{value:_}"
     if isinstance(value, tuple | list):
         return f"[{', '.join(toml(one) for one in value)}]"
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{json.dumps(key)} = {toml(one)}' for key, one in value.items())} }}"
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -98,12 +103,13 @@ def table(kind: type[Settings], path: str = "", mark: str = "") -> Iterator[str]
     later: list[tuple[str, Any]] = []
     for field in msgspec.structs.fields(kind):
         where = f"{path}.{field.name}".removeprefix(".")
-        if row_of(field.type) or get_origin(field.type) is dict or _is_table(field.type):
+        inline = bool(mark) and get_origin(field.type) is dict  # a table of its own would not be the row's
+        if row_of(field.type) or (get_origin(field.type) is dict and not inline) or _is_table(field.type):
             later.append((field.name, field.type))
             continue
         yield from told[field.name]
         absent = field.default is msgspec.NODEFAULT or field.default is None
-        value = _example(where) if absent else field.default
+        value = _example(where) if absent or inline else field.default
         yield f"{mark or ('#' if absent else '')}{field.name} = {toml(value)}"
     for name, inner in later:
         where = f"{path}.{name}".removeprefix(".")

@@ -19,6 +19,7 @@ from gateway.data import data_dir
 from gateway.delivery.routes import Routes, routes
 from gateway.dns import Resolver
 from gateway.gather import Sources
+from gateway.lists import Lists
 from gateway.pipeline import Gateway, admit, hold_undelivered, judge_safely
 from gateway.policy import rules
 from gateway.policy.patterns import RuleError
@@ -110,12 +111,13 @@ def assemble(loaded: Loaded, counters: Counters, log: Log, *, threads: int, keep
     reporting = database if config.report.enabled else None
     observer = Observer(Observations(reporting), config.report) if reporting else None
     pool = ThreadPoolExecutor(threads, "ask")
+    resolver = Resolver(config.dns)
     gateway = Gateway(
         authserv_id=config.authserv,
         deadline=config.deadline,
         limits=config.limits.limits(),
         sources=Sources(
-            resolver=Resolver(config.dns),
+            resolver=resolver,
             auth=config.auth,
             antivirus=Clamd(config.antivirus) if config.antivirus.enabled else None,
             spamd=Spamd(config.spamassassin) if config.spamassassin.enabled else None,
@@ -123,6 +125,7 @@ def assemble(loaded: Loaded, counters: Counters, log: Log, *, threads: int, keep
             pool=pool,
             hostname=config.name,
             unpacker=Unpacker(config.unpack) if config.unpack.enabled else None,
+            lists=Lists(config.dnsbl, resolver, config.domains) if config.dnsbl.zones else None,
         ),
         classifier=loaded.classifier,
         policy=loaded.policy,

@@ -23,6 +23,7 @@ from gateway.classifier.settings import ClassifierSettings
 from gateway.delivery.routes import RouteSettings, parse_next_hop
 from gateway.dns import DnsSettings
 from gateway.listeners import split_host_port
+from gateway.lists import ListSettings
 from gateway.log import LogSettings
 from gateway.mail.domains import check_pattern
 from gateway.mail.mime import MimeLimits
@@ -136,6 +137,7 @@ class Config(Settings, frozen=True):
     antivirus: ClamdSettings = ClamdSettings()
     spamassassin: SpamdSettings = SpamdSettings()
     unpack: UnpackSettings = UnpackSettings()
+    dnsbl: ListSettings = ListSettings()
     classifier: ClassifierSettings = ClassifierSettings()
     policy: PolicySettings = PolicySettings()
     limits: LimitSettings = LimitSettings()

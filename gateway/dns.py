@@ -35,7 +35,7 @@ import msgspec
 from gateway.settings import Count, Positive, Seconds, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
 Kind = Literal["A", "AAAA", "TXT", "MX", "PTR", "TLSA", "CNAME"]
 Question = tuple[str, Kind]
@@ -168,17 +168,17 @@ class Resolver:
         ascii_name = to_ascii(name)
         if ascii_name is None:
             return _MALFORMED
-        question = (ascii_name, kind)
-        answer = self._lookup(question)
-        if answer is None:
-            answer = self._ask([question], deadline)[question]
-        return answer
+        return self.ask([(ascii_name, kind)], deadline)[ascii_name, kind]
 
-    def prefetch(self, questions: Iterable[Question], deadline: float) -> None:
+    def ask(self, questions: Sequence[Question], deadline: float) -> dict[Question, Answer[Any]]:
+        """Answer all questions, names as `to_ascii` gives them: from the cache, the others at once."""
+        answers = {one: answer for one in questions if (answer := self._lookup(one)) is not None}
+        missing = [question for question in questions if question not in answers]
+        return answers | self._ask(missing, deadline) if missing else answers
+
+    def prefetch(self, questions: Sequence[Question], deadline: float) -> None:
         """Ask all questions at once, so that `query` finds the answers in the cache."""
-        missing = [question for question in questions if self._lookup(question) is None]
-        if missing:
-            self._ask(missing, deadline)
+        self.ask(questions, deadline)
 
     def cached(self, name: str, kind: Kind) -> Answer[Any] | None:
         """The answer if the cache has it; never asks."""

@@ -9,10 +9,22 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import TimeoutError as NoAnswer
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from gateway.auth.gather import Authentication, authenticate
-from gateway.mail.types import Content, Direction, Evidence, Mail, Release, Scan, SpamCheck, Unpacked
+from gateway.mail.networks import inside
+from gateway.mail.types import (
+    Content,
+    Direction,
+    Evidence,
+    Listing,
+    Mail,
+    Release,
+    Scan,
+    SpamCheck,
+    Unpacked,
+)
 from gateway.policy.annotate import RELEASE_FIELD
 from gateway.scanners.unpack.pool import Answer
 
@@ -22,18 +34,30 @@ if TYPE_CHECKING:
 
     from gateway.auth.settings import AuthSettings
     from gateway.dns import Resolver
+    from gateway.lists import Lists
     from gateway.scanners.clamd import Clamd
     from gateway.scanners.spamd import Spamd
     from gateway.scanners.unpack.pool import Unpacker
 
 T = TypeVar("T")
 _NOT_OPENED = Answer(Unpacked("error", detail="no answer in time"))
+_SILENT = (Listing("all lists", "client", "", status="error", reason="no answer in time"),)
 
 
 class Sources:
     """Whom to ask. A scanner that is None is not configured."""
 
-    __slots__ = ("antivirus", "auth", "check_token", "hostname", "pool", "resolver", "spamd", "unpacker")
+    __slots__ = (
+        "antivirus",
+        "auth",
+        "check_token",
+        "hostname",
+        "lists",
+        "pool",
+        "resolver",
+        "spamd",
+        "unpacker",
+    )
 
     def __init__(
         self,
@@ -46,7 +70,9 @@ class Sources:
         pool: Executor,
         hostname: str,
         unpacker: Unpacker | None = None,
+        lists: Lists | None = None,
     ) -> None:
+        self.lists = lists
         self.resolver = resolver
         self.auth = auth
         self.antivirus = antivirus
@@ -66,6 +92,7 @@ def gather(mail: Mail, content: Content, sources: Sources, deadline: float) -> E
     parts = (mail.raw, *content.readings)
     scan = pool.submit(_scanned, antivirus, parts, opening, deadline) if antivirus else None
     check = pool.submit(_timed, spamd.check, mail.raw, deadline) if spamd else None
+    listed = _ask_lists(mail, content, sources, deadline) if release is None else None
     # What comes back from the quarantine comes from us: our address would fail the sender's SPF and DMARC.
     asked = mail.session.direction is Direction.INBOUND and release is None
     auth = (
@@ -82,6 +109,9 @@ def gather(mail: Mail, content: Content, sources: Sources, deadline: float) -> E
     opened = None
     if opening:
         opened, durations["unpack"] = _wait(opening, deadline, _NOT_OPENED)
+    listings: tuple[Listing, ...] = ()
+    if listed:
+        listings, durations["lists"] = _wait(listed, deadline, _SILENT)
     if check:
         spam, durations["spamassassin"] = _wait(
             check, deadline, SpamCheck("error", detail="no answer in time")
@@ -94,10 +124,27 @@ def gather(mail: Mail, content: Content, sources: Sources, deadline: float) -> E
         iprev=auth.iprev,
         antivirus=answer,
         spamd=spam,
+        lists=_proved(listings, auth),
         release=release,
         unpacked=opened.unpacked if opened else None,
         durations=durations,
     )
+
+
+def _ask_lists(
+    mail: Mail, content: Content, sources: Sources, deadline: float
+) -> Future[tuple[tuple[Listing, ...], float]] | None:
+    """Send off the questions to the lists, if there are any."""
+    if sources.lists is None:
+        return None
+    relayed = inside(mail.session.client_ip, sources.auth.trusted_relays)
+    return sources.pool.submit(_timed, partial(sources.lists.ask, relayed=relayed), mail, content, deadline)
+
+
+def _proved(listings: tuple[Listing, ...], auth: Authentication) -> tuple[Listing, ...]:
+    """Leave out what is said about domains whose signatures do not verify."""
+    signed = [f".{d.domain.lower()}" for d in auth.dkim if d.result == "pass"]
+    return tuple(x for x in listings if x.asked != "dkim" or any(d.endswith(f".{x.item}") for d in signed))
 
 
 def _timed(ask: Callable[..., T], *arguments: object) -> tuple[T, float]:

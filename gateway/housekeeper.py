@@ -20,6 +20,7 @@ from gateway.classifier.mapping import ModelError
 from gateway.learning import Learner
 from gateway.listeners import split_host_port
 from gateway.mail.headers import printable
+from gateway.scanners.clamd import Clamd, signatures_made
 from gateway.store import dmarc
 from gateway.store.database import Database, StoreError, open_database, state_directory
 from gateway.store.journal import Journal
@@ -31,16 +32,20 @@ if TYPE_CHECKING:
 
     from gateway.config import Config
     from gateway.log import Log
-    from gateway.metrics import Metrics
+    from gateway.metrics import Counters, Metrics
+    from gateway.scanners.clamd import ClamdSettings
 
 _ROUND = 600.0  # seconds between two rounds of retention
+_HOUR = 3_600.0
 _DAY = 86_400.0
 _FOLLOW = 1.0  # seconds between two looks at what other nodes have learned
 LEAST_FREE = 16_777_216  # octets on the store's file system below which nothing more may be held soon
+_VERSION_TIMEOUT = 10.0  # seconds for the versions of all antivirus servers
 
 
-def serve(settings: Config, metrics: Metrics, log: Log) -> None:
+def serve(settings: Config, metrics: Metrics, counters: Counters, log: Log) -> None:
     """Work until SIGTERM ends the process: nothing here needs to be finished."""
+    watch = SignatureWatch(settings.antivirus, counters, log) if settings.antivirus.enabled else None
     database = open_database(settings.store)
     if settings.http.listen:
         registry = CollectorRegistry()
@@ -55,6 +60,8 @@ def serve(settings: Config, metrics: Metrics, log: Log) -> None:
             tidy(settings, database)
         except StoreError as error:
             log.error("retention failed", error=printable(str(error), 200))
+        if watch:
+            watch.look()
         time.sleep(_ROUND)
 
 
@@ -71,6 +78,28 @@ def follow(learner: Learner, log: Log) -> None:
                 problem = str(error)
                 log.error("the site's model is not up to date", error=printable(problem, 200))
         time.sleep(_FOLLOW)
+
+
+class SignatureWatch:
+    """Looks how old the antivirus signatures are: a gauge, and a log line an hour while they are stale."""
+
+    def __init__(self, settings: ClamdSettings, counters: Counters, log: Log) -> None:
+        self._clamd = Clamd(settings)
+        self._counters = counters
+        self._log = log
+        self._said: dict[str, float] = {}
+
+    def look(self) -> None:
+        """Ask all servers once. Never raises for what they answer."""
+        oldest = 0.0
+        for address, engine in self._clamd.versions(time.monotonic() + _VERSION_TIMEOUT).items():
+            made = signatures_made(engine)
+            oldest = min(filter(None, (oldest, made)), default=0.0)
+            if self._clamd.is_stale(engine, time.time()) and time.monotonic() >= self._said.get(address, 0.0):
+                self._said[address] = time.monotonic() + _HOUR
+                days = int((time.time() - made) / _DAY)
+                self._log.warning("antivirus signatures are stale", server=address, days=days, engine=engine)
+        self._counters.set("antivirus_database", value=oldest)
 
 
 def tidy(settings: Config, database: Database) -> tuple[int, int]:

@@ -44,6 +44,7 @@ _KEYS = (
     ("held", "", ""),
     ("restarts", "", ""),
     ("alive", "", ""),
+    ("antivirus_database", "", ""),
 )
 _INDEX = {key: number for number, key in enumerate(_KEYS)}
 
@@ -64,6 +65,11 @@ class Metrics:
         """One counter, summed over all rows."""
         index = _INDEX[(*key, *("",) * (3 - len(key)))]  # type: ignore[index]  # always three
         return sum(self._page[slot * len(_KEYS) + index] for slot in range(self._slots))
+
+    def highest(self, *key: str) -> float:
+        """One gauge, the highest of all rows."""
+        index = _INDEX[(*key, *("",) * (3 - len(key)))]  # type: ignore[index]  # always three
+        return max(self._page[slot * len(_KEYS) + index] for slot in range(self._slots))
 
     def collect(self) -> Iterator[Metric]:
         """Yield all metrics; a collector for prometheus-client."""
@@ -111,6 +117,11 @@ class Metrics:
         )
         yield CounterMetricFamily(
             "mailwarden_restarts", "Workers started anew.", value=self.total("restarts")
+        )
+        yield GaugeMetricFamily(
+            "mailwarden_antivirus_database_timestamp_seconds",
+            "When the oldest antivirus signatures in use were made; 0 if no server tells.",
+            value=self.highest("antivirus_database"),
         )
         yield GaugeMetricFamily("mailwarden_workers", "Workers alive.", value=self.total("alive"))
 

@@ -263,7 +263,7 @@ def run_worker(
         from gateway import housekeeper  # noqa: PLC0415  # only this process pays for the import
 
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        housekeeper.serve(settings, metrics, log)
+        housekeeper.serve(settings, metrics, counters, log)
         return
     threads = settings.milter.threads if post.kind == "milter" else settings.smarthost.threads
     opened = assembly.assemble(loaded, counters, log, threads=3 * threads)

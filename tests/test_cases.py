@@ -21,7 +21,7 @@ import pytest
 
 from contrib.lab import cleanup
 from contrib.lab.dns import DnsStub
-from contrib.lab.faults import CLAMD_FAULTS, FakeServer
+from contrib.lab.faults import CLAMD_FAULTS, CLEAN, FakeClamd, FakeServer
 from contrib.lab.gateway import Gateway as Served
 from contrib.lab.gateway import to_toml
 from contrib.lab.milter_client import MilterClient, Peer
@@ -61,6 +61,16 @@ LENIENT = {
     "reject": 60,
 }
 CHIEF = {"names": ["Carol Chief"], "addresses": ["carol@private.example.net"]}
+ZONES = [
+    {"zone": "bl.lists.example", "ask": ["client"], "codes": {"127.0.0.2": 2, "127.0.0.4-7": 4.5}},
+    {
+        "zone": "names.lists.example",
+        "ask": ["helo", "sender", "from", "dkim", "url"],
+        "codes": {"&2": 1, "&8": 3},
+    },
+    {"zone": "files.lists.example", "ask": ["hash"], "weight": 9},
+    {"zone": "good.lists.example", "ask": ["client"], "weight": -3},
+]
 ON_ERROR = {"clamd-down": "defer", "clamd-down-hold": "quarantine", "clamd-down-ignore": "ignore"}
 ACTIONS = {"accept": "relay", "discard": "quarantine", "reject": "reject", "tempfail": "defer"}
 _ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{16}")
@@ -87,6 +97,7 @@ class MarkedClamd(FakeServer):
         b"garbage": CLAMD_FAULTS["binary answer"],
         b"close": CLAMD_FAULTS["closes after the stream"],
         b"other": CLAMD_FAULTS["OK for another file"],
+        b"encrypted": CLAMD_FAULTS["encrypted"],
         b"name": CLAMD_FAULTS["terminal codes in the name"],
     }
 
@@ -121,13 +132,15 @@ class Lab:
         self.dns = DnsStub(cases.zone())
         self.sink = Sink()
         self.faulty = MarkedClamd(CLAMD_FAULTS["hangs after the stream"])
+        self.old = FakeClamd(CLEAN)
+        self.old.version = b"ClamAV 1.4.6/25700/Wed Jan  1 09:00:00 2020"
         self.closed = f"127.0.0.1:{free_port()}"
         self.doors: dict[str, Served] = {}
         self.direct: dict[str, assembly.Opened] = {}
 
     def __enter__(self) -> Self:
         self.directory.mkdir(mode=0o755)
-        for server in (self.dns, self.sink, self.faulty):
+        for server in (self.dns, self.sink, self.faulty, self.old):
             server.__enter__()
         return self
 
@@ -136,7 +149,7 @@ class Lab:
             opened.close()
         with ThreadPoolExecutor(16) as pool:  # each takes seconds to drain
             statuses = list(pool.map(lambda served: served.stop(), self.doors.values()))
-        for server in (self.faulty, self.sink, self.dns):
+        for server in (self.old, self.faulty, self.sink, self.dns):
             server.__exit__()
         assert statuses == [0] * len(statuses), "a gateway did not end as it should"
 
@@ -196,6 +209,10 @@ class Lab:
                 }
             case "clamd-faulty":
                 base["antivirus"] = {"addresses": [self.faulty.address], "timeout": 1, "rest": 0.001}
+            case "clamd-stale":
+                base["antivirus"] = {"addresses": [self.old.address]}
+            case "dnsbl":
+                base["dnsbl"] = {"zones": ZONES}
             case "antivirus-off":
                 base["antivirus"] = {"enabled": False}
             case "spamd":

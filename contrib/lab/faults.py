@@ -60,6 +60,7 @@ CLAMD_FAULTS = {
     "cannot open file": Fault(answer=b"stream: Can't create temporary file ERROR\0"),
     "time limit": Fault(answer=b"stream: Heuristics.Limits.Exceeded.MaxScanTime FOUND\0"),
     "scan size limit": Fault(answer=b"stream: Heuristics.Limits.Exceeded.MaxScanSize FOUND\0"),
+    "encrypted": Fault(answer=b"stream: Heuristics.Encrypted.Zip FOUND\0"),
     "line break in the name": Fault(answer=b"stream: Evil\r\nX-Injected: yes FOUND\0"),
     "terminal codes in the name": Fault(answer=b"stream: \x1b[2JEvil\x07\xff FOUND\0"),
     "name of 10 KB": Fault(answer=b"stream: " + b"Evil" * 2_560 + b" FOUND\0"),
@@ -161,6 +162,8 @@ class FakeServer(abc.ABC):
 class FakeClamd(FakeServer):
     """Speaks enough of clamd's protocol to reach the fault; answers VERSION unless it fails earlier."""
 
+    version = b"ClamAV 1.4.6/27500/Sat Nov 21 09:00:00 2026"
+
     def serve(self, stream: socket.socket) -> None:
         if self.fault.stage == "connect":
             self.answer(stream)
@@ -168,7 +171,7 @@ class FakeClamd(FakeServer):
         with stream.makefile("rb") as reader:
             command = _command(reader.read(1), reader)
             if command == b"VERSION":
-                stream.sendall(b"ClamAV 1.4.6/27500/Sat Nov 21 09:00:00 2026\n")
+                stream.sendall(self.version + b"\n")
                 return
             number = 0
             session = command == b"IDSESSION"

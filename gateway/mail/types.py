@@ -212,14 +212,15 @@ class Iprev:
 class Scan:
     """A content scanner's answer. Anything but "clean" is not clean.
 
-    "limit" is a scanner that gave up on a part; "error" one that failed or timed out;
-    "off" one that is not configured.
+    "limit" is a scanner that gave up on a part, "encrypted" one that could not look into a part;
+    "error" one that failed or timed out; "off" one that is not configured.
     """
 
-    status: Literal["clean", "infected", "limit", "error", "off"]
+    status: Literal["clean", "infected", "limit", "encrypted", "error", "off"]
     name: str = ""  # of the infection, printable ASCII, at most 200 characters
     detail: str = ""  # for the log
     engine: str = ""  # version of engine and signatures
+    stale: bool = False  # the signatures are older than the settings allow
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +271,19 @@ class Unpacked:
 
 
 @dataclass(frozen=True, slots=True)
+class Listing:
+    """What one DNS list says about one name (RFC 5782). `weight` is what its zone's settings give it."""
+
+    zone: str
+    asked: Literal["client", "helo", "sender", "from", "dkim", "url", "hash"]
+    item: str  # the address, domain or hash
+    codes: tuple[str, ...] = ()
+    weight: float = 0.0
+    status: Literal["listed", "error"] = "listed"
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Release:
     """A valid release token: this message was held here, and these signals were answered."""
 
@@ -288,6 +302,7 @@ class Evidence:
     iprev: Iprev | None = None
     antivirus: Scan = Scan("off")
     spamd: SpamCheck = SpamCheck("off")
+    lists: tuple[Listing, ...] = ()
     release: Release | None = None
     unpacked: Unpacked | None = None  # None: nothing to unpack, or not configured
     durations: dict[str, float] = field(default_factory=dict)  # milliseconds by what was asked

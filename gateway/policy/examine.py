@@ -16,6 +16,7 @@ from gateway.policy import attachments, authorship, links, sender, unpacked
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from gateway.mail.types import Listing
     from gateway.policy.rules import Policy
 
 # Split, so that this file and mail about it do not trip a filter.
@@ -38,6 +39,7 @@ def examine(
     if mail.session.direction is Direction.INBOUND:
         signals += sender.examine(mail, content, evidence, policy.forwarders)
     signals += authorship.examine(mail, content, evidence, policy.authors, policy.forwarders)
+    signals += _lists(evidence)
     signals += _structure(mail, content)
     signals += links.examine(content.urls, policy.links, policy.authors.own)
     signals += attachments.examine(content, policy.attachments)
@@ -57,13 +59,33 @@ def _scanners(evidence: Evidence) -> Iterator[Signal]:
         yield Signal("VIRUS", scan.name)
     elif scan.status == "limit":
         yield Signal("VIRUS_LIMIT", printable(scan.detail, 200))
+    elif scan.status == "encrypted":
+        yield Signal("VIRUS_ENCRYPTED", printable(scan.detail, 200))
     elif scan.status == "error":
         yield Signal("VIRUS", printable(scan.detail, 200), state="error")
+    if scan.stale:
+        yield Signal("VIRUS_STALE", printable(scan.engine, 200))
     check = evidence.spamd
     if check.status == "ok":
         yield Signal("SPAMASSASSIN", " ".join(check.symbols)[:500], value=check.score)
     elif check.status == "error":
         yield Signal("SPAMASSASSIN", printable(check.detail, 200), state="error")
+
+
+def _lists(evidence: Evidence) -> Iterator[Signal]:
+    """Give for each DNS list its weightiest listing, then who did not answer."""
+    weightiest: dict[str, Listing] = {}
+    silent = []
+    for listing in evidence.lists:
+        if listing.status == "error":
+            silent.append(f"{listing.zone} {listing.reason}".rstrip())
+        elif listing.zone not in weightiest or abs(listing.weight) > abs(weightiest[listing.zone].weight):
+            weightiest[listing.zone] = listing
+    for zone, listing in weightiest.items():
+        text = f"{zone} lists {listing.item} ({listing.asked}) as {', '.join(listing.codes)}"
+        yield Signal("DNSBL", printable(f"{text}: {listing.weight:+g}", 300), listing.weight)
+    if silent:
+        yield Signal("DNSBL_ERROR", printable(", ".join(silent), 300), state="error")
 
 
 def _classifier(spam: Spam | None) -> Signal:

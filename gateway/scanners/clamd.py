@@ -20,6 +20,7 @@ its connection class, command sending, `version()` and error classes; guarded ar
 Whatever is not an exact "OK" for each part is "infected", "limit" or "error", never "clean".
 clamd itself says OK to what exceeds its MaxScanSize and its kin, unless clamd.conf has
 `AlertExceedsMax yes`; then it answers Heuristics.Limits.Exceeded, and that is a "limit" here.
+With `AlertEncrypted yes` it answers Heuristics.Encrypted, and that is "encrypted": no infection.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ import sys
 import threading
 import time
 from collections import OrderedDict
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from gateway.mail.types import Scan
@@ -60,6 +64,27 @@ _SIZE_LIMIT = "size limit exceeded"
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]+")
 
 
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_MADE = re.compile(r"/\d+/[A-Z][a-z]{2} ([A-Z][a-z]{2}) +(\d{1,2}) (\d\d):(\d\d):(\d\d) (\d{4})\Z")
+
+
+@lru_cache(maxsize=64)
+def signatures_made(engine: str) -> float:
+    """When the signatures were made, in seconds since 1970, of the answer to VERSION; 0.0 if unknown.
+
+    clamd writes local time without its zone, so this may be off by hours.
+    """
+    found = _MADE.search(engine)
+    if found is None or found[1] not in _MONTHS:
+        return 0.0
+    day, hour, minute, second, year = map(int, found.groups()[1:])
+    try:
+        made = datetime(year, _MONTHS.index(found[1]) + 1, day, hour, minute, second, tzinfo=UTC)
+    except ValueError:
+        return 0.0
+    return max(0.0, made.timestamp())
+
+
 class ClamdSettings(Settings, frozen=True):
     """Virus scanning by clamd."""
 
@@ -78,6 +103,8 @@ class ClamdSettings(Settings, frozen=True):
     rest: Seconds = 5
     # Seconds after which the version of engine and signatures is asked for again.
     version_interval: Seconds = 60
+    # Days from which signatures count as stale: a metric, a log line an hour, and the signal VIRUS_STALE.
+    max_age_days: Positive = 7
     # Results remembered by digest and signature version; 0 remembers none.
     cache_size: Count = 0
 
@@ -109,9 +136,27 @@ class Clamd:
         if not wanted:
             return Scan("error", detail="nothing to scan")
         result = self._scan_small(small, deadline) if small else Scan("clean")
-        if len(small) < len(wanted) and result.status in ("clean", "limit"):
-            return Scan("limit", detail=f"more than {self._settings.max_size} octets", engine=result.engine)
+        if self.is_stale(result.engine, time.time()):
+            result = replace(result, stale=True)
+        if len(small) < len(wanted) and result.status in ("clean", "limit", "encrypted"):
+            detail = f"more than {self._settings.max_size} octets"
+            return replace(result, status="limit", name="", detail=detail)
         return result
+
+    def is_stale(self, engine: str, now: float) -> bool:
+        """Whether the signatures of `engine` are too old; not if they do not tell their age."""
+        made = signatures_made(engine)
+        return bool(made) and now - made > self._settings.max_age_days * 86_400
+
+    def versions(self, deadline: float) -> dict[str, str]:
+        """Ask each server for its version, "" if it does not tell: by address, as the settings write it."""
+        found = {}
+        for server in self._servers:
+            try:
+                found[str(server.address)] = server.version(deadline)
+            except (OSError, clamd.ClamdError):
+                found[str(server.address)] = ""
+        return found
 
     def _scan_small(self, parts: Sequence[bytes], deadline: float) -> Scan:
         """Try one server after the other until one has an answer."""
@@ -297,8 +342,11 @@ def _classify(answer: str, engine: str) -> Scan:
         return Scan("clean", engine=engine)
     if found := _FOUND.fullmatch(answer):
         name = _printable(found[1].strip())[:MAX_NAME] or "unnamed"
-        if name.startswith("Heuristics.Limits.Exceeded"):
+        # An infection is named otherwise: clamd goes on looking for one behind these.
+        if name.startswith("Heuristics.Limits."):
             return Scan("limit", detail=name, engine=engine)
+        if name.startswith("Heuristics.Encrypted."):
+            return Scan("encrypted", detail=name, engine=engine)
         return Scan("infected", name=name, detail=name, engine=engine)
     shown = _printable(answer)[:MAX_NAME]
     if _SIZE_LIMIT in answer:
@@ -306,7 +354,7 @@ def _classify(answer: str, engine: str) -> Scan:
     return Scan("error", detail=f"answered {shown!r}", engine=engine)
 
 
-_WORST = ("infected", "error", "limit", "clean")
+_WORST = ("infected", "error", "limit", "encrypted", "clean")
 
 
 def _worst(results: Sequence[Scan]) -> Scan:

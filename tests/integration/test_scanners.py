@@ -167,6 +167,8 @@ def test_clamd_fault(fault: str, kind: str, tmp_path: Path) -> None:
         assert (result.status, result.name) == ("infected", _NAMED[fault])
     elif fault == "size limit in the stream":
         assert result.status in ("limit", "error")
+    elif fault == "encrypted":
+        assert result.status == "encrypted"
     else:
         assert result.status == ("limit" if fault in _LIMITS else "error")
     assert result.detail

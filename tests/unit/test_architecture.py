@@ -24,6 +24,7 @@ ROOMS = (
     ("log", "listeners", "metrics"),
     ("dns",),
     ("auth", "scanners", "classifier", "tls"),
+    ("lists",),
     ("policy",),
     ("store",),
     ("learning",),

@@ -13,6 +13,7 @@ from clamd import ClamdError
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from contrib.lab.faults import CLEAN, FakeClamd
 from gateway.mail.types import Scan
 from gateway.scanners import clamd
 from gateway.scanners.address import Address, parse_address
@@ -27,7 +28,10 @@ ANSWERS = {
         "Eicar(44d88612fea8a8f36de82e1278abb02f:68)",
     ),
     "stream: Heuristics.Limits.Exceeded.MaxFileSize FOUND": ("limit", ""),
-    "stream: Heuristics.Encrypted.Zip FOUND": ("infected", "Heuristics.Encrypted.Zip"),
+    "stream: Heuristics.Limits.Other FOUND": ("limit", ""),
+    "stream: Heuristics.Encrypted.Zip FOUND": ("encrypted", ""),
+    "stream: Heuristics.Encrypted FOUND": ("infected", "Heuristics.Encrypted"),
+    "stream: Heuristics.Phishing.Email FOUND": ("infected", "Heuristics.Phishing.Email"),
     "stream: A B FOUND": ("infected", "A B"),
     "stream: OK FOUND": ("infected", "OK"),
     "stream:  FOUND": ("infected", "unnamed"),
@@ -207,3 +211,39 @@ def test_breaker(monkeypatch: pytest.MonkeyPatch) -> None:
     assert breaker.ready()
     breaker.succeeded()
     assert [breaker.ready(), breaker.ready()] == [True, True]
+
+
+ENGINES = {
+    "ClamAV 1.4.6/27500/Sat Nov 21 09:00:00 2026": 1_795_251_600.0,
+    "ClamAV 1.4.6/25700/Wed Jan  1 09:00:00 2020": 1_577_869_200.0,
+    "ClamAV 1.4.6": 0.0,
+    "ClamAV 1.4.6/27500/Sat Foo 21 09:00:00 2026": 0.0,
+    "ClamAV 1.4.6/27500/Sat Nov 99 09:00:00 2026": 0.0,
+    "": 0.0,
+}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_age_of_signatures(engine: str) -> None:
+    made = clamd.signatures_made(engine)
+    assert made == ENGINES[engine]
+    scanner = Clamd(ClamdSettings(max_age_days=7))
+    assert not scanner.is_stale(engine, made + 7 * 86_400)
+    assert scanner.is_stale(engine, made + 7 * 86_400 + 1) == bool(made)
+
+
+@given(st.text(alphabet="/0123456789 :JanWed", max_size=60))
+def test_age_of_any_answer(text: str) -> None:
+    assert clamd.signatures_made(text) >= 0.0
+
+
+def test_stale_signatures_are_told_with_each_answer() -> None:
+    with FakeClamd(CLEAN) as server:
+        server.version = b"ClamAV 1.4.6/25700/Wed Jan  1 09:00:00 2020"
+        scanner = Clamd(ClamdSettings(addresses=(server.address,), max_size=10, cache_size=5))
+        deadline = time.monotonic() + 5
+        assert scanner.scan([b"x"], deadline) == Scan("clean", engine=server.version.decode(), stale=True)
+        assert scanner.scan([b"x"], deadline).stale  # from memory
+        assert scanner.scan([b"x", b"y" * 11], deadline).stale
+        assert scanner.versions(deadline) == {server.address: server.version.decode()}
+    assert Clamd(ClamdSettings(addresses=(server.address,))).versions(deadline) == {server.address: ""}
