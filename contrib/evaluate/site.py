@@ -7,17 +7,19 @@ Reads hostile mail through the parser, once; afterwards there are only buckets, 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gateway.classifier.corpus import as_message
 from gateway.classifier.evaluate import auc_loss, missed
 from gateway.classifier.features import extract
 from gateway.classifier.model import Model
 from gateway.classifier.settings import ClassifierSettings
-from gateway.classifier.site import Seen, SiteModel, blend, learned
+from gateway.classifier.site import Seen, SiteModel, blend, buckets, learned
+from gateway.classifier.stored import as_received
 from gateway.learning import Labelled, Learner
 from gateway.mail.mime import parse
 from gateway.store.database import StoreSettings, open_database
@@ -172,23 +174,33 @@ def poisoned(
     settings = ClassifierSettings()
     database = open_database(StoreSettings(database=f"sqlite:///{scratch}/poison.db"))
     learner = Learner(Samples(database), settings, Model.load(base), scratch / "poison.npy")
-    honest = (Labelled(path.read_bytes(), bool(spam)) for path, spam in _first(trec, plan.learn))
+    tested = _as_received(trec, plan)
+    honest = (Labelled(_raw(path), bool(spam)) for path, spam in _first(trec, plan.learn))
     started = time.monotonic()
     taught = learner.learn(honest)
     say(f"  {taught.learned} learned, {taught.known} known, in {time.monotonic() - started:.0f} s")
-    before = _tested(learner.live(), trec, plan)
-    wrong = (
-        Labelled(path.read_bytes(), spam, "report", "mallory@example.com")
-        for path, spam in poison(trec, plan)
-    )
+    before = _tested(learner.live(), tested, plan)
+    wrong = (Labelled(_raw(path), spam, "report", "mallory@example.com") for path, spam in poison(trec, plan))
     outcome = learner.learn(wrong)
-    after = _tested(learner.live(), trec, plan)
+    after = _tested(learner.live(), tested, plan)
     database.close()
     return {
         **_figures("taught", *before, "fnr01"),
         **_figures("poisoned", *after, "fnr01"),
         "poisoned_learned": outcome.learned,
     }
+
+
+def _raw(path: Path) -> bytes:
+    return as_message(path.read_bytes())
+
+
+def _as_received(trec: Trec, plan: Plan) -> Trec:
+    """Look at the tested messages as the gateway would have received them."""
+    seen = list(trec.seen)
+    for index in range(*plan.test):
+        seen[index] = replace(seen[index], grams=buckets(as_received(_raw(trec.paths[index]))))
+    return replace(trec, seen=tuple(seen))
 
 
 def _first(trec: Trec, count: int) -> Iterator[tuple[Path, bool]]:

@@ -36,8 +36,7 @@ BUCKETS: Final = 1 << 18
 SHAPES: Final = 1 << 14
 READ: Final = 3_500  # octets of a message, after its line ends became LF
 
-_RATE: Final = 0.4  # of learning, at first; grams learn twice as fast once there is more to go by
-_WARM: Final = 500  # messages after which they do
+_RATE: Final = 0.4  # of learning, at first
 _BIAS_RATE: Final = 0.02
 _START: Final = 1e-4  # of the sums of squared gradients
 _HEAD: Final = 16  # values before the weights: see _Head
@@ -145,8 +144,8 @@ class SiteModel:
     def learn(self, seen: Seen, *, spam: bool) -> None:
         """Learn one message. Needs a writable model."""
         count = learned(self.ham, self.spam)
-        rate = _RATE * (1 + min(count / _WARM, 1))
-        self._step(self._grams, seen.grams, spam, 0.3 * seen.base / (1 + (count / 1500) ** 2), rate)
+        known = 0.3 * seen.base / (1 + (count / 1500) ** 2)
+        self._step(self._grams, seen.grams, spam, known, rate_of_grams(count))
         self._step(self._shape, seen.shape, spam, seen.base, _RATE)
         self._state[_Head.SPAM if spam else _Head.HAM] += 1
 
@@ -216,6 +215,15 @@ def blend(count: int, local: Local, base: float) -> float:
     """
     share_of_shape = 1 / (1 + (count / 1000) ** 2)
     return local.grams + share_of_shape * local.shape + share_of_base(count) * base
+
+
+def rate_of_grams(count: int) -> float:
+    """Say how fast grams learn after `count` messages.
+
+    Slowly at first, when the base model knows more; fast until 1,000; slower and slower after that,
+    so that one wrong label among thousands is not believed for ever.
+    """
+    return _RATE * (1 + min(count / 500, 1)) / (1 + max(count - 1000, 0) / 2000)
 
 
 def share_of_base(count: int) -> float:

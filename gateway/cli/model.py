@@ -20,6 +20,7 @@ from gateway.classifier.corpus import CorpusError, Sample, as_message, read, rea
 from gateway.classifier.model import Classifier, Model, ModelError
 from gateway.classifier.settings import ClassifierSettings
 from gateway.classifier.site import SiteFile
+from gateway.classifier.stored import as_received
 from gateway.cli import learn as site
 from gateway.cli.main import (
     EX_DATAERR,
@@ -161,7 +162,8 @@ def score(
     curve = _curve(context) if points else None
     rows: list[dict[str, Any]] = []
     for sample in _messages(files):
-        found = classifier.score(sample.raw, parse(sample.raw))
+        raw = as_received(sample.raw)
+        found = classifier.score(raw, parse(raw))
         assert found is not None  # it has a model
         row: dict[str, Any] = {"path": sample.name, "probability": round(found.probability, 6)}
         if curve:
@@ -199,7 +201,9 @@ def evaluate(
     *,
     as_json: bool,
 ) -> None:
-    """Measure the model on labelled mail: ranking, missed spam, false positives, calibration.
+    """Measure the classifier on labelled mail: ranking, missed spam, false positives, calibration.
+
+    With what the site taught, unless --model names a model to be measured by itself.
 
     Mail that the model was trained on makes it look better than it is.
 
@@ -214,19 +218,25 @@ def evaluate(
     from gateway.mail.mime import parse  # noqa: PLC0415
 
     loaded = _load(_directory(context, directory))
+    classifier = Classifier(loaded, None if directory else _site(context))
     labels, probabilities = [], []
     started = time.process_time()
     for sample in _progress(_labelled(ham, spam, index), "Scoring"):
+        raw = as_received(sample.raw)
+        found = classifier.score(raw, parse(raw))
+        assert found is not None  # it has a model
         labels.append(bool(sample.spam))
-        probabilities.append(loaded.score(parse(sample.raw)).probability)
+        probabilities.append(found.probability)
     if not labels:
         raise Failure("there is no mail to measure with", EX_NOINPUT)
     spent = 1000 * (time.process_time() - started) / len(labels)
     result = measure.evaluate(np.array(labels), np.array(probabilities), loaded.manifest.threshold)
     if as_json:
-        print_json({"model": loaded.version, **dataclasses.asdict(result), "milliseconds": round(spent, 3)})
+        print_json(
+            {"model": classifier.version, **dataclasses.asdict(result), "milliseconds": round(spent, 3)}
+        )
     else:
-        _show(loaded.version, result, spent)
+        _show(classifier.version, result, spent)
 
 
 def _show(version: str, result: Evaluation, spent: float) -> None:
