@@ -145,6 +145,13 @@ def _pick(answer: Answer[bytes], *, any_order: bool) -> Record | None:
 # ---------------------------------------------------------------- finding it
 
 
+_HOST: Final = re.compile(
+    r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?)*", re.IGNORECASE
+)
+_QUOTED_OR_COMMENT: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"|\((?:[^()\\]|\\.)*+\)')
+_CONTROL: Final = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]")
+
+
 def author_domain(content: Content) -> tuple[str, str]:
     """The author domain, and "" or the reason why there is none of use (RFC 7489 §6.6.1)."""
     if content.from_fields != 1:
@@ -154,10 +161,29 @@ def author_domain(content: Content) -> tuple[str, str]:
         return "", "From has no address" if not addresses else "From has several addresses"
     if any(_has_group(field.value) for field in content.all("from")):
         return "", "From has a group"
+    if any(_is_ambiguous(field.value) for field in content.all("from")):
+        return "", "From can be read in more than one way"
     domain = to_ascii(addresses[0].rpartition("@")[2]) if "@" in addresses[0] else None
-    if domain is None:
+    if domain is None or not _HOST.fullmatch(domain):
         return "", "From has no domain"
     return domain, ""
+
+
+def _is_ambiguous(value: bytes) -> bool:
+    """Whether readers may take different addresses from this From field.
+
+    Quoted strings and comments aside, one mailbox is either a phrase and one address in angle
+    brackets with nothing behind it, or one address alone (RFC 5322 §3.4); controls are in neither.
+    """
+    text = _QUOTED_OR_COMMENT.sub(b" ", value.replace(b"\r\n", b"").replace(b"\n", b"")).strip()
+    if _CONTROL.search(text) or b'"' in text:
+        return True
+    before, angle, rest = text.partition(b"<")
+    if not angle:
+        return b">" in text or text.count(b"@") != 1
+    inside, closed, behind = rest.partition(b">")
+    address = inside.rpartition(b":")[2]  # behind a source route (RFC 5322 §4.4)
+    return not closed or b">" in before or bool(behind.strip()) or b"<" in inside or address.count(b"@") > 1
 
 
 def author_domains(content: Content) -> tuple[str, ...]:

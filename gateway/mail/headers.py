@@ -18,7 +18,8 @@ MAX_FIELD = 1_000_000  # octets of one field that are read
 # One field: a name of printable ASCII without colon, white space some clients allow before the
 # colon, and lines folded with white space (RFC 5322 §2.2, §4.5). Possessive, so that it is linear.
 _FIELD = re.compile(rb"([!-9;-~]++)[ \t]*+:[^\n]*+(?:\n[ \t][^\n]*+)*+")
-_ENVELOPE_LINE = re.compile(rb">?From [^\n]*+\n")
+# The separator line of an mbox; "From :" is the obsolete form of a field (RFC 5322 §4.5).
+_ENVELOPE_LINE = re.compile(rb">?From (?![ \t]*+:)[^\n]*+\n")
 _NOTHING_SHOWN = {0x09: " ", 0x0A: " ", 0x0D: " ", 0xA0: " ", 0x3000: " "}
 
 

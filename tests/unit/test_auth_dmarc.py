@@ -212,3 +212,48 @@ def test_any_record_is_read_or_refused(text: str) -> None:
             except MalformedRecordError:
                 continue
             assert record is None or 0 <= record.percent <= 100
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "<a@evil.example> <ceo@bank.example>",
+        "a@bank.example a@evil.example",
+        "<a@bank.example@evil.example>",
+        "a@bank.example\0@evil.example",
+        "<a@evil.example> ceo@bank.example",
+        '"x" <a@evil.example" <ceo@bank.example>',
+        "<a@evil.example",
+        "a@bank.example%evil.example/x",
+    ],
+)
+def test_an_author_that_readers_may_see_otherwise_is_none(value: str) -> None:
+    content = parse(f"From: {value}\r\n\r\nx\r\n".encode())
+    domain, problem = author_domain(content)
+    assert domain == ""
+    assert problem
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "a@bank.example",
+        "<a@bank.example>",
+        "Ann <a@bank.example>",
+        "a@bank.example <a@bank.example>",
+        '"ceo@evil.example <b@evil.example>" <a@bank.example>',
+        "Ann <a@bank.example> (at work <b@evil.example>)",
+        "Ann\r\n <a@bank.example>",
+        "=?utf-8?q?J=C3=B6rg?= <a@bank.example>",
+    ],
+)
+def test_one_author_has_one_domain(value: str) -> None:
+    content = parse(f"From: {value}\r\n\r\nx\r\n".encode())
+    assert author_domain(content) == ("bank.example", "")
+
+
+def test_a_from_field_with_a_space_before_its_colon_is_one_more() -> None:
+    """It once passed for the separator line of an mbox, and hid from DMARC."""
+    content = parse(b"From : ceo@bank.example\r\nFrom: a@evil.example\r\n\r\nx\r\n")
+    assert content.from_fields == 2
+    assert author_domain(content)[0] == ""
