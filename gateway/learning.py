@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from gateway.classifier.settings import ClassifierSettings
 
 BATCH: Final = 1_000  # messages that one new model is made of and judged by
+COPIES: Final = 20  # nearly identical messages that are learned: one campaign comes from many hosts
 ASIDE_FROM: Final = 500  # learned messages from which every tenth is kept aside
 _ASIDE: Final = 26  # of 256
 _MEASURED: Final = 2_000  # samples kept aside that a model is measured with
@@ -83,12 +84,13 @@ class _Fresh:
         for band in sample.sketch.bands:
             self._by_band.setdefault(band, []).append(sample)
 
-    def find(self, sample: Sample) -> Sample | None:
+    def alike(self, sample: Sample) -> list[Sample]:
+        found: dict[int, Sample] = {}
         for band in sample.sketch.bands:
             for other in self._by_band.get(band, ()):
-                if other.sketch.near(sample.sketch) and other in self.samples:
-                    return other
-        return None
+                if other.sketch.near(sample.sketch):
+                    found[id(other)] = other
+        return [one for one in found.values() if one in self.samples]
 
 
 class Learner:
@@ -187,19 +189,23 @@ class Learner:
 
     def _is_new(self, sample: Sample, fresh: _Fresh, wrong: list[int], outcome: Outcome) -> bool:
         """Tell what says something new from copies and contradictions."""
-        found = fresh.find(sample) or self.samples.find(sample.digest, sample.sketch)
-        if found is None or found.number in wrong:
-            return True
-        if found.spam == sample.spam:
+        alike = fresh.alike(sample) + self.samples.alike(sample.digest, sample.sketch)
+        alike = [found for found in alike if found.number not in wrong]
+        others = [found for found in alike if found.spam != sample.spam]
+        copies = COPIES if sample.origin == OPERATOR else 1
+        if any(one.digest == sample.digest for one in alike if one not in others) or (
+            len(alike) - len(others) >= copies
+        ):
             outcome.known += 1
             return False
-        if sample.origin != OPERATOR and found.source != sample.source:
+        if sample.origin != OPERATOR and any(found.source != sample.source for found in others):
             outcome.contradicting += 1  # a stranger does not overrule anybody
             return False
-        if found.number:
-            wrong.append(found.number)
-        else:
-            fresh.samples.remove(found)
+        for found in others:
+            if found.number:
+                wrong.append(found.number)
+            else:
+                fresh.samples.remove(found)
         return True
 
     def _within_limit(self, sample: Sample, quota: dict[str, int]) -> bool:
@@ -249,10 +255,11 @@ class Learner:
         received = stored.as_received(raw)
         digest = hashlib.sha256(received).hexdigest()
         with self._writing():
-            found = self.samples.find(digest, stored.sketch(extract(parse(received)), digest))
-            if found is None:
+            found = self.samples.alike(digest, stored.sketch(extract(parse(received)), digest))
+            if not found:
                 return False
-            self.samples.remove(found.number)
+            for sample in found:
+                self.samples.remove(sample.number)
             self._save(self._made_anew())
             return True
 

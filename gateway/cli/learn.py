@@ -62,8 +62,8 @@ def learn(
 ) -> None:
     """Teach the site's model with FILES: messages, folders, Maildirs, mboxes; "-" is one message piped in.
 
-    Mail that says nearly the same counts once; a label of yours replaces an older one of the same
-    message. The new model is used only if it is no worse on mail that no model has learned.
+    The same message counts once, nearly the same a few times; a label of yours replaces older ones
+    of the same message. The new model is used only if it is no worse on mail that no model has learned.
     Exit status 75 (EX_TEMPFAIL) if it was refused.
 
     \b

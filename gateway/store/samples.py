@@ -74,25 +74,18 @@ class Samples:
         if rows:
             self.database.write(work)
 
-    def find(self, digest: str, sketch: Sketch) -> Sample | None:
-        """The newest valid sample that is this message, or nearly."""
+    def alike(self, digest: str, sketch: Sketch) -> list[Sample]:
+        """The valid samples that are this message, or nearly; newest first, fifty at most."""
         table = schema.samples
         columns = (table.c.near0, table.c.near1, table.c.near2, table.c.near3)
-        alike = or_(
+        close = or_(
             table.c.digest == digest,
             *(column == one for column, one in zip(columns, sketch.bands, strict=True)),
         )
-        statement = select(table).where(alike, table.c.state != SampleState.SUPERSEDED)
+        statement = select(table).where(close, table.c.state != SampleState.SUPERSEDED)
         statement = statement.order_by(table.c.number.desc()).limit(50)
-
-        def work(connection: Connection) -> Sample | None:
-            for row in connection.execute(statement).mappings():
-                found = _sample(row)
-                if found.digest == digest or found.sketch.near(sketch):
-                    return found
-            return None
-
-        return self.database.read(work)
+        rows = self.database.read(lambda connection: connection.execute(statement).mappings().all())
+        return [one for one in map(_sample, rows) if one.digest == digest or one.sketch.near(sketch)]
 
     def read(self, state: SampleState, after: int = 0) -> Iterator[Sample]:
         """Give samples in the order of their numbers."""

@@ -89,13 +89,19 @@ def test_what_is_learned_reaches_a_reader_and_equals_the_fold_over_the_samples(l
     assert not learner.catch_up()
 
 
-def test_copies_count_once(learner: Learner) -> None:
+def test_copies_count_once_and_near_copies_a_few_times(learner: Learner) -> None:
     one = message(1, spam=True)
-    near = one.replace(b"offers1@", b"offers99@").replace(b"bob@", b"carol@")
+    near = [one.replace(b"offers1@", b"offers%d@" % number) for number in range(100, 130)]
     delivered = b"Return-Path: <x@example.com>\r\nReceived: from mx\r\n\tby us\r\nX-Spam-Flag: YES\r\n" + one
-    outcome = learner.learn([Labelled(raw, spam=True) for raw in (one, near, one, delivered)])
-    assert (outcome.learned, outcome.known) == (1, 3)
-    assert learner.learn([Labelled(near, spam=True)]).known == 1
+    outcome = learner.learn([Labelled(raw, spam=True) for raw in (one, one, delivered)])
+    assert (outcome.learned, outcome.known) == (1, 2)
+    outcome = learner.learn([Labelled(raw, spam=True) for raw in near])
+    assert (outcome.learned, outcome.known) == (19, 11)
+    reported = Labelled(one.replace(b"offers1@", b"offers99@"), True, "report", "bob@example.net")
+    assert learner.learn([reported]).known == 1
+    assert learner.learn([Labelled(near[0], spam=False)]).corrected == 20
+    assert learner.forget(one)
+    assert not learner.forget(one)
 
 
 def test_what_delivery_added_is_not_learned() -> None:
