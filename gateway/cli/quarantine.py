@@ -10,67 +10,29 @@ from __future__ import annotations
 
 import os
 import pwd
-import re
 import sys
-import time
 from contextlib import contextmanager
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from gateway.cli.filters import filters
+from gateway.cli.helditem import as_dict, content_dict, listing, print_fields, print_item
 from gateway.cli.learn import learn_held
 from gateway.cli.main import EX_DATAERR, EX_NOINPUT, EX_UNAVAILABLE, EX_USAGE, Context, Failure, config_option
-from gateway.cli.output import console, entries, facts, moment, octets, print_json, safe, table
-from gateway.mail.headers import printable, split
+from gateway.cli.output import console, moment, print_json, safe
+from gateway.mail.headers import printable
 from gateway.store.database import StoreError, open_database
-from gateway.store.held import Item, Search, State
+from gateway.store.held import Search, State
 from gateway.store.quarantine import Quarantine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator
 
     from gateway.delivery.release import Deliver, Released
-    from gateway.mail.types import Content
 
 BULK = 1_000  # items that one --all-matching takes
 STATES = [*(state.value for state in State), "all"]
-NARROW = 130  # columns of a terminal below which a row of the list takes two lines
-TEXT_SHOWN = 2_000  # characters of text that `show` prints
-_SPAN = re.compile(r"(\d{1,6})\s*([smhdw])", re.ASCII)
-_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
-
-
-class Moment(click.ParamType[float]):
-    """A time: so long ago (90m, 12h, 2d, 1w), or an ISO date or time, local unless it says otherwise."""
-
-    name = "time"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Seconds since 1970."""
-        if isinstance(value, float):
-            return value
-        if found := _SPAN.fullmatch(value):
-            return time.time() - int(found[1]) * _SECONDS[found[2]]
-        try:
-            return datetime.fromisoformat(value).timestamp()
-        except (ValueError, OverflowError):
-            self.fail(f"{printable(value, 40)!r} is no time; write 2d, 12h or 2026-01-31", param, ctx)
-
-
-def filters(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that choose items, for `list` and for work on many at once."""
-    options = (
-        click.option("--sender", default="", help="Part of the envelope sender, in any case."),
-        click.option("--recipient", default="", help="Part of a recipient's address."),
-        click.option("--subject", default="", help="Part of the subject."),
-        click.option("--reason", default="", help="Name of a signal it is held for, or score."),
-        click.option("--since", type=Moment(), help="Held since: 2d, 12h, or a date."),
-        click.option("--until", type=Moment(), help="Held before: 2d, 12h, or a date."),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -111,13 +73,13 @@ def list_items(context: Context, /, *, state: str, as_json: bool, **chosen: Any)
         items = held.search(wanted)
         total = held.count(wanted) if len(items) == wanted.limit or wanted.offset else len(items)
     if as_json:
-        print_json([_as_dict(item) for item in items])
+        print_json([as_dict(item) for item in items])
         return
     out = console()
     if not items:
         out.print("Nothing is held that matches." if state == "held" else "Nothing matches.")
         return
-    out.print(_listing(items, out.width))
+    out.print(listing(items, out.width))
     if total > len(items):
         out.print(f"{len(items)} of {total}; see --limit and --offset")
 
@@ -156,16 +118,16 @@ def show(context: Context, /, id: str, *, raw: bool, headers: bool, as_json: boo
         if raw:
             sys.stdout.buffer.write(message)
         else:
-            _print_fields(message)
+            print_fields(message)
         return
     from gateway.mail.mime import parse  # noqa: PLC0415  # the other commands do without it
 
     content = None if gone else parse(message)
     events = [[moment(e.time), e.who, e.action, e.why] for e in history]
     if as_json:
-        print_json({**_as_dict(item), "content": _content_dict(content), "history": events})
+        print_json({**as_dict(item), "content": content_dict(content), "history": events})
     else:
-        _print_item(item, content, message, events)
+        print_item(item, content, message, events)
 
 
 @quarantine.command()
@@ -309,115 +271,12 @@ def _choose(
         if not sys.stdin.isatty():
             raise Failure(f"{len(items)} messages match; add --yes to go on", EX_USAGE)
         out = console(stderr=True)
-        out.print(_listing(items, out.width))
+        out.print(listing(items, out.width))
         click.confirm(f"{len(items)} messages. Go on?", abort=True, err=True)
     return [item.id for item in items]
 
 
 # ---------------------------------------------------------------- printing
-
-
-def _listing(items: list[Item], width: int) -> Any:
-    if width < NARROW:
-        return entries(
-            (
-                f"{item.id}  {moment(item.held_at)[:-3]}  {item.state}  {item.score:.1f}  "
-                + (", ".join(item.reasons) or item.reason),
-                f"<{item.sender}> to {_people(item)}: {item.subject}",
-            )
-            for item in items
-        )
-    rows = [
-        (
-            item.id,
-            moment(item.held_at)[:-3],
-            item.state.value,
-            safe(f"<{item.sender}>", 48),
-            safe(_people(item), 60),
-            safe(", ".join(item.reasons) or item.reason, 60),
-            f"{item.score:.1f}",
-            safe(item.subject, 60),
-        )
-        for item in items
-    ]
-    return table(("Id!", "Held!", "State!", "Sender", "Recipients", "Reasons", "Score>", "Subject"), rows)
-
-
-def _people(item: Item) -> str:
-    shown = ", ".join(recipient.address for recipient in item.recipients[:3])
-    more = len(item.recipients) - 3
-    return f"{shown} and {more} more" if more > 0 else shown
-
-
-def _print_item(item: Item, content: Content | None, message: bytes, events: Sequence[Sequence[str]]) -> None:
-    out = console()
-    out.print(
-        facts(
-            [
-                ("Id", item.id + (f" (queue id {item.queue_id})" if item.queue_id else "")),
-                ("State", item.state.value),
-                ("Held", moment(item.held_at)),
-                ("Reasons", ", ".join(item.reasons) or item.reason),
-                ("Score", f"{item.score:.2f}"),
-                ("Client", f"[{item.client_ip}] {item.helo}" if item.client_ip else item.helo),
-                ("Sender", f"<{item.sender}>"),
-                ("Size", octets(item.size)),
-                ("SHA-256", item.sha256),
-            ]
-        )
-    )
-    people = [(r.address, r.state.value, r.delivered_to, r.note) for r in item.recipients]
-    out.print()
-    out.print(table(("Recipient", "State!", "Delivered to", "Last error"), people))
-    if content is not None:
-        out.print()
-        out.print(safe("Header fields", style="bold"))
-        _print_fields(message)
-        _print_content(content)
-    out.print()
-    out.print(safe("History", style="bold"))
-    out.print(table(("When!", "Who", "What!", "Why"), events))
-    if content is not None:
-        out.print(safe(f"mailwarden explain {item.id} says how it was judged."))
-
-
-def _print_fields(message: bytes) -> None:
-    out = console()
-    for field in split(message).fields[:200]:
-        value = printable(field.value[:4_000].decode("utf-8", "replace").strip(), 1_000)
-        out.print(safe(f"{field.name}: {value}", 1_100), soft_wrap=True)
-
-
-def _print_content(content: Content) -> None:
-    out = console()
-    for text in content.texts[:2]:
-        out.print()
-        out.print(safe(f"Text ({text.kind})", style="bold"))
-        for line in text.text[:TEXT_SHOWN].splitlines()[:40]:
-            out.print(safe(line, 500), soft_wrap=True)
-        if len(text.text) > TEXT_SHOWN:
-            out.print("...")
-    if content.urls:
-        links = [(safe(url.target, 200), safe(url.shown, 80)) for url in content.urls[:30]]
-        out.print()
-        out.print(table(("Link", "Shown as"), links))
-    if content.attachments:
-        parts = [
-            (
-                " / ".join(a.names) or "(no name)",
-                a.declared_type,
-                a.detected_type,
-                octets(a.size),
-                a.sha256,
-            )
-            for a in content.attachments[:50]
-        ]
-        out.print()
-        out.print(table(("Attachment", "Declared", "Detected", "Size>", "SHA-256"), parts))
-    broken = [*content.defects, *content.ambiguities, *content.limits]
-    if broken:
-        out.print()
-        out.print(facts([("Broken", ", ".join(broken))]))
 
 
 def _report(results: list[dict[str, Any]], *, as_json: bool) -> None:
@@ -448,53 +307,4 @@ def _released_dict(done: Released) -> dict[str, Any]:
         "failed": dict(done.failed),
         "doubtful": list(done.doubtful),
         "error": "",
-    }
-
-
-def _as_dict(item: Item) -> dict[str, Any]:
-    return {
-        "id": item.id,
-        "queue_id": item.queue_id,
-        "state": item.state.value,
-        "received": item.received,
-        "held_at": item.held_at,
-        "changed": item.changed,
-        "client_ip": item.client_ip,
-        "helo": item.helo,
-        "sender": item.sender,
-        "subject": item.subject,
-        "message_id": item.message_id,
-        "size": item.size,
-        "sha256": item.sha256,
-        "score": item.score,
-        "reason": item.reason,
-        "reasons": list(item.reasons),
-        "recipients": [
-            {"address": r.address, "state": r.state.value, "delivered_to": r.delivered_to, "note": r.note}
-            for r in item.recipients
-        ],
-    }
-
-
-def _content_dict(content: Content | None) -> dict[str, Any] | None:
-    if content is None:
-        return None
-    return {
-        "fields": [
-            [field.name, printable(field.value[:4_000].decode("utf-8", "replace").strip(), 1_000)]
-            for field in content.fields[:200]
-        ],
-        "texts": [{"kind": text.kind, "text": text.text[:TEXT_SHOWN]} for text in content.texts],
-        "urls": [{"target": url.target, "shown": url.shown} for url in content.urls],
-        "attachments": [
-            {
-                "names": list(a.names),
-                "declared_type": a.declared_type,
-                "detected_type": a.detected_type,
-                "size": a.size,
-                "sha256": a.sha256,
-            }
-            for a in content.attachments
-        ],
-        "broken": [*content.defects, *content.ambiguities, *content.limits],
     }

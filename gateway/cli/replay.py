@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from gateway.cli.filters import Moment
 from gateway.cli.main import DEFAULT, EX_CONFIG, EX_SOFTWARE, EX_UNAVAILABLE, EX_USAGE, Context, Failure
 from gateway.cli.output import console, facts, moment, print_json, safe, table
-from gateway.cli.quarantine import Moment
 from gateway.mail.headers import printable
 from gateway.mail.types import Action
 from gateway.replay import Change, Tally, label_of

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gateway.cli.filters import Moment
 from gateway.cli.main import EX_UNAVAILABLE, Context, Failure, config_option
 from gateway.cli.output import console, facts, moment, octets, print_json, safe, table
-from gateway.cli.quarantine import Moment
 from gateway.mail.headers import printable
 from gateway.mail.types import Action
 from gateway.store.database import StoreError, open_database

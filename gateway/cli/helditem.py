@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A held message as the commands print it: a row of a list, the whole of it, and the same as JSON.
+
+Shows hostile messages: nothing is rendered, opened or fetched; every text passes `output`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from gateway.cli.output import console, entries, facts, moment, octets, safe, table
+from gateway.mail.headers import printable, split
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gateway.mail.types import Content
+    from gateway.store.held import Item
+
+NARROW = 130  # columns of a terminal below which a row of the list takes two lines
+TEXT_SHOWN = 2_000  # characters of text that `show` prints
+
+
+def listing(items: list[Item], width: int) -> Any:
+    if width < NARROW:
+        return entries(
+            (
+                f"{item.id}  {moment(item.held_at)[:-3]}  {item.state}  {item.score:.1f}  "
+                + (", ".join(item.reasons) or item.reason),
+                f"<{item.sender}> to {_people(item)}: {item.subject}",
+            )
+            for item in items
+        )
+    rows = [
+        (
+            item.id,
+            moment(item.held_at)[:-3],
+            item.state.value,
+            safe(f"<{item.sender}>", 48),
+            safe(_people(item), 60),
+            safe(", ".join(item.reasons) or item.reason, 60),
+            f"{item.score:.1f}",
+            safe(item.subject, 60),
+        )
+        for item in items
+    ]
+    return table(("Id!", "Held!", "State!", "Sender", "Recipients", "Reasons", "Score>", "Subject"), rows)
+
+
+def _people(item: Item) -> str:
+    shown = ", ".join(recipient.address for recipient in item.recipients[:3])
+    more = len(item.recipients) - 3
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def print_item(item: Item, content: Content | None, message: bytes, events: Sequence[Sequence[str]]) -> None:
+    out = console()
+    out.print(
+        facts(
+            [
+                ("Id", item.id + (f" (queue id {item.queue_id})" if item.queue_id else "")),
+                ("State", item.state.value),
+                ("Held", moment(item.held_at)),
+                ("Reasons", ", ".join(item.reasons) or item.reason),
+                ("Score", f"{item.score:.2f}"),
+                ("Client", f"[{item.client_ip}] {item.helo}" if item.client_ip else item.helo),
+                ("Sender", f"<{item.sender}>"),
+                ("Size", octets(item.size)),
+                ("SHA-256", item.sha256),
+            ]
+        )
+    )
+    people = [(r.address, r.state.value, r.delivered_to, r.note) for r in item.recipients]
+    out.print()
+    out.print(table(("Recipient", "State!", "Delivered to", "Last error"), people))
+    if content is not None:
+        out.print()
+        out.print(safe("Header fields", style="bold"))
+        print_fields(message)
+        _print_content(content)
+    out.print()
+    out.print(safe("History", style="bold"))
+    out.print(table(("When!", "Who", "What!", "Why"), events))
+    if content is not None:
+        out.print(safe(f"mailwarden explain {item.id} says how it was judged."))
+
+
+def print_fields(message: bytes) -> None:
+    out = console()
+    for field in split(message).fields[:200]:
+        value = printable(field.value[:4_000].decode("utf-8", "replace").strip(), 1_000)
+        out.print(safe(f"{field.name}: {value}", 1_100), soft_wrap=True)
+
+
+def _print_content(content: Content) -> None:
+    out = console()
+    for text in content.texts[:2]:
+        out.print()
+        out.print(safe(f"Text ({text.kind})", style="bold"))
+        for line in text.text[:TEXT_SHOWN].splitlines()[:40]:
+            out.print(safe(line, 500), soft_wrap=True)
+        if len(text.text) > TEXT_SHOWN:
+            out.print("...")
+    if content.urls:
+        links = [(safe(url.target, 200), safe(url.shown, 80)) for url in content.urls[:30]]
+        out.print()
+        out.print(table(("Link", "Shown as"), links))
+    if content.attachments:
+        parts = [
+            (
+                " / ".join(a.names) or "(no name)",
+                a.declared_type,
+                a.detected_type,
+                octets(a.size),
+                a.sha256,
+            )
+            for a in content.attachments[:50]
+        ]
+        out.print()
+        out.print(table(("Attachment", "Declared", "Detected", "Size>", "SHA-256"), parts))
+    broken = [*content.defects, *content.ambiguities, *content.limits]
+    if broken:
+        out.print()
+        out.print(facts([("Broken", ", ".join(broken))]))
+
+
+def as_dict(item: Item) -> dict[str, Any]:
+    return {
+        "id": item.id,
+        "queue_id": item.queue_id,
+        "state": item.state.value,
+        "received": item.received,
+        "held_at": item.held_at,
+        "changed": item.changed,
+        "client_ip": item.client_ip,
+        "helo": item.helo,
+        "sender": item.sender,
+        "subject": item.subject,
+        "message_id": item.message_id,
+        "size": item.size,
+        "sha256": item.sha256,
+        "score": item.score,
+        "reason": item.reason,
+        "reasons": list(item.reasons),
+        "recipients": [
+            {"address": r.address, "state": r.state.value, "delivered_to": r.delivered_to, "note": r.note}
+            for r in item.recipients
+        ],
+    }
+
+
+def content_dict(content: Content | None) -> dict[str, Any] | None:
+    if content is None:
+        return None
+    return {
+        "fields": [
+            [field.name, printable(field.value[:4_000].decode("utf-8", "replace").strip(), 1_000)]
+            for field in content.fields[:200]
+        ],
+        "texts": [{"kind": text.kind, "text": text.text[:TEXT_SHOWN]} for text in content.texts],
+        "urls": [{"target": url.target, "shown": url.shown} for url in content.urls],
+        "attachments": [
+            {
+                "names": list(a.names),
+                "declared_type": a.declared_type,
+                "detected_type": a.detected_type,
+                "size": a.size,
+                "sha256": a.sha256,
+            }
+            for a in content.attachments
+        ],
+        "broken": [*content.defects, *content.ambiguities, *content.limits],
+    }
