@@ -22,6 +22,7 @@ TEXT_SHOWN = 2_000  # characters of text that `show` prints
 
 
 def listing(items: list[Item], width: int) -> Any:
+    """Items as a table, or two lines each where the terminal is narrow."""
     if width < NARROW:
         return entries(
             (
@@ -54,6 +55,7 @@ def _people(item: Item) -> str:
 
 
 def print_item(item: Item, content: Content | None, message: bytes, events: Sequence[Sequence[str]]) -> None:
+    """Print all that is known of an item; `events` are when, who, what and why."""
     out = console()
     out.print(
         facts(
@@ -86,6 +88,7 @@ def print_item(item: Item, content: Content | None, message: bytes, events: Sequ
 
 
 def print_fields(message: bytes) -> None:
+    """Print the header fields, decoded in no way."""
     out = console()
     for field in split(message).fields[:200]:
         value = printable(field.value[:4_000].decode("utf-8", "replace").strip(), 1_000)
@@ -125,6 +128,7 @@ def _print_content(content: Content) -> None:
 
 
 def as_dict(item: Item) -> dict[str, Any]:
+    """An item as plain values for JSON."""
     return {
         "id": item.id,
         "queue_id": item.queue_id,
@@ -150,6 +154,7 @@ def as_dict(item: Item) -> dict[str, Any]:
 
 
 def content_dict(content: Content | None) -> dict[str, Any] | None:
+    """What a message contains as plain values for JSON."""
     if content is None:
         return None
     return {
