@@ -7,6 +7,8 @@ supervisor, so that the workers share the pages; `assemble` opens what belongs t
 
 from __future__ import annotations
 
+import contextlib
+import os
 import ssl
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from gateway.classifier.model import Classifier, ModelError
 from gateway.config import Config, ConfigError
 from gateway.data import data_dir
 from gateway.delivery.routes import Routes, routes
+from gateway.delivery.runner import Courier
 from gateway.dns import Resolver
 from gateway.gather import Sources
 from gateway.lists import Lists
@@ -33,6 +36,8 @@ from gateway.store.database import Database, open_database, state_directory
 from gateway.store.dmarc import Observations
 from gateway.store.journal import Journal
 from gateway.store.quarantine import Quarantine
+from gateway.store.queue import Queue
+from gateway.store.submit import Submitter
 
 if TYPE_CHECKING:
     from gateway.log import Log
@@ -140,8 +145,8 @@ def assemble(loaded: Loaded, counters: Counters, log: Log, *, threads: int, keep
     return Opened(gateway, database, pool)
 
 
-def door(loaded: Loaded, gateway: Gateway) -> Door:
-    """Return what the smart host serves with."""
+def door(loaded: Loaded, gateway: Gateway, submitter: Submitter | None = None) -> Door:
+    """Return what the smart host serves with; without a `submitter` it has no queue."""
     config = loaded.config
     return Door(
         settings=config.smarthost,
@@ -158,5 +163,36 @@ def door(loaded: Loaded, gateway: Gateway) -> Door:
         relay_networks=config.relay_networks,
         log=gateway.log,
         tls_rules=config.tls.outbound,
+        submit=submitter.submit if submitter else None,
+        lifetime=config.queue.lifetime,
         grace=config.grace,
+    )
+
+
+def submitter(loaded: Loaded, database: Database | None, wake: int) -> Submitter | None:
+    """Return the way into the queue, None if it is switched off. `wake` is written to for the agents."""
+    if database is None or not loaded.config.smarthost.queue:
+        return None
+
+    def committed() -> None:
+        with contextlib.suppress(OSError):  # a full pipe wakes as well
+            os.write(wake, b"+")
+
+    return Submitter(Queue(database), committed)
+
+
+def courier(loaded: Loaded, database: Database, counters: Counters, log: Log, wake: int) -> Courier:
+    """Return what a delivery agent works with."""
+    config = loaded.config
+    return Courier(
+        settings=config.queue,
+        queue=Queue(database),
+        routes=loaded.routes,
+        hostname=config.smarthost.hostname or config.name,
+        log=log,
+        timeouts=config.smarthost.relay,
+        tls_rules=config.tls.outbound,
+        wake=wake,
+        grace=config.grace,
+        count=lambda what: counters.add("deliveries", what),
     )

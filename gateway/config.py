@@ -21,6 +21,7 @@ from gateway.auth.settings import AuthSettings
 from gateway.auth.sign import SignSettings
 from gateway.classifier.settings import ClassifierSettings
 from gateway.delivery.routes import RouteSettings, parse_next_hop
+from gateway.delivery.settings import QueueSettings
 from gateway.dns import DnsSettings
 from gateway.listeners import split_host_port
 from gateway.lists import ListSettings
@@ -131,6 +132,7 @@ class Config(Settings, frozen=True):
     routes: tuple[RouteSettings, ...] = ()
     milter: MilterSettings = MilterSettings()
     smarthost: SmarthostSettings = SmarthostSettings()
+    queue: QueueSettings = QueueSettings()
     dns: DnsSettings = DnsSettings()
     auth: AuthSettings = AuthSettings()
     signing: SignSettings = SignSettings()

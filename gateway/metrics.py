@@ -31,6 +31,7 @@ FAILURES = (
     "dns",
     "journal",
 )
+DELIVERIES = ("delivered", "deferred", "failed", "undeliverable", "held", "notice")
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 _KEYS = (
@@ -41,6 +42,7 @@ _KEYS = (
     *(("seconds", door, "") for door in DOORS),
     *(("bucket", door, str(limit)) for door in DOORS for limit in BUCKETS),
     *(("failures", kind, "") for kind in FAILURES),
+    *(("deliveries", what, "") for what in DELIVERIES),
     ("held", "", ""),
     ("restarts", "", ""),
     ("alive", "", ""),
@@ -112,6 +114,12 @@ class Metrics:
         for kind in FAILURES:
             failures.add_metric([kind], self.total("failures", kind))
         yield failures
+        deliveries = CounterMetricFamily(
+            "mailwarden_deliveries", "Recipients by what delivery came to, and notices.", labels=["result"]
+        )
+        for what in DELIVERIES:
+            deliveries.add_metric([what], self.total("deliveries", what))
+        yield deliveries
         yield CounterMetricFamily(
             "mailwarden_held", "Messages put into quarantine.", value=self.total("held")
         )

@@ -25,20 +25,23 @@ from typing import TYPE_CHECKING, Literal
 
 from gateway import assembly, config, listeners
 from gateway.config import Config, ConfigError
+from gateway.delivery import runner
 from gateway.mail.headers import printable
 from gateway.metrics import Metrics
 from gateway.smarthost import server
 from gateway.store.database import StoreError, open_database
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable
 
     from gateway.assembly import Loaded
+    from gateway.delivery.runner import Courier
     from gateway.log import Log
     from gateway.metrics import Counters
-    from gateway.pipeline import Gateway
+    from gateway.smarthost.settings import Door
 
-Kind = Literal["milter", "smarthost", "housekeeper"]
+Kind = Literal["milter", "smarthost", "delivery", "housekeeper"]
 SLOTS = 256
 _SIGNALS = {signal.SIGCHLD, signal.SIGHUP, signal.SIGTERM, signal.SIGINT}
 _DRAINS = {signal.SIGUSR1, signal.SIGUSR2}  # those of the milter door; workers inherit the block
@@ -79,6 +82,7 @@ class Supervisor:
         self.counters = self.metrics.slot(0)
         self.stopping = False
         self.life, self.alive = os.pipe()
+        self.wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)  # from the smart host to the delivery agents
         self.loaded: Loaded
 
     def run(self) -> int:
@@ -168,6 +172,8 @@ class Supervisor:
         ]
         if settings.smarthost.listen:
             posts += [Post("smarthost", "", n) for n in range(settings.smarthost.workers)]
+            # Without a queue too: what was queued before it was switched off is delivered.
+            posts += [Post("delivery", "", n) for n in range(settings.queue.workers)]
         return [*posts, Post("housekeeper")]
 
     def _fill(self) -> None:
@@ -201,7 +207,9 @@ class Supervisor:
             os.setpgid(0, 0)  # Ctrl-C is the supervisor's business
             os.close(self.alive)
             _follow(self.life, signal.SIGUSR2 if post.kind == "milter" else signal.SIGTERM)
-            run_worker(post, self.loaded, self.sockets, self.metrics, self.metrics.slot(slot), self.log)
+            run_worker(
+                post, self.loaded, self.sockets, self.metrics, self.metrics.slot(slot), self.log, self.wake
+            )
             status = 0
         except BaseException as error:  # a worker reports, whatever it died of
             self.log.error("worker failed", kind=post.kind, error=printable(repr(error), 300), exc_info=error)
@@ -256,14 +264,22 @@ def run_worker(
     metrics: Metrics,
     counters: Counters,
     log: Log,
+    wake: tuple[int, int],
 ) -> None:
-    """Do the work of one post until SIGTERM."""
+    """Do the work of one post until SIGTERM. `wake` are the ends of the pipe to the delivery agents."""
     settings = loaded.config
     if post.kind == "housekeeper":
         from gateway import housekeeper  # noqa: PLC0415  # only this process pays for the import
 
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         housekeeper.serve(settings, metrics, counters, log)
+        return
+    if post.kind == "delivery":
+        database = open_database(settings.store)
+        try:
+            asyncio.run(_deliver(assembly.courier(loaded, database, counters, log, wake[0])))
+        finally:
+            database.close()
         return
     threads = settings.milter.threads if post.kind == "milter" else settings.smarthost.threads
     opened = assembly.assemble(loaded, counters, log, threads=3 * threads)
@@ -273,20 +289,36 @@ def run_worker(
 
             milter.serve(sockets[post.address], settings.milter, settings.relay_networks, opened.gateway)
         else:
-            asyncio.run(
-                _serve_smarthost([sockets[a] for a in settings.smarthost.listen], loaded, opened.gateway)
-            )
+            submitter = assembly.submitter(loaded, opened.database, wake[1])
+            try:
+                door = assembly.door(loaded, opened.gateway, submitter)
+                door = replace(door, count=lambda what: counters.add(what, "smarthost"))
+                asyncio.run(
+                    _serve_smarthost([sockets[a] for a in settings.smarthost.listen], door, loaded.tls)
+                )
+            finally:
+                if submitter is not None:
+                    submitter.close()
     finally:
         opened.close()
 
 
-async def _serve_smarthost(bound: list[socket.socket], loaded: Loaded, gateway: Gateway) -> None:
+async def _serve_smarthost(bound: list[socket.socket], door: Door, tls: ssl.SSLContext | None) -> None:
     """Serve the smart host until SIGTERM, then drain."""
+    await server.serve(bound, door, _until_told(), tls)
+
+
+async def _deliver(courier: Courier) -> None:
+    """Empty the queue until SIGTERM, then finish what is under way."""
+    await runner.serve(courier, _until_told())
+
+
+def _until_told() -> asyncio.Event:
+    """An event that SIGTERM sets."""
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    door = replace(assembly.door(loaded, gateway), count=lambda what: gateway.counters.add(what, "smarthost"))
-    await server.serve(bound, door, stop, loaded.tls)
+    return stop
 
 
 def become(settings: Config, log: Log) -> None:

@@ -23,7 +23,9 @@ from tests.hop import Hop, running
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+    from concurrent.futures import Future
 
+    from gateway.store.queued import Outgoing
     from gateway.tls.outbound import OutboundTlsRule
 
 MESSAGE = b"From: a@example.net\r\nSubject: x\r\n\r\n.dot\r\n\xe9\r\n"
@@ -85,8 +87,9 @@ async def door(
     tls: ssl.SSLContext | None = None,
     tls_rules: tuple[OutboundTlsRule, ...] = (),
     settings: SmarthostSettings | None = None,
+    submit: Callable[[Outgoing], Future[None]] | None = None,
 ) -> AsyncIterator[int]:
-    """The door's port. Mail for example.org goes to `other`, all else to `hop`."""
+    """The door's port. Mail for example.org goes to `other`, all else to `hop`; `submit` is a queue."""
     rows = [RouteSettings(domains=("example.org",), next_hop=str(other.next_hop))] if other else []
     built = Door(
         settings=settings or SmarthostSettings(relay=FAST, threads=2),
@@ -98,6 +101,7 @@ async def door(
         grace=2.0,
         log=open_log(LogSettings(level="error")),
         tls_rules=tls_rules,
+        submit=submit,
         count=bench.counted.append,
     )
     listening = socket.create_server(("127.0.0.1", 0))
@@ -187,6 +191,7 @@ def play(
     tls: ssl.SSLContext | None = None,
     tls_rules: tuple[OutboundTlsRule, ...] = (),
     relay_networks: tuple[str, ...] = (),
+    submit: Callable[[Outgoing], Future[None]] | None = None,
     **settings: object,
 ) -> tuple[Hop, Bench]:
     """One client plays `scene`; afterwards a fresh client must be served within two seconds."""
@@ -204,6 +209,7 @@ def play(
                 tls=tls,
                 tls_rules=tls_rules,
                 settings=built,
+                submit=submit,
             )
             async with opened as port:
                 async with Raw.connected(port, greet=greet) as client:

@@ -37,6 +37,7 @@ _COMMANDS = {
     "trace": ("gateway.cli.trace", "trace", "Find messages and say what became of them."),
     "replay": ("gateway.cli.replay", "replay", "Say what another policy would change."),
     "quarantine": ("gateway.cli.quarantine", "quarantine", "Review held messages."),
+    "queue": ("gateway.cli.queue", "queue", "Look after the smart host's queue."),
     "dmarc": ("gateway.cli.dmarc", "dmarc", "Report to domains what DMARC found of their mail."),
     "dkim": ("gateway.cli.dkim", "dkim", "Make and check the keys that sign outbound mail."),
     "model": ("gateway.cli.model", "model", "Train and examine the classifier."),

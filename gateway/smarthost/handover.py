@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _SEPARATELY = Reply(452, "4.5.3", "This recipient goes elsewhere, send it in a transaction of its own")
 _OUR_FIELDS = 4096  # octets that the fields we add may take
-_NO_ROUTE = Reply(451, "4.3.5", "No next hop is known for this recipient, try again later")
+NO_ROUTE = Reply(451, "4.3.5", "No next hop is known for this recipient, try again later")
 
 
 class Handover:
@@ -61,7 +61,7 @@ class Handover:
         address = recipient if "@" in recipient else f"{recipient}@{(*self._door.domains, '')[0].lstrip('.')}"
         hop = self._door.routes.route(address)
         if hop is None:
-            return _NO_ROUTE
+            return NO_ROUTE
         key = (hop, policy_for(hop.host, domain_of(address), self._door.tls_rules))
         if self._key is None:
             self._key = key

@@ -14,6 +14,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from gateway.delivery.verify import Verifier
 from gateway.mail.networks import inside
 from gateway.mail.types import Reply
 from gateway.smarthost.session import Conversation
@@ -50,6 +51,12 @@ class Worker:
         self.sessions: set[Conversation] = set()
         self.empty = asyncio.Event()  # set when the last session has ended
         self._clients: Counter[str] = Counter()
+        settings = door.settings
+        self.verifier = (
+            Verifier(door.hostname, door.tls_rules, settings.relay, settings.verify_seconds)
+            if door.submit is not None and settings.verify_recipients
+            else None
+        )
 
     def welcome(self, session: Conversation) -> Reply | None:
         """Count a client in; the refusal if it may not stay.
@@ -144,6 +151,8 @@ async def serve(
         for server in servers:
             server.close()
         await _drain(worker)
+        if worker.verifier is not None:
+            await worker.verifier.close()
 
 
 async def _drain(worker: Worker) -> None:

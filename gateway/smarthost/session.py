@@ -39,6 +39,7 @@ from gateway.smarthost.commands import (
 )
 from gateway.smarthost.data import DataReader
 from gateway.smarthost.handover import Handover
+from gateway.smarthost.intake import Intake
 from gateway.smarthost.proxy import XCLIENT, XFORWARD, Client, attributes, merged, session_of
 from gateway.smarthost.tls import tls_facts
 from gateway.smarthost.transfer import transfer
@@ -77,7 +78,9 @@ class Conversation(SMTP):
         self._worker = worker
         self._door = worker.door
         self._settings = worker.door.settings
-        self._hop = Handover(worker.door)
+        self._hop = (
+            Handover(worker.door) if worker.door.submit is None else Intake(worker.door, worker.verifier)
+        )
         self.idle_since = math.inf
         self.peer = ""  # its IP address
         self.client = ""  # what counts as one client: the IPv4 address, the IPv6 /64

@@ -13,10 +13,12 @@ from gateway.tls.inbound import TlsVersion
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Future
 
     from gateway.delivery.routes import Routes
     from gateway.log import Log
     from gateway.mail.types import Mail, Reply, Session, Verdict
+    from gateway.store.queued import Outgoing
     from gateway.tls.outbound import OutboundTlsRule
 
 
@@ -65,6 +67,14 @@ class SmarthostSettings(Settings, frozen=True, kw_only=True):
     threads: Positive = 8
     # Octets of messages held in memory; above it, new ones are put off with 452.
     memory_limit: Positive = 536_870_912
+    # true: a message is on disk before the client hears 250, and the agents of [queue] deliver it.
+    # false: there is no queue, and the client hears 250 when the next hop has taken the message.
+    queue: bool = True
+    # With the queue: ask the next hop at RCPT whether it knows a recipient in one of our domains, so
+    # that unknown users are refused and not bounced. A next hop that does not answer refuses nobody.
+    verify_recipients: bool = True
+    # Seconds for which its answer is remembered.
+    verify_seconds: Seconds = 3_600.0
     # The time limits of the client that speaks to next hops.
     relay: RelayTimeouts = RelayTimeouts()
 
@@ -105,6 +115,8 @@ class Door:
     relay_networks: tuple[str, ...]  # those whose clients may send mail for any domain
     log: Log = field(repr=False)
     tls_rules: tuple[OutboundTlsRule, ...] = ()
+    submit: Callable[[Outgoing], Future[None]] | None = None  # into the queue; None: there is none
+    lifetime: float = 432_000.0  # seconds that queued mail is tried
     count: Callable[[str], None] = field(default=lambda _what: None, repr=False)  # "connections", "refused"
     grace: float = 30.0  # seconds that messages on their way get when a worker is told to stop
 

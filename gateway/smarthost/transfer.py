@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""From the end of DATA to the reply: judge, then relay, hold or refuse.
+"""From the end of DATA to the reply: judge, then queue (or relay), hold or refuse.
 
 Reads the message only to count Received fields; everything else is the judgement's. The client
-gets its 250 when the next hop has taken the message, or the quarantine has it durably.
+gets its 250 when the queue or the quarantine has the message durably; without a queue, when the
+next hop has taken it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from gateway.mail.headers import printable
 from gateway.mail.types import Action, Mail, Reply, Verdict
 from gateway.reply import failure, storage_failure
 from gateway.smarthost.handover import to_client
+from gateway.smarthost.intake import Intake
 from gateway.smarthost.trace import received_count, received_field
 
 if TYPE_CHECKING:
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
     from gateway.smarthost.settings import Door
 
 
-async def transfer(mail: Mail, door: Door, pool: Executor, hop: Handover, *, extended: bool) -> Reply:
+async def transfer(
+    mail: Mail, door: Door, pool: Executor, hop: Handover | Intake, *, extended: bool
+) -> Reply:
     """Judge `mail` and do what the verdict says; the reply to the end of DATA."""
     if received_count(mail.raw) > door.settings.hop_limit:
         await hop.forget()
@@ -49,6 +53,8 @@ async def transfer(mail: Mail, door: Door, pool: Executor, hop: Handover, *, ext
         return reply if everybody_held else failure(mail.id)
     field = received_field(mail, door.hostname, extended=extended)
     message = field + apply(mail.raw, verdict.edits)
+    if isinstance(hop, Intake):
+        return await hop.take(mail, verdict, message, pool)
     answers = await hop.deliver(message, verdict.relayed)
     await hop.forget()
     outcome = await _settle(mail, verdict, reply, answers, door, pool)

@@ -33,7 +33,7 @@ from sqlalchemy import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-VERSION = 3
+VERSION = 4
 
 metadata = MetaData()
 _Number = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER counts by itself in SQLite
@@ -236,6 +236,57 @@ samples = Table(
     Index("samples_state", "state", "number"),
 )
 
+# A message on its way out, as it is to be sent. `sender` and `options` are exact; `may_bounce` says
+# whether its sender may be told of a failure, `warned` when it was told of a delay.
+queue_messages = Table(
+    "queue_messages",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("created", Float, nullable=False),
+    Column("expires", Float, nullable=False),
+    Column("sender", Text, nullable=False),
+    Column("options", Text, nullable=False),  # JSON
+    Column("may_bounce", Integer, nullable=False),
+    Column("warned", Float, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Index("queue_messages_created", "created"),
+)
+
+queue_bytes = Table(
+    "queue_bytes",
+    metadata,
+    Column("item", _Id, primary_key=True),
+    Column("data", LargeBinary, nullable=False),  # zlib
+)
+
+queue_recipients = Table(
+    "queue_recipients",
+    metadata,
+    Column("number", _Number, primary_key=True),
+    Column("item", _Id, nullable=False),
+    Column("address", Text, nullable=False),
+    Column("options", Text, nullable=False),  # JSON
+    Column("hop", Text, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("next_attempt", Float, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("deaths", Integer, nullable=False),  # how often its lease ended with its owner
+    Column("lease", String(32), nullable=False),
+    Column("changed", Float, nullable=False),
+    Column("reply", Text, nullable=False),
+    Index("queue_recipients_item", "item"),
+    Index("queue_recipients_due", "state", "next_attempt"),
+)
+
+# Who may hold leases. An owner whose row has expired, or is gone, holds none.
+queue_owners = Table(
+    "queue_owners",
+    metadata,
+    Column("owner", String(32), primary_key=True),
+    Column("process", Text, nullable=False),
+    Column("expires", Float, nullable=False),
+)
+
 _SQLITE_APPEND_ONLY = (
     (
         "CREATE TRIGGER audit_no_update BEFORE UPDATE ON audit "
@@ -269,8 +320,14 @@ def _add_samples(connection: Connection) -> None:
     samples.create(connection)
 
 
+def _add_queue(connection: Connection) -> None:
+    """Add what the smart host's queue is made of."""
+    for table in (queue_messages, queue_bytes, queue_recipients, queue_owners):
+        table.create(connection)
+
+
 # From version n to n + 1, each within the transaction that opens the database.
-MIGRATIONS: dict[int, Callable[[Connection], None]] = {1: _add_dmarc, 2: _add_samples}
+MIGRATIONS: dict[int, Callable[[Connection], None]] = {1: _add_dmarc, 2: _add_samples, 3: _add_queue}
 
 
 class NewerSchemaError(Exception):

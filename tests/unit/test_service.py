@@ -76,8 +76,8 @@ def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
     yield made
     for bound in made.sockets.values():
         bound.close()
-    os.close(made.life)
-    os.close(made.alive)
+    for end in (made.life, made.alive, *made.wake):
+        os.close(end)
 
 
 def config(**tables: Any) -> Config:
@@ -109,14 +109,15 @@ def test_bind_all_or_none(supervisor: Supervisor, tmp_path: Path) -> None:
 
 
 def test_posts(supervisor: Supervisor) -> None:
-    """Milter workers for each address, smart-host workers for all, one housekeeper."""
+    """Milter workers for each address, smart-host workers for all, delivery agents, one housekeeper."""
     settings = config(
         milter={"listen": ["inet:127.0.0.1:1", "unix:/s"], "workers": 2},
         smarthost={"listen": ["127.0.0.1:2", "127.0.0.1:3"], "workers": 3},
+        queue={"workers": 2},
     )
     supervisor.loaded = type("Loaded", (), {"config": settings})()
     posts = supervisor._posts()
-    assert len(set(posts)) == len(posts) == 2 * 2 + 3 + 1
+    assert len(set(posts)) == len(posts) == 2 * 2 + 3 + 2 + 1
     assert posts[-1] == Post("housekeeper")
 
 

@@ -1,0 +1,437 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The delivery agent: from the queue to scripted next hops, and what becomes of each recipient."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from gateway.delivery.process import is_dead, this_process
+from gateway.delivery.routes import RouteSettings, routes
+from gateway.delivery.runner import Courier, serve
+from gateway.delivery.schedule import Clock, retry_after
+from gateway.delivery.settings import QueueSettings
+from gateway.log import LogSettings, open_log
+from gateway.mail.types import new_id
+from gateway.store.queue import Queue
+from gateway.store.queued import Addressee, Entry, Filter, Outgoing, State
+from gateway.tls.outbound import OutboundTlsRule
+from tests.hop import Hop, running
+from tests.smarthost_lab import FAST
+from tests.stored import execute, open_database, settings_for
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
+
+    from gateway.store.database import Database
+
+MESSAGE = b"From: a@example.net\r\nSubject: x\r\n\r\n.dot\r\n\xe9\r\n"
+QUICK = {
+    "retry_first": 0.1,
+    "retry_longest": 0.2,
+    "poll": 0.05,
+    "lease": 0.6,
+    "idle": 0.5,
+    "pause_longest": 0.1,
+}
+
+
+class Agency:
+    """One queue, and next hops: example.com goes to `hop`, example.org to `other`, else to `back`."""
+
+    def __init__(self, database: Database, **settings: Any) -> None:
+        self.database = database
+        self.queue = Queue(database)
+        self.settings = QueueSettings(**{**QUICK, **settings})
+        self.hop, self.other, self.back = Hop(), Hop(), Hop()
+        self.tls_rules: tuple[OutboundTlsRule, ...] = ()
+        self.counted: list[str] = []
+        self.clock = Clock()
+
+    def add(self, *people: str, **changes: Any) -> Outgoing:
+        now = time.time()
+        values: dict[str, Any] = {
+            "id": new_id(),
+            "sender": "alice@example.net",
+            "recipients": tuple(Addressee(one) for one in people or ("u@example.com",)),
+            "message": MESSAGE,
+            "created": now,
+            "expires": now + 1_000,
+        }
+        mail = Outgoing(**{**values, **changes})
+        self.queue.add([mail])
+        return mail
+
+    @contextlib.asynccontextmanager
+    async def hops(self) -> AsyncIterator[None]:
+        async with running(self.hop), running(self.other), running(self.back):
+            yield
+
+    @contextlib.asynccontextmanager
+    async def agent(self, wake: int = -1) -> AsyncIterator[asyncio.Task[None]]:
+        rows = [
+            RouteSettings(domains=("example.com",), next_hop=str(self.hop.next_hop)),
+            RouteSettings(domains=("example.org",), next_hop=str(self.other.next_hop)),
+            RouteSettings(domains=("example.net",), next_hop=str(self.back.next_hop)),
+        ]
+        courier = Courier(
+            settings=self.settings,
+            queue=self.queue,
+            routes=routes(rows),
+            hostname="gw.example.com",
+            log=open_log(LogSettings(level="error")),
+            timeouts=FAST,
+            tls_rules=self.tls_rules,
+            wake=wake,
+            grace=3.0,
+            count=self.counted.append,
+            clock=self.clock,
+        )
+        stop = asyncio.Event()
+        task = asyncio.create_task(serve(courier, stop))
+        try:
+            yield task
+        finally:
+            stop.set()
+            await asyncio.wait_for(task, 10)
+
+    def states(self) -> list[State]:
+        return [r.state for entry in self.queue.search(Filter()) for r in entry.recipients]
+
+    def only(self) -> Entry:
+        (entry,) = self.queue.search(Filter())
+        return entry
+
+
+async def until(condition: Callable[[], bool], seconds: float = 8) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110  # it looks at what others do
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Any:
+    opened = open_database(settings_for(tmp_path))
+    yield opened
+    opened.close()
+
+
+def play(agency: Agency, scene: Callable[[Agency], Awaitable[None]]) -> None:
+    async def go() -> None:
+        async with agency.hops(), agency.agent():
+            await scene(agency)
+
+    asyncio.run(go())
+
+
+def test_one_message_to_two_next_hops(database: Database) -> None:
+    agency = Agency(database)
+    agency.add("u@example.com", "v@example.com", "w@example.org", options=("BODY=8BITMIME",))
+
+    async def scene(lab: Agency) -> None:
+        await until(lambda: not lab.states())
+
+    play(agency, scene)
+    (here,), (there,) = agency.hop.taken, agency.other.taken
+    assert here.rcpts == [b"RCPT TO:<u@example.com>", b"RCPT TO:<v@example.com>"]
+    assert there.rcpts == [b"RCPT TO:<w@example.org>"]
+    assert here.message == there.message == MESSAGE
+    assert agency.counted == ["delivered"] * 3
+
+
+def test_new_mail_wakes_the_agent_at_once(database: Database) -> None:
+    agency = Agency(database, poll=30)
+    reading, writing = os.pipe2(os.O_NONBLOCK)
+
+    async def go() -> float:
+        async with agency.hops(), agency.agent(reading):
+            await asyncio.sleep(0.3)
+            began = time.monotonic()
+            agency.add()
+            os.write(writing, b"+")
+            await until(lambda: bool(agency.hop.taken))
+            return time.monotonic() - began
+
+    try:
+        assert asyncio.run(go()) < 1.0
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+def test_a_connection_serves_one_message_after_the_other(database: Database) -> None:
+    agency = Agency(database, concurrency=2, idle=2)
+    for _ in range(30):
+        agency.add()
+
+    async def scene(lab: Agency) -> None:
+        await until(lambda: not lab.states())
+
+    play(agency, scene)
+    assert len(agency.hop.taken) == 30
+    assert agency.hop.sessions <= 2
+
+
+def test_each_recipient_is_settled_by_its_own_answer(database: Database) -> None:
+    """250, 450 and 550 for one message: one delivery, one retry for that one alone, one notice."""
+    agency = Agency(database)
+    agency.hop.answers = {
+        b"RCPT TO:<no@": b"550 5.1.1 unknown\r\n",
+        b"RCPT TO:<later@": b"450 4.2.0 busy\r\n",
+    }
+    mail = agency.add("yes@example.com", "no@example.com", "later@example.com")
+
+    async def scene(lab: Agency) -> None:
+        await until(lambda: bool(lab.back.taken))
+        del lab.hop.answers[b"RCPT TO:<later@"]
+        await until(lambda: not lab.states())
+
+    play(agency, scene)
+    assert [taken.rcpts for taken in agency.hop.taken] == [
+        [b"RCPT TO:<yes@example.com>"],
+        [b"RCPT TO:<later@example.com>"],
+    ]
+    (notice,) = agency.back.taken
+    assert notice.mail.startswith(b"MAIL FROM:<>")
+    assert notice.rcpts == [b"RCPT TO:<alice@example.net>"]
+    assert b"Final-Recipient: rfc822; no@example.com" in notice.message
+    assert b"5.1.1 unknown" in notice.message
+    assert b"later@" not in notice.message
+    assert mail.id.encode() in notice.message
+
+
+@pytest.mark.parametrize("changes", [{"sender": ""}, {"may_bounce": False}], ids=["null sender", "forged"])
+def test_nobody_is_told_where_nobody_may_be(database: Database, changes: Any) -> None:
+    agency = Agency(database)
+    agency.hop.final = [b"554 5.6.0 no\r\n"]
+    agency.add(**{"may_bounce": False, **changes})
+
+    async def scene(lab: Agency) -> None:
+        await until(lambda: lab.states() == [State.UNDELIVERABLE])
+
+    play(agency, scene)
+    assert not agency.back.taken
+    assert agency.only().recipients[0].reply == "554 5.6.0 no"
+
+
+def test_a_notice_that_fails_is_not_reported(database: Database) -> None:
+    """No loop: the notice stays as undeliverable mail, and there is only one of it."""
+    agency = Agency(database)
+    agency.hop.answers = agency.back.answers = {b"RCPT": b"550 5.1.1 unknown\r\n"}
+    agency.add()
+
+    async def scene(lab: Agency) -> None:
+        await until(lambda: lab.states() == [State.UNDELIVERABLE])
+
+    play(agency, scene)
+    assert agency.only().facts.sender == ""
+    assert agency.counted == ["failed", "notice", "undeliverable"]
+
+
+def test_what_was_tried_too_long_goes_back(database: Database) -> None:
+    agency = Agency(database)
+    agency.hop.greeting = b"554 5.3.2 closed\r\n"
+    agency.add(expires=time.time() + 0.6)
+
+    async def scene(lab: Agency) -> None:
+        await until(lambda: not lab.states())
+
+    play(agency, scene)
+    (notice,) = agency.back.taken
+    assert b"Status: 4.4.7" in notice.message
+
+
+def test_a_delay_is_told_once(database: Database) -> None:
+    agency = Agency(database, delay_notice=1, lease=0.3)
+    agency.hop.answers = {b"MAIL": b"451 4.3.2 later\r\n"}
+    agency.add(created=time.time() - 3)
+
+    async def scene(lab: Agency) -> None:
+        await until(lambda: bool(lab.back.taken))
+        await asyncio.sleep(0.4)
+
+    play(agency, scene)
+    (notice,) = agency.back.taken
+    assert b"Action: delayed" in notice.message
+    assert b"Will-Retry-Until" in notice.message
+    assert agency.only().facts.warned
+
+
+def test_a_dead_next_hop_is_left_alone_and_holds_up_nobody(database: Database) -> None:
+    agency = Agency(database, pause_longest=60, retry_first=60, retry_longest=60)
+    agency.hop.greeting = None
+    for _ in range(50):
+        agency.add()
+
+    async def scene(lab: Agency) -> None:
+        await until(lambda: lab.hop.sessions > 0)
+        lab.add("w@example.org")
+        await until(lambda: bool(lab.other.taken))
+
+    play(agency, scene)
+    assert agency.hop.sessions <= 2 * agency.settings.concurrency
+    assert agency.states() == [State.QUEUED] * 50
+
+
+def test_nothing_goes_in_clear_where_tls_is_demanded(database: Database) -> None:
+    agency = Agency(database)
+    agency.tls_rules = (OutboundTlsRule(domains=("example.com",), level="encrypt"),)
+    agency.add()
+
+    async def scene(lab: Agency) -> None:
+        await until(lambda: "deferred" in lab.counted)
+
+    play(agency, scene)
+    assert not agency.hop.taken
+    assert "TLS is required" in agency.only().recipients[0].reply
+    assert not any(line.startswith(b"MAIL") for line in agency.hop.commands)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"greeting": b""},
+        {"greeting": b"\xff" * 5_000},
+        {"answers": {b"EHLO": b""}},
+        {"answers": {b"MAIL": b"250-\r\n" * 500}},
+        {"answers": {b"DATA": b""}},
+        {"answers": {b"DATA": None}},
+        {"final": [b""]},
+        {"final": [None]},
+        {"final": [b"garbage\r\n"]},
+        {"drop_after": 1},
+    ],
+    ids=str,
+)
+def test_a_next_hop_that_misbehaves_is_tried_again(database: Database, fault: dict[str, Any]) -> None:
+    agency = Agency(database)
+    for name, value in fault.items():
+        setattr(agency.hop, name, value)
+    agency.add()
+
+    async def scene(lab: Agency) -> None:
+        if "drop_after" not in fault:
+            await until(lambda: "deferred" in lab.counted)
+        lab.hop.greeting, lab.hop.answers = b"220 back\r\n", {}
+        await until(lambda: not lab.states())
+
+    play(agency, scene)
+    assert agency.hop.taken[-1].message == MESSAGE
+    assert not agency.back.taken
+
+
+def test_postmaster_goes_where_the_door_said(database: Database) -> None:
+    agency = Agency(database)
+
+    async def scene(lab: Agency) -> None:
+        lab.add(recipients=(Addressee("postmaster", str(lab.other.next_hop)),))
+        await until(lambda: not lab.states())
+
+    play(agency, scene)
+    assert agency.other.taken[0].rcpts == [b"RCPT TO:<postmaster>"]
+
+
+def test_no_route_waits_for_one(database: Database) -> None:
+    agency = Agency(database)
+    agency.add("u@nowhere.example")
+
+    async def scene(lab: Agency) -> None:
+        await until(lambda: "deferred" in lab.counted)
+
+    play(agency, scene)
+    assert "no next hop" in agency.only().recipients[0].reply
+
+
+def test_damaged_bytes_are_held_for_a_look(database: Database) -> None:
+    agency = Agency(database)
+    agency.add()
+    execute(database, "UPDATE queue_bytes SET data = 'x'")
+
+    async def scene(lab: Agency) -> None:
+        await until(lambda: lab.states() == [State.HELD])
+
+    play(agency, scene)
+    assert "damaged" in agency.only().recipients[0].reply
+
+
+def test_stopping_finishes_what_is_under_way_and_gives_back_the_rest(database: Database) -> None:
+    agency = Agency(database, concurrency=1)
+    agency.hop.answers = {b"RSET": b"250 ok\r\n"}
+    for _ in range(20):
+        agency.add()
+
+    async def go() -> None:
+        async with agency.hops(), agency.agent():
+            await until(lambda: bool(agency.hop.taken))
+
+    asyncio.run(go())
+    assert agency.queue.size() == {"queued": 20 - len(agency.hop.taken)}
+    assert agency.queue.owners() == []
+
+
+def test_what_a_killed_process_held_is_delivered_by_the_next(database: Database) -> None:
+    agency = Agency(database, lease=60)
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    place = this_process().rsplit(" ", 2)[0]
+    began = subprocess.run(
+        [sys.executable, "-c", f"from gateway.delivery import process; print(process._began({child.pid}))"],
+        capture_output=True,
+        check=True,
+        text=True,
+    ).stdout.strip()
+    name = f"{place} {child.pid} {began}"
+    assert not is_dead(name)
+    owner = agency.queue.enter(name, 60)
+    agency.add()
+    assert len(agency.queue.claim(owner, time.time(), 10)) == 1
+    child.kill()
+    child.wait()
+    assert is_dead(name)
+
+    async def scene(lab: Agency) -> None:
+        await until(lambda: not lab.states())
+
+    play(agency, scene)
+    assert len(agency.hop.taken) == 1
+
+
+@pytest.mark.parametrize("name", ["", "x", "elsewhere pid:[1] 1 2", " 1 2"])
+def test_who_cannot_be_known_is_not_called_dead(name: str) -> None:
+    assert not is_dead(name)
+    assert not is_dead(this_process())
+
+
+# ---------------------------------------------------------------- time
+
+
+def test_pauses_double_up_to_the_longest() -> None:
+    settings = QueueSettings(retry_first=60, retry_longest=3_600)
+    for attempts, middle in ((1, 60), (2, 120), (5, 960), (8, 3_600), (500, 3_600)):
+        pauses = [retry_after(attempts, settings) for _ in range(50)]
+        assert all(0.75 * middle <= pause <= 1.25 * middle for pause in pauses)
+        assert len(set(pauses)) > 1, "no jitter"
+
+
+def test_a_leap_of_the_clock_ages_nothing() -> None:
+    wall, steady = [1_000_000.0], [50.0]
+    clock = Clock(lambda: wall[0], lambda: steady[0])
+    created = clock.now()
+    wall[0] += 10
+    steady[0] += 10
+    assert clock.age(created) == pytest.approx(10)
+    wall[0] += 315_360_000.0  # ten years
+    assert clock.age(created) == pytest.approx(10)
+    later = clock.now()
+    wall[0] += 5
+    steady[0] += 5
+    assert clock.age(later) == pytest.approx(5)
+    wall[0] -= 3_600
+    assert clock.age(created) <= 15

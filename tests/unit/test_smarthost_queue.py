@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The smart-host door with its queue: what is on disk when the client hears 250, and what is asked before."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from gateway.delivery.verify import Verifier
+from gateway.mail.types import Action, Contribution, Edit, EditOp, Mail, Reply, Verdict
+from gateway.smarthost.intake import may_bounce
+from gateway.store.database import StoreError
+from tests.hop import Hop, running
+from tests.smarthost_lab import FAST, MESSAGE, SENT, Bench, Raw, play
+from tests.stored import mail_for, verdict_for
+
+if TYPE_CHECKING:
+    from gateway.store.queued import Outgoing
+
+
+@dataclass
+class Shelf:
+    """Stands for the queue: keeps what it is given, or fails."""
+
+    fails: bool = False
+    waits: float = 0.0
+    taken: list[Outgoing] = field(default_factory=list)
+
+    def submit(self, mail: Outgoing) -> Future[None]:
+        done: Future[None] = Future()
+
+        def finish() -> None:
+            if self.fails:
+                done.set_exception(StoreError("disk full"))
+                return
+            self.taken.append(mail)
+            done.set_result(None)
+
+        if self.waits:
+            asyncio.get_running_loop().call_later(self.waits, finish)
+        else:
+            finish()
+        return done
+
+
+def queued(scene: Any, shelf: Shelf | None = None, **changes: Any) -> tuple[Hop, Bench, Shelf]:
+    shelf = shelf or Shelf()
+    hop, bench = play(scene, submit=shelf.submit, **changes)
+    return hop, bench, shelf
+
+
+def test_a_message_is_queued_as_it_is_to_be_sent() -> None:
+    async def scene(client: Raw, _hop: Hop, bench: Bench) -> None:
+        await client.envelope("u@example.com", "v@example.org")
+        assert await client.message(SENT) == f"250 2.0.0 Ok: queued (id {bench.mails[0].id})"
+
+    bench = Bench(edits=(Edit(EditOp.INSERT, "X-One", "1"),))
+    hop, bench, shelf = queued(scene, bench=bench, other=Hop(), verify_recipients=False)
+    (mail,) = shelf.taken
+    assert mail.id == bench.mails[0].id
+    assert mail.sender == "a@example.net"
+    assert [one.address for one in mail.recipients] == ["u@example.com", "v@example.org"]
+    assert len({one.hop for one in mail.recipients}) == 2, "two next hops in one transaction"
+    assert mail.message.startswith(b"Received: from c.example.net ")
+    assert mail.message.endswith(b"\r\nX-One: 1\r\n" + MESSAGE)
+    assert abs(mail.created - time.time()) < 30
+    assert mail.expires - mail.created == 432_000
+    assert not hop.commands, "the next hop is not needed"
+
+
+def test_no_250_before_the_commit() -> None:
+    async def scene(client: Raw, _hop: Hop, _bench: Bench) -> None:
+        await client.envelope()
+        await client.ask("DATA")
+        client.send(SENT)
+        with pytest.raises(TimeoutError):
+            await client.reply(0.3)
+
+    shelf = Shelf(waits=0.6)
+    with contextlib.suppress(ConnectionError):
+        queued(scene, shelf, verify_recipients=False)
+
+
+def test_what_is_not_on_disk_is_not_promised() -> None:
+    async def scene(client: Raw, _hop: Hop, _bench: Bench) -> None:
+        await client.envelope()
+        assert (await client.message(SENT)).startswith("452 4.3.1")
+        shelf.fails = False
+        await client.envelope()
+        assert (await client.message(SENT)).startswith("250")
+
+    shelf = Shelf(fails=True)
+    queued(scene, shelf, verify_recipients=False)
+    assert len(shelf.taken) == 1
+
+
+def test_a_next_hop_that_is_down_costs_no_client_anything() -> None:
+    async def scene(client: Raw, _hop: Hop, _bench: Bench) -> None:
+        await client.envelope("u@example.com", "v@example.com")
+        assert (await client.message(SENT)).startswith("250")
+
+    hop, _, shelf = queued(scene, hop=Hop(greeting=None))
+    assert len(shelf.taken) == 1
+    assert hop.sessions == 1, "asked once, and then not for a while"
+
+
+def test_only_those_that_are_relayed_are_queued() -> None:
+    async def scene(client: Raw, _hop: Hop, _bench: Bench) -> None:
+        await client.envelope("u@example.com", "held@example.com")
+        assert (await client.message(SENT)).startswith("250")
+
+    bench = Bench(actions={"held@example.com": Action.QUARANTINE})
+    _, _, shelf = queued(scene, bench=bench, verify_recipients=False)
+    assert [one.address for one in shelf.taken[0].recipients] == ["u@example.com"]
+
+
+@pytest.mark.parametrize(
+    ("action", "reply"),
+    [(Action.QUARANTINE, "250 2.0.0"), (Action.DEFER, "451 4.7.1"), (Action.REJECT, "554 5.7.1")],
+)
+def test_what_is_not_relayed_is_not_queued(action: Action, reply: str) -> None:
+    async def scene(client: Raw, _hop: Hop, _bench: Bench) -> None:
+        await client.envelope()
+        assert (await client.message(SENT)).startswith(reply)
+
+    _, _, shelf = queued(scene, bench=Bench(default=action), verify_recipients=False)
+    assert not shelf.taken
+
+
+# ---------------------------------------------------------------- recipients
+
+
+def test_unknown_recipients_are_refused_and_remembered() -> None:
+    async def scene(client: Raw, _hop: Hop, _bench: Bench) -> None:
+        for _ in range(3):
+            await client.ask("EHLO c")
+            await client.ask("MAIL FROM:<a@example.net>")
+            assert await client.ask("RCPT TO:<no@example.com>") == "550 5.1.1 unknown"
+            assert (await client.ask("RCPT TO:<later@example.com>")).startswith("250")
+            assert (await client.ask("RCPT TO:<u@example.com>")).startswith("250")
+
+    answers: dict[bytes, bytes | None] = {
+        b"RCPT TO:<no@": b"550 5.1.1 unknown\r\n",
+        b"RCPT TO:<later@": b"450 4.2.0 busy\r\n",
+    }
+    hop, _, _ = queued(scene, hop=Hop(answers=answers))
+    asked = [line for line in hop.commands if line.startswith(b"RCPT")]
+    assert asked.count(b"RCPT TO:<no@example.com>") == 1
+    assert asked.count(b"RCPT TO:<u@example.com>") == 1
+    assert asked.count(b"RCPT TO:<later@example.com>") == 3, "a 4xx is no answer"
+    assert b"DATA" not in hop.commands
+    assert {line for line in hop.commands if line.startswith(b"MAIL")} == {b"MAIL FROM:<> BODY=8BITMIME"}
+    assert hop.sessions == 1
+
+
+def test_recipients_of_others_are_not_asked_for() -> None:
+    async def scene(client: Raw, _hop: Hop, _bench: Bench) -> None:
+        await client.envelope("u@example.net")
+        assert (await client.message(SENT)).startswith("250")
+
+    hop, _, shelf = queued(scene, relay_networks=("127.0.0.0/8",))
+    assert not hop.commands
+    assert len(shelf.taken) == 1
+
+
+@pytest.mark.parametrize(
+    "hop",
+    [
+        Hop(greeting=b"554 no\r\n"),
+        Hop(answers={b"MAIL": b"550 5.7.1 no null sender here\r\n"}),
+        Hop(answers={b"RCPT": None}),
+        Hop(answers={b"RCPT": b"garbage\r\n"}),
+        Hop(answers={b"RCPT": b""}),
+    ],
+    ids=["greeting", "mail", "closes", "garbage", "hangs"],
+)
+def test_only_a_refusal_of_the_recipient_refuses(hop: Hop) -> None:
+    async def go() -> None:
+        async with running(hop):
+            verifier = Verifier("gw.example.com", (), FAST, 60)
+            assert await verifier.refusal("u@example.com", hop.next_hop) is None
+            await verifier.close()
+
+    asyncio.run(go())
+
+
+def test_a_stale_connection_is_opened_anew() -> None:
+    hop = Hop(answers={b"RCPT TO:<no@": b"550 5.1.1 unknown\r\n"})
+
+    async def go() -> None:
+        verifier = Verifier("gw.example.com", (), FAST, 60)
+        async with running(hop):
+            assert await verifier.refusal("u@example.com", hop.next_hop) is None
+            hop.drop_after = 1
+            assert await verifier.refusal("v@example.com", hop.next_hop) is None
+            refused = await verifier.refusal("no@example.com", hop.next_hop)
+            assert refused is not None
+            assert refused.code == 550
+        await verifier.close()
+
+    asyncio.run(go())
+
+
+# ---------------------------------------------------------------- who may be told
+
+
+@pytest.mark.parametrize(
+    ("sender", "signal", "told"),
+    [
+        ("alice@example.net", "CLASSIFIER", True),
+        ("", "CLASSIFIER", False),
+        ("alice@example.net", "SPF_FAIL", False),
+        ("alice@example.net", "DMARC_FAIL", False),
+        ("alice@example.net", "DMARC_QUARANTINE", False),
+        ("alice@example.net", "VIRUS", False),
+        ("alice@example.net", "VIRUS_LIMIT", False),
+    ],
+)
+def test_who_may_be_told_of_a_failure(sender: str, signal: str, told: bool) -> None:
+    mail: Mail = mail_for(sender=sender)
+    verdict: Verdict = replace(verdict_for(mail), contributions=(Contribution(signal, 1.0),))
+    assert may_bounce(mail, verdict) is told
+
+
+def test_every_signal_named_there_exists() -> None:
+    from gateway.data import data_dir
+    from gateway.smarthost.intake import _NOT_BOUNCED
+
+    text = (data_dir("rules") / "signals.toml").read_text("utf-8")
+    assert all(f"[{name}]" in text for name in _NOT_BOUNCED)
+
+
+def test_admission_still_comes_first() -> None:
+    async def scene(client: Raw, _hop: Hop, _bench: Bench) -> None:
+        await client.ask("EHLO c")
+        await client.ask("MAIL FROM:<a@example.net>")
+        assert (await client.ask("RCPT TO:<u@example.com>")).startswith("550 5.7.1")
+
+    bench = Bench(refuse=lambda _s, _f, recipient: Reply(550, "5.7.1", "no") if recipient else None)
+    hop, _, _ = queued(scene, bench=bench)
+    assert not hop.commands
