@@ -12,7 +12,7 @@ SHELL := /bin/bash
 # Debian packages by purpose
 PACKAGES_BUILD := python3 python3-venv python3-dev gcc libc6-dev libmilter-dev libarchive13
 PACKAGES_DEMO  := $(PACKAGES_BUILD) postfix clamav-daemon
-PACKAGES_TEST  := $(PACKAGES_DEMO) spamassassin spamd swaks miltertest
+PACKAGES_TEST  := $(PACKAGES_DEMO) spamassassin spamd swaks miltertest postgresql
 PACKAGES_BENCH := $(PACKAGES_DEMO) rspamd
 PACKAGES_EVALUATE := $(PACKAGES_BUILD) bogofilter spamassassin spamd rspamd
 
@@ -26,7 +26,7 @@ INSTALL := contrib/install
 # Postfix cannot run without root, and the test servers are started beside it.
 AS_ROOT := $(shell test "$$(id -u)" = 0 || echo "$(INSTALL)/as-root")
 
-.PHONY: help install test lint demo bench torture-milter evaluate conformance reference clean distclean
+.PHONY: help install test lint demo bench torture torture-milter evaluate conformance reference clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,10 @@ demo: $(VENV)/.installed-tests ## send messages of all kinds through both doors 
 bench: $(VENV)/.installed-tests ## compare with rspamd on the same mail, behind the same Postfix
 	@$(INSTALL)/packages $(PACKAGES_BENCH)
 	@$(AS_ROOT) $(BIN)/python -m contrib.bench $(ARGS)
+
+torture: $(VENV)/.installed-tests ## kill the smart host's processes and fail its disks under load, and count every message
+	@$(INSTALL)/packages $(PACKAGES_TEST)
+	@$(AS_ROOT) $(BIN)/python -m contrib.torture $(ARGS)
 
 torture-milter: $(VENV)/.installed-tests ## 1,000 messages while workers are killed: nothing lost, nothing unscanned
 	@$(INSTALL)/packages $(PACKAGES_DEMO)
@@ -92,5 +96,5 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.installed-tests: $(VENV)/.installed
 	@echo "Installing what tests need into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --editable '.[train,test,lint]' hatchling
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --editable '.[train,test,lint,postgresql]' hatchling
 	@touch $@
