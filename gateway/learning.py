@@ -26,6 +26,7 @@ from gateway.classifier import gate, stored
 from gateway.classifier.features import extract
 from gateway.classifier.mapping import ModelError, give_to_owner
 from gateway.classifier.site import READ, Seen, SiteFile, SiteModel, blend, buckets, learned, shapes
+from gateway.mail.headers import printable
 from gateway.mail.mime import parse
 from gateway.store.database import StoreError
 from gateway.store.samples import Sample, Samples, SampleState
@@ -44,7 +45,9 @@ _ASIDE: Final = 26  # of 256
 _MEASURED: Final = 2_000  # samples kept aside that a model is measured with
 _DAY: Final = 86_400.0
 _LEASE: Final = 120.0  # seconds after which a node that wrote, and said nothing more, is taken for dead
-OPERATOR: Final = "operator"  # origin of labels that have no daily limit and are believed
+# Where labels come from. The operator has no daily limit.
+OPERATOR, REVIEW, REPORT, FOLDER = "operator", "review", "report", "folder"
+_RANK: Final = {OPERATOR: 2, REVIEW: 1}  # whose label counts more; all others 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,7 @@ class Outcome:
     over_limit: int = 0
     unfit: int = 0
     refused: int = 0
+    waiting: int = 0
     reports: list[gate.Report] = field(default_factory=list)
 
 
@@ -116,20 +120,59 @@ class Learner:
                 self._learn(batch, outcome)
         return outcome
 
+    def receive(self, messages: Iterable[Labelled], limit: int | None = None) -> Outcome:
+        """Keep labelled messages, on disk when this returns, for `take_in`; the model is not touched.
+
+        `limit` is how many of one source there may be in a day, if not what the settings say.
+        """
+        outcome = Outcome()
+        quota: dict[str, int] = {}
+        samples = []
+        for message in messages:
+            sample = self._sample(message, outcome)
+            if sample is None:
+                continue
+            if self._within_limit(sample, quota, limit):
+                samples.append(replace(sample, state=SampleState.WAITING))
+            else:
+                outcome.over_limit += 1
+        self.samples.add(samples)
+        outcome.waiting = len(samples)
+        return outcome
+
+    def take_in(self) -> Outcome | None:
+        """Learn what `receive` kept, behind the gate; None if there was nothing.
+
+        Their limits were looked at when they came. A crash before they are removed makes copies, which
+        the next run finds known.
+        """
+        if not self.samples.any_waiting():
+            return None
+        outcome = Outcome()
+        with self._writing():
+            waiting = list(islice(self.samples.read(SampleState.WAITING), BATCH))
+            if waiting:
+                fresh = [replace(one, number=0, state=SampleState.LEARNED) for one in waiting]
+                self._teach(fresh, outcome, limited=False)
+                self.samples.discard([one.number for one in waiting])
+        return outcome
+
     def _learn(self, batch: list[Labelled], outcome: Outcome) -> None:
+        samples = (self._sample(message, outcome) for message in batch)
+        self._teach([sample for sample in samples if sample], outcome, limited=True)
+
+    def _teach(self, samples: list[Sample], outcome: Outcome, *, limited: bool) -> None:
         live = self._caught_up()
         candidate = live.copy()
         fresh = _Fresh()
         wrong: list[int] = []  # numbers of samples that are taken back
         quota: dict[str, int] = {}
         total = live.ham + live.spam
-        for message in batch:
-            sample = self._sample(message, outcome)
-            if sample is None:
-                continue
+        for labelled in samples:
+            sample = labelled
             if not self._is_new(sample, fresh, wrong, outcome):
                 continue
-            if message.origin != OPERATOR and not self._within_limit(sample, quota):
+            if limited and not self._within_limit(sample, quota):
                 outcome.over_limit += 1
                 continue
             if total >= ASIDE_FROM and int(sample.digest[:2], 16) < _ASIDE:
@@ -170,7 +213,7 @@ class Learner:
         raw = stored.as_received(message.raw)
         content = parse(raw)
         features = extract(content)
-        if stored.refusal(message.raw, features):
+        if stored.refusal(message.raw, features, content):
             outcome.unfit += 1
             return None
         base = self._base.score_features(features).logit if self._base else 0.0
@@ -181,7 +224,7 @@ class Learner:
             sketch=stored.sketch(features, digest),
             spam=message.spam,
             origin=message.origin,
-            source=message.source,
+            source=printable(message.source),
             time=time.time(),
             features=Seen(buckets(raw), shapes(features.shape), base).pack(),
             body=body,
@@ -198,8 +241,8 @@ class Learner:
         ):
             outcome.known += 1
             return False
-        if sample.origin != OPERATOR and any(found.source != sample.source for found in others):
-            outcome.contradicting += 1  # a stranger does not overrule anybody
+        if not all(overrules(sample, found) for found in others):
+            outcome.contradicting += 1
             return False
         for found in others:
             if found.number:
@@ -208,12 +251,21 @@ class Learner:
                 fresh.samples.remove(found)
         return True
 
-    def _within_limit(self, sample: Sample, quota: dict[str, int]) -> bool:
-        used = quota.get(sample.source)
-        if used is None:
-            used = self.samples.since(sample.source, time.time() - _DAY)
-        quota[sample.source] = used + 1
-        return used < self._settings.reports_per_day
+    def _within_limit(self, sample: Sample, quota: dict[str, int], limit: int | None = None) -> bool:
+        """Tell whether one more may be learned today of this source, and of all together."""
+        if sample.origin == OPERATOR:
+            return True
+        settings = self._settings
+        if limit is None:
+            limit = settings.reviews_per_day if sample.origin == REVIEW else settings.reports_per_day
+        for who, most in ((sample.source, limit), ("", settings.labels_per_day)):
+            if who not in quota:
+                quota[who] = self.samples.since(time.time() - _DAY, who, but=OPERATOR)
+            if quota[who] >= most:
+                return False
+        quota[sample.source] += 1
+        quota[""] += 1
+        return True
 
     # -------------------------------------------------------------- models
 
@@ -354,6 +406,18 @@ class Learner:
             yield
         finally:
             self.samples.end_writing(who)
+
+
+def overrules(label: Sample, earlier: Sample) -> bool:
+    """Whether a label replaces an earlier one that says the opposite of the same mail.
+
+    It does if its origin counts more; the operator's and the reviewers' newest words count. A
+    reporter replaces nobody's label but his own.
+    """
+    mine, theirs = _RANK.get(label.origin, 0), _RANK.get(earlier.origin, 0)
+    if mine == theirs:
+        return mine > 0 or label.source == earlier.source
+    return mine > theirs
 
 
 def _logit(model: SiteModel, seen: Seen) -> float:

@@ -11,6 +11,7 @@ import msgspec
 from gateway.settings import Settings
 
 SITE_FILE = "site-model.npy"
+PerDay = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
 
 
 class ClassifierSettings(Settings, frozen=True):
@@ -29,7 +30,11 @@ class ClassifierSettings(Settings, frozen=True):
     # first octets, so that a later version of the program can learn them anew).
     samples: Literal["features", "bodies"] = "features"
     # How many reports of one person or address are learned in a day; the rest is refused.
-    reports_per_day: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 20
+    reports_per_day: PerDay = 20
+    # How many reviews of held mail by one person are learned in a day.
+    reviews_per_day: PerDay = 100
+    # How many reports and reviews of all people together are learned in a day.
+    labels_per_day: PerDay = 1_000
     # Share of ham that a newly learned model may call spam before it is refused, in percent.
     false_positives: Annotated[float, msgspec.Meta(ge=0, le=100)] = 0.5
 

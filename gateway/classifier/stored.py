@@ -17,6 +17,7 @@ from gateway.classifier.features import key
 
 if TYPE_CHECKING:
     from gateway.classifier.features import Features
+    from gateway.mail.types import Content
 
 # Split, so that this file and mail about it do not trip a filter.
 _TESTS: Final = (
@@ -36,9 +37,13 @@ _LAST: Final = np.uint64(0x9E3779B97F4A7C15)
 _FACTORS: Final = (np.arange(1, 33, dtype=np.uint64) * np.uint64(0xD1342543DE82EF95)) | np.uint64(1)
 
 
-def refusal(raw: bytes, features: Features) -> str:
-    """Say why a message must not be learned; "" if it may be."""
-    if any(test in raw for test in _TESTS):
+def refusal(raw: bytes, features: Features, content: Content) -> str:
+    """Say why a message must not be learned; "" if it may be.
+
+    Test strings are seen in what was received, and in texts and files once they are decoded.
+    """
+    plain = (raw, *(text.text.encode("utf-8", "replace") for text in content.texts))
+    if any(test in octets for octets in (*plain, *(a.data for a in content.attachments)) for test in _TESTS):
         return "a test string for filters"
     if not features.words and not features.running.strip():
         return "an empty message"

@@ -28,15 +28,17 @@ from gateway.cli.main import (
     Failure,
 )
 from gateway.cli.output import console, facts, print_json, safe
+from gateway.cli.person import operator
 from gateway.data import data_dir
 from gateway.mail.headers import printable
 from gateway.store.database import StoreError, open_database, state_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from gateway.classifier.gate import Report
     from gateway.learning import Labelled, Learner, Outcome
+    from gateway.store.quarantine import Quarantine
 
 _SIZE_LIMIT = 50_000_000  # octets of a piped message
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -81,10 +83,8 @@ def learn(
 
 def tell(outcome: Outcome, *, as_json: bool) -> None:
     """Print what became of labelled messages; end with EX_TEMPFAIL if a model was refused."""
-    counts = dataclasses.asdict(outcome)
-    reports = counts.pop("reports")
     if as_json:
-        print_json({**counts, "reports": reports})
+        print_json(dataclasses.asdict(outcome))
     else:
         words = (
             ("learned", outcome.learned),
@@ -92,7 +92,7 @@ def tell(outcome: Outcome, *, as_json: bool) -> None:
             ("known already", outcome.known),
             ("labels replaced", outcome.corrected),
             ("contradict another label", outcome.contradicting),
-            ("over the daily limit of their source", outcome.over_limit),
+            ("over a daily limit", outcome.over_limit),
             ("not fit to be learned", outcome.unfit),
             ("refused, since the model became worse", outcome.refused),
         )
@@ -207,20 +207,45 @@ def export(context: Context, directory: Path) -> None:
 def learn_held(context: Context, ids: tuple[str, ...], *, ham: bool, spam: bool, as_json: bool) -> None:
     """Teach the classifier with held messages, exactly as they were received, after your review.
 
+    See `release --learn` and `delete --learn` for both in one.
+
     \b
     Example:
       mailwarden quarantine learn --ham 1M80JFSJGNG4SMAS
     """
     if ham == spam:
         raise Failure("say either --ham or --spam", EX_USAGE)
-    from gateway.learning import Labelled  # noqa: PLC0415  # help stays quick
+    from gateway.feedback.held import learn_reviewed  # noqa: PLC0415  # help stays quick
     from gateway.store.quarantine import Quarantine  # noqa: PLC0415  # as above
 
     with learning(context) as learner:
         held = Quarantine(learner.samples.database)
-        messages = [Labelled(held.raw(item.upper()), spam, source=item) for item in ids]
-        outcome = learner.learn(messages)
+        items = [item.upper() for item in ids]
+        outcome = learn_reviewed(learner, held, items, spam=spam, who=operator())
     tell(outcome, as_json=as_json)
+
+
+def learn_items(
+    learner: Learner | None, held: Quarantine, items: Sequence[str], *, spam: bool
+) -> Outcome | None:
+    """Learn what was just released or is about to be deleted; None without a learner."""
+    if learner is None:
+        return None
+    from gateway.feedback.held import learn_reviewed  # noqa: PLC0415  # help stays quick
+    from gateway.store.held import State  # noqa: PLC0415  # as above
+
+    found = held.known(items)
+    there = [
+        item for item in items if item in found and found[item].state not in (State.DELETED, State.EXPIRED)
+    ]
+    return learn_reviewed(learner, held, there, spam=spam, who=operator())
+
+
+def told(outcome: Outcome) -> dict[str, int]:
+    """What became of labelled messages, those kinds left out that did not occur."""
+    counts = dataclasses.asdict(outcome)
+    del counts["reports"]
+    return {name: n for name, n in counts.items() if n or name == "learned"}
 
 
 COMMANDS = (learn, forget, compare, promote, rollback, export)

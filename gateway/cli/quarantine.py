@@ -8,19 +8,18 @@ exit status is then 1.
 
 from __future__ import annotations
 
-import os
-import pwd
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from gateway.cli.filters import filters
 from gateway.cli.helditem import as_dict, content_dict, listing, print_fields, print_item
-from gateway.cli.learn import learn_held
+from gateway.cli.learn import learn_held, learn_items, learning, told
 from gateway.cli.main import EX_DATAERR, EX_NOINPUT, EX_UNAVAILABLE, EX_USAGE, Context, Failure, config_option
 from gateway.cli.output import console, moment, print_json, safe
+from gateway.cli.person import operator
 from gateway.mail.headers import printable
 from gateway.store.database import StoreError, open_database
 from gateway.store.held import Search, State
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from gateway.delivery.release import Deliver, Released
+    from gateway.learning import Outcome
 
 BULK = 1_000  # items that one --all-matching takes
 STATES = [*(state.value for state in State), "all"]
@@ -137,6 +137,7 @@ def show(context: Context, /, id: str, *, raw: bool, headers: bool, as_json: boo
 @click.option("--to", default="", metavar="ADDRESS", help="Send it there, and not to its recipients.")
 @click.option("--only", multiple=True, metavar="ADDRESS", help="Only to this recipient; may be repeated.")
 @click.option("--infected", is_flag=True, help="Release even what the virus scanner convicted.")
+@click.option("--learn", is_flag=True, help="Teach the classifier that it is ham, too.")
 @click.option("--yes", is_flag=True, help="Do not ask before working on many.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
@@ -149,6 +150,7 @@ def release(
     to: str,
     only: tuple[str, ...],
     infected: bool,
+    learn: bool,
     yes: bool,
     as_json: bool,
     **chosen: Any,
@@ -160,10 +162,11 @@ def release(
       mailwarden quarantine release 1M80JFSJGNG4SMAS 1M80JJNYHBMP1VQP
       mailwarden quarantine release 1M80JFSJGNG4SMAS --to postmaster@example.com
       mailwarden quarantine release --all-matching --sender news@example.com --since 2d
+      mailwarden quarantine release --learn 1M80JFSJGNG4SMAS
     """
     from gateway.delivery.release import ReleaseError, release_item  # noqa: PLC0415  # asyncio, TLS
 
-    with _opened(context) as held:
+    with _opened(context) as held, learning(context) if learn else nullcontext() as learner:
         chosen_ids = _choose(held, ids, _held(chosen), all_matching=all_matching, yes=yes)
         deliver, results, failed = _deliverer(context), [], False
         for item in chosen_ids:
@@ -177,7 +180,9 @@ def release(
             else:
                 results.append(_released_dict(done))
                 failed = failed or bool(done.failed)
-    _report(results, as_json=as_json)
+        released = [str(result["id"]) for result in results if result["delivered"]]
+        outcome = learn_items(learner, held, released, spam=False)
+    _report(results, as_json=as_json, learned=outcome)
     if failed:
         sys.exit(1)
 
@@ -186,11 +191,20 @@ def release(
 @click.argument("ids", nargs=-1, metavar="[ID]...")
 @filters
 @click.option("--all-matching", is_flag=True, help="Delete all held messages that the filters choose.")
+@click.option("--learn", is_flag=True, help="Teach the classifier that they are spam, first.")
 @click.option("--yes", is_flag=True, help="Do not ask before working on many.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def delete(
-    context: Context, /, ids: tuple[str, ...], *, all_matching: bool, yes: bool, as_json: bool, **chosen: Any
+    context: Context,
+    /,
+    ids: tuple[str, ...],
+    *,
+    all_matching: bool,
+    learn: bool,
+    yes: bool,
+    as_json: bool,
+    **chosen: Any,
 ) -> None:
     """Delete messages for good. An empty row and the audit stay.
 
@@ -198,10 +212,13 @@ def delete(
     Examples:
       mailwarden quarantine delete 1M80JFSJGNG4SMAS
       mailwarden quarantine delete --all-matching --reason VIRUS --until 7d --yes
+      mailwarden quarantine delete --learn 1M80JFSJGNG4SMAS
     """
     results = []
-    with _opened(context) as held:
-        for item in _choose(held, ids, _held(chosen), all_matching=all_matching, yes=yes):
+    with _opened(context) as held, learning(context) if learn else nullcontext() as learner:
+        chosen_ids = _choose(held, ids, _held(chosen), all_matching=all_matching, yes=yes)
+        outcome = learn_items(learner, held, chosen_ids, spam=True)
+        for item in chosen_ids:
             try:
                 done = held.delete(item, operator())
             except StoreError as error:
@@ -209,18 +226,9 @@ def delete(
             else:
                 error_text = "" if done else "no such message, or it is gone or being released"
                 results.append({"id": item, "deleted": done, "error": error_text})
-    _report(results, as_json=as_json)
+    _report(results, as_json=as_json, learned=outcome)
     if not all(result["deleted"] for result in results):
         sys.exit(1)
-
-
-def operator() -> str:
-    """Who is at the keyboard, for the audit: the login behind sudo, or the user."""
-    try:
-        name = os.environ.get("SUDO_USER") or pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        name = str(os.getuid())
-    return f"cli:{printable(name, 60)}"
 
 
 # ---------------------------------------------------------------- opening and choosing
@@ -279,9 +287,9 @@ def _choose(
 # ---------------------------------------------------------------- printing
 
 
-def _report(results: list[dict[str, Any]], *, as_json: bool) -> None:
+def _report(results: list[dict[str, Any]], *, as_json: bool, learned: Outcome | None) -> None:
     if as_json:
-        print_json(results)
+        print_json({"items": results, "learning": told(learned)} if learned else results)
         return
     out, errors = console(), console(stderr=True)
     for result in results:
@@ -298,6 +306,8 @@ def _report(results: list[dict[str, Any]], *, as_json: bool) -> None:
             errors.print(safe(f"{result['id']}: {result['error']}", 700), soft_wrap=True)
     if not results:
         out.print("Nothing matches.")
+    if learned:
+        out.print(safe("classifier: " + (", ".join(f"{n} {what}" for what, n in told(learned).items()))))
 
 
 def _released_dict(done: Released) -> dict[str, Any]:

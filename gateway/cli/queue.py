@@ -17,7 +17,7 @@ import click
 from gateway.cli.filters import Moment
 from gateway.cli.main import EX_NOINPUT, EX_UNAVAILABLE, EX_USAGE, Context, Failure, config_option
 from gateway.cli.output import console, facts, moment, octets, print_json, safe, table
-from gateway.cli.quarantine import operator
+from gateway.cli.person import operator
 from gateway.mail.headers import printable, split
 from gateway.store.database import StoreError, open_database
 from gateway.store.queue import Queue

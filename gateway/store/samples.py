@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from gateway.store.database import Database
 
 _PAGE = 500
+_SOURCE = 200  # characters kept of a source
 _GENERATION = "site_generation"
 _WRITER = "site_writer"
 
@@ -35,6 +36,7 @@ _WRITER = "site_writer"
 class SampleState(StrEnum):
     """What became of a labelled message."""
 
+    WAITING = "waiting"  # received, and not looked at yet
     LEARNED = "learned"
     ASIDE = "aside"  # never learned: new models are measured with it
     REFUSED = "refused"  # the model that had learned it was worse
@@ -82,7 +84,9 @@ class Samples:
             table.c.digest == digest,
             *(column == one for column, one in zip(columns, sketch.bands, strict=True)),
         )
-        statement = select(table).where(close, table.c.state != SampleState.SUPERSEDED)
+        statement = select(table).where(
+            close, table.c.state.not_in((SampleState.SUPERSEDED, SampleState.WAITING))
+        )
         statement = statement.order_by(table.c.number.desc()).limit(50)
         rows = self.database.read(lambda connection: connection.execute(statement).mappings().all())
         return [one for one in map(_sample, rows) if one.digest == digest or one.sketch.near(sketch)]
@@ -113,10 +117,28 @@ class Samples:
         statement = select(func.max(table.c.number)).where(table.c.state == SampleState.LEARNED)
         return int(self.database.read(lambda connection: connection.execute(statement).scalar()) or 0)
 
-    def since(self, source: str, moment: float) -> int:
-        """How many samples came from a source since a moment."""
+    def any_waiting(self) -> bool:
+        """Whether samples wait to be learned; cheap to ask."""
         table = schema.samples
-        statement = select(func.count()).where(table.c.source == source, table.c.time >= moment)
+        statement = select(table.c.number).where(table.c.state == SampleState.WAITING).limit(1)
+        return self.database.read(lambda connection: connection.execute(statement).first()) is not None
+
+    def discard(self, numbers: Sequence[int]) -> None:
+        """Remove samples that no model was made of."""
+        table = schema.samples
+
+        def work(connection: Connection) -> None:
+            for start in range(0, len(numbers), _PAGE):
+                chosen = table.c.number.in_(numbers[start : start + _PAGE])
+                connection.execute(delete(table).where(chosen, table.c.state == SampleState.WAITING))
+
+        self.database.write(work)
+
+    def since(self, moment: float, source: str = "", *, but: str = "") -> int:
+        """How many samples came since a moment: from a source, or from all origins but one."""
+        table = schema.samples
+        chosen = table.c.source == printable(source, _SOURCE) if source else table.c.origin != but
+        statement = select(func.count()).where(chosen, table.c.time >= moment)
         return int(self.database.read(lambda connection: connection.execute(statement).scalar_one()))
 
     def counts(self) -> dict[tuple[str, bool], int]:
@@ -224,7 +246,7 @@ def _row(sample: Sample) -> dict[str, object]:
         "minima": sample.sketch.minima,
         "spam": int(sample.spam),
         "origin": printable(sample.origin, 16),
-        "source": printable(sample.source, 200),
+        "source": printable(sample.source, _SOURCE),
         "time": sample.time or time.time(),
         "state": sample.state,
         "features": sample.features,

@@ -28,6 +28,7 @@ ROOMS = (
     ("policy",),
     ("store",),
     ("learning",),
+    ("feedback",),
     ("delivery",),
     ("reports",),
     ("gather",),

@@ -10,9 +10,14 @@ import pytest
 from click.testing import CliRunner, Result
 
 from gateway.cli.main import cli
+from gateway.cli.person import operator
+from gateway.delivery import release as release_module
+from gateway.delivery.relay import RecipientResult
+from gateway.mail.types import Evidence, Scan, Signal
 from gateway.store.database import StoreSettings, open_database
 from gateway.store.quarantine import Quarantine
-from tests.stored import hold
+from gateway.store.samples import Samples, SampleState
+from tests.stored import hold, mail_for, verdict_for
 
 HAM = (
     b"From: Ann <ann@example.com>\r\nTo: b@example.net\r\nSubject: Agenda\r\n\r\nPlease send the minutes.\r\n"
@@ -165,6 +170,58 @@ def test_held_mail_teaches_the_model(site: Path, tmp_path: Path) -> None:
     assert json.loads(done.stdout)["learned"] == 1
     assert CliRunner().invoke(cli, [*words, item]).exit_code == 64
     assert CliRunner().invoke(cli, [*words, "--spam", "1M80JFSJGNG4SMAS"]).exit_code == 69
+
+
+def test_release_and_delete_teach_on_request(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.write_text('next_hop = "smtp:192.0.2.1:25"\n' + site.read_text())
+    sent = RecipientResult("delivered", 250, "2.0.0", "Ok")
+    monkeypatch.setattr(release_module, "relay_sync", lambda *a, **_: dict.fromkeys(a[3], sent))
+    database = open_database(StoreSettings(database=f"sqlite:///{tmp_path}/store/mailwarden.db"))
+    quarantine = Quarantine(database)
+    wanted, unwanted, other = (
+        hold(quarantine, mail_for(raw=raw)).id
+        for raw in (HAM, HAM.replace(b"minutes", b"pills"), HAM.replace(b"minutes", b"report"))
+    )
+    words = ["--config", str(site), "quarantine"]
+    done = CliRunner().invoke(cli, [*words, "release", "--learn", "--json", wanted])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["learning"] == {"learned": 1}
+    assert json.loads(done.stdout)["items"][0]["delivered"] == {"bob@example.com": "bob@example.com"}
+    done = CliRunner().invoke(cli, [*words, "delete", "--learn", unwanted, "1M80JFSJGNG4SMAS"])
+    assert done.exit_code == 1, done.output  # one of them is not there
+    assert "classifier: 1 learned" in done.stdout
+    label = [(s.spam, s.origin, s.source) for s in Samples(database).read(SampleState.LEARNED)]
+    assert label == [(False, "review", operator()), (True, "review", operator())]
+    assert [e.action for e in quarantine.history(wanted)] == ["held", "claimed", "released", "labelled"]
+    assert CliRunner().invoke(cli, [*words, "release", other]).exit_code == 0
+    assert Samples(database).counts() == {("learned", False): 1, ("learned", True): 1}
+    database.close()
+
+
+@pytest.mark.parametrize(
+    ("evidence", "signals"),
+    [
+        (Evidence(antivirus=Scan("infected", "Win.Test.EICAR_HDB-1")), (Signal("VIRUS"),)),
+        (Evidence(), (Signal("GTUBE"),)),
+    ],
+)
+def test_held_test_mail_is_never_learned(
+    site: Path, tmp_path: Path, evidence: Evidence, signals: tuple[Signal, ...]
+) -> None:
+    """A test string may be where only the scanner finds it."""
+    database = open_database(StoreSettings(database=f"sqlite:///{tmp_path}/store/mailwarden.db"))
+    mail = mail_for(raw=HAM)
+    Quarantine(database).hold(
+        mail, verdict_for(mail), evidence, signals, content=None, reasons=tuple(s.name for s in signals)
+    )
+    database.close()
+    done = CliRunner().invoke(
+        cli, ["--config", str(site), "quarantine", "learn", "--spam", "--json", mail.id]
+    )
+    assert done.exit_code == 0, done.output
+    assert (json.loads(done.stdout)["learned"], json.loads(done.stdout)["unfit"]) == (0, 1)
 
 
 def test_learning_has_its_errors(site: Path, mail: Path) -> None:

@@ -13,7 +13,8 @@ from click.testing import CliRunner, Result
 from gateway.cli import output
 from gateway.cli.explain import explain
 from gateway.cli.filters import Moment
-from gateway.cli.quarantine import operator, quarantine
+from gateway.cli.person import operator
+from gateway.cli.quarantine import quarantine
 from gateway.delivery import release as release_module
 from gateway.delivery.relay import RecipientResult
 from gateway.mail.mime import parse

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Teaching the site's model: copies, contradictions, limits, the gate, and the way back."""
 
+import base64
 import random
 import subprocess
 import sys
@@ -12,12 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from contrib.lab.clamd import EICAR
 from gateway.classifier import gate, stored
 from gateway.classifier.features import extract
 from gateway.classifier.mapping import ModelError
 from gateway.classifier.settings import ClassifierSettings
 from gateway.classifier.site import SiteFile, SiteModel
-from gateway.learning import Labelled, Learner, Outcome
+from gateway.learning import FOLDER, REPORT, REVIEW, Labelled, Learner, Outcome
 from gateway.mail.mime import parse
 from gateway.policy.examine import GTUBE
 from gateway.store.database import Database, StoreSettings, open_database
@@ -123,6 +125,12 @@ def test_what_delivery_added_is_not_learned() -> None:
     [
         b"Subject: test\r\n\r\n" + GTUBE.encode() + b"\r\n",
         b"Subject: test\r\n\r\nX5O!P%@AP[4\\PZX54(P^)7CC)7}$EICAR-STANDARD-ANTIVIRUS-TEST-FILE!$H+H*\r\n",
+        b"Subject: test\r\nContent-Transfer-Encoding: base64\r\n\r\n"
+        + base64.b64encode(GTUBE.encode())
+        + b"\r\n",
+        b"Subject: test\r\nContent-Type: application/zip\r\nContent-Transfer-Encoding: base64\r\n\r\n"
+        + base64.b64encode(b" " + EICAR)
+        + b"\r\n",
         b"From: a@example.com\r\n\r\n\r\n",
         b"",
     ],
@@ -142,6 +150,106 @@ def test_an_operator_corrects_a_label_and_a_stranger_does_not(learner: Learner) 
     assert (outcome.learned, outcome.corrected) == (1, 1)
     assert (learner.live().ham, learner.live().spam) == (4, 6)
     assert states(learner) == {SampleState.LEARNED: 10, SampleState.SUPERSEDED: 1}
+
+
+BOB, CAROL = {"source": "bob@example.net"}, {"source": "carol@example.net"}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "replaced"),
+    [
+        ({}, {}, True),
+        ({}, {"origin": REVIEW, **BOB}, False),
+        ({}, {"origin": REPORT, **BOB}, False),
+        ({"origin": REVIEW, **BOB}, {}, True),
+        ({"origin": REVIEW, **BOB}, {"origin": REVIEW, **CAROL}, True),
+        ({"origin": REVIEW, **BOB}, {"origin": REPORT, **BOB}, False),
+        ({"origin": REPORT, **BOB}, {"origin": REVIEW, **CAROL}, True),
+        ({"origin": REPORT, **BOB}, {"origin": REPORT, **BOB}, True),
+        ({"origin": REPORT, **BOB}, {"origin": REPORT, **CAROL}, False),
+        ({"origin": REPORT, **BOB}, {"origin": FOLDER, **CAROL}, False),
+        ({"origin": FOLDER, **BOB}, {}, True),
+    ],
+)
+def test_whose_label_replaces_whose(
+    learner: Learner, first: dict[str, str], second: dict[str, str], *, replaced: bool
+) -> None:
+    raw = message(1, spam=False)
+    learner.learn([Labelled(raw, False, **first)])
+    outcome = learner.learn([Labelled(raw, True, **second)])
+    assert (outcome.learned, outcome.corrected, outcome.contradicting) == (replaced, replaced, not replaced)
+    assert (learner.live().ham, learner.live().spam) == (not replaced, replaced)
+
+
+def test_reviews_are_limited_by_person_and_all_people_together(tmp_path: Path, database: Database) -> None:
+    settings = ClassifierSettings(reviews_per_day=10, reports_per_day=5, labels_per_day=18)
+    learner = Learner(Samples(database), settings, None, tmp_path / "site.npy")
+    reviews = [
+        learner.learn(mail(10, first, origin=REVIEW, source=who))
+        for first, who in ((0, "cli:bob"), (100, "cli:bob"), (200, "cli:carol"))
+    ]
+    assert [(one.learned, one.over_limit) for one in reviews] == [(10, 10), (0, 20), (8, 12)]
+    assert learner.learn(mail(1, 300, origin=REPORT, source="dave@example.net")).over_limit == 2
+    assert learner.learn(mail(20, 400)).learned == 40
+
+
+def test_what_is_received_is_learned_later_and_once(learner: Learner) -> None:
+    raw = message(1, spam=True)
+    received = learner.receive([Labelled(raw, True, REPORT, "bob@example.net")])
+    assert (received.waiting, received.learned) == (1, 0)
+    assert not learner.path.exists()
+    assert not learner.behind()  # nothing is learned yet
+    learner.receive([Labelled(raw, True, REPORT, "carol@example.net")])
+    learner.receive([Labelled(message(2, spam=False), False, REPORT, "carol@example.net")])
+    outcome = learner.take_in()
+    assert outcome is not None
+    assert (outcome.learned, outcome.known) == (2, 1)
+    assert states(learner) == {SampleState.LEARNED: 2}
+    assert (learner.live().ham, learner.live().spam) == (1, 1)
+    assert learner.take_in() is None
+    time.sleep(0.3)
+    assert not learner.behind()
+
+
+def test_a_crash_while_received_mail_is_learned_loses_and_doubles_nothing(
+    learner: Learner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner.receive(mail(3, origin=REPORT, source="bob@example.net"))
+    with monkeypatch.context() as patched:
+        patched.setattr(learner.samples, "discard", crash)
+        with pytest.raises(RuntimeError):
+            learner.take_in()
+    outcome = learner.take_in()
+    assert outcome is not None
+    assert (outcome.learned, outcome.known) == (0, 6)
+    assert states(learner) == {SampleState.LEARNED: 6}
+    assert (learner.live().ham, learner.live().spam) == (3, 3)
+
+
+def crash(*_: object) -> None:
+    raise RuntimeError("killed")
+
+
+def test_received_mail_has_its_limits(learner: Learner) -> None:
+    assert learner.receive(mail(15, origin=REPORT, source="bob@example.net")).waiting == 20
+    learner.take_in()
+    assert learner.receive(mail(5, first=50, origin=REPORT, source="bob@example.net")).over_limit == 10
+    outcome = learner.receive(mail(5, first=60, origin=FOLDER, source="imap:spam"), limit=4)
+    assert (outcome.waiting, outcome.over_limit) == (4, 6)
+
+
+def test_reviewers_poison_is_stopped_by_cap_or_gate(learner: Learner) -> None:
+    """Five hundred wrong labels of one reviewer."""
+    learner.learn(mail(400))
+    held = [(learner._sample(one, Outcome()), one.spam) for one in mail(100, first=5_000)]
+    wrong = [replace(one, spam=not one.spam) for one in mail(250, 1_000, origin=REVIEW, source="cli:mallory")]
+    outcome = learner.learn(wrong)
+    assert outcome.over_limit >= 350
+    errors = 0
+    for sample, spam in held:
+        assert sample is not None
+        errors += (learner.live().score(learner.seen(sample)).grams > 0) != spam
+    assert errors <= 2
 
 
 def test_a_source_is_limited_by_the_day(learner: Learner) -> None:
