@@ -42,7 +42,8 @@ BATCH: Final = 1_000  # messages that one new model is made of and judged by
 COPIES: Final = 20  # nearly identical messages that are learned: one campaign comes from many hosts
 ASIDE_FROM: Final = 500  # learned messages from which every tenth is kept aside
 _ASIDE: Final = 26  # of 256
-_MEASURED: Final = 2_000  # samples kept aside that a model is measured with
+MEASURED: Final = 1_000  # samples kept aside that a model is measured with, the newest
+_ROLL: Final = 250  # older ones that are learned at once: the model is made anew for them
 _DAY: Final = 86_400.0
 _LEASE: Final = 120.0  # seconds after which a node that wrote, and said nothing more, is taken for dead
 # Where labels come from. The operator has no daily limit.
@@ -68,6 +69,7 @@ class Outcome:
     aside: int = 0
     known: int = 0
     corrected: int = 0
+    disputed: int = 0
     contradicting: int = 0
     over_limit: int = 0
     unfit: int = 0
@@ -175,7 +177,7 @@ class Learner:
             if limited and not self._within_limit(sample, quota):
                 outcome.over_limit += 1
                 continue
-            if total >= ASIDE_FROM and int(sample.digest[:2], 16) < _ASIDE:
+            if sample.origin in _RANK and total >= ASIDE_FROM and int(sample.digest[:2], 16) < _ASIDE:
                 sample = replace(sample, state=SampleState.ASIDE)
             else:
                 total += 1
@@ -206,6 +208,8 @@ class Learner:
         outcome.corrected += len(wrong)
         self.samples.set_state(wrong, SampleState.SUPERSEDED)
         self.samples.add(fresh)
+        if self.samples.learn_aside(MEASURED, _ROLL):
+            candidate = self._made_anew()
         self._save(candidate)
 
     def _sample(self, message: Labelled, outcome: Outcome) -> Sample | None:
@@ -234,17 +238,19 @@ class Learner:
         """Tell what says something new from copies and contradictions."""
         alike = fresh.alike(sample) + self.samples.alike(sample.digest, sample.sketch)
         alike = [found for found in alike if found.number not in wrong]
+        same = [found for found in alike if found.spam == sample.spam]
         others = [found for found in alike if found.spam != sample.spam]
         copies = COPIES if sample.origin == OPERATOR else 1
-        if any(one.digest == sample.digest for one in alike if one not in others) or (
-            len(alike) - len(others) >= copies
-        ):
+        if len(same) >= copies or any(found.digest == sample.digest for found in same):
             outcome.known += 1
             return False
         if not all(overrules(sample, found) for found in others):
             outcome.contradicting += 1
             return False
-        for found in others:
+        overruled = [found for found in others if found.digest == sample.digest]
+        if len(others) > len(overruled):
+            outcome.disputed += 1  # one wants a newsletter and another does not: both labels count
+        for found in overruled:
             if found.number:
                 wrong.append(found.number)
             else:
@@ -280,7 +286,7 @@ class Learner:
 
     def measure(self, before: SiteModel, after: SiteModel) -> gate.Report:
         """Compare two models on samples that neither learned."""
-        samples = self.samples.newest_aside(_MEASURED)
+        samples = self.samples.newest_aside(MEASURED)
         seen = [self.seen(sample) for sample in samples]
         labels = np.array([sample.spam for sample in samples], np.bool_)
         old, new = (np.array([_logit(model, one) for one in seen], np.float64) for model in (before, after))

@@ -35,6 +35,7 @@ from gateway.classifier.features import (
 )
 from gateway.classifier.mapping import ModelError, open_regular, read_array
 from gateway.classifier.site import Seen, SiteFile, blend, buckets, learned, shapes, share_of_base
+from gateway.classifier.stored import as_received
 from gateway.mail.headers import printable
 
 if TYPE_CHECKING:
@@ -254,7 +255,7 @@ class Classifier:
         count = learned(local.ham, local.spam) if local else 0
         if local is None or not count:
             return base
-        seen = Seen(buckets(raw), shapes(features.shape), base.logit if base else 0.0)
+        seen = Seen(buckets(as_received(raw)), shapes(features.shape), base.logit if base else 0.0)
         return with_site(local, seen, base)
 
 

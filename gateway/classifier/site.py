@@ -23,6 +23,7 @@ import numpy as np
 
 from gateway.classifier.features import extract, key
 from gateway.classifier.mapping import ModelError, array_bytes, read_array, replace
+from gateway.classifier.stored import as_received
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -66,8 +67,8 @@ class Seen:
 
     @classmethod
     def of(cls, raw: bytes, content: Content, base: float) -> Seen:
-        """Look at a message, as received and as parsed."""
-        return cls(buckets(raw), shapes(extract(content).shape), base)
+        """Look at a message, as received or stored, and as parsed."""
+        return cls(buckets(as_received(raw)), shapes(extract(content).shape), base)
 
     def pack(self) -> bytes:
         """Give octets that `unpack` understands."""

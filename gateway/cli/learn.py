@@ -64,7 +64,7 @@ def learn(
 ) -> None:
     """Teach the site's model with FILES: messages, folders, Maildirs, mboxes; "-" is one message piped in.
 
-    The same message counts once, nearly the same a few times; a label of yours replaces older ones
+    The same message counts once, nearly the same a few times; a label of yours replaces an older one
     of the same message. The new model is used only if it is no worse on mail that no model has learned.
     Exit status 75 (EX_TEMPFAIL) if it was refused.
 
@@ -91,7 +91,8 @@ def tell(outcome: Outcome, *, as_json: bool) -> None:
             ("kept aside to measure models with", outcome.aside),
             ("known already", outcome.known),
             ("labels replaced", outcome.corrected),
-            ("contradict another label", outcome.contradicting),
+            ("like mail with the other label", outcome.disputed),
+            ("contradict another label, not learned", outcome.contradicting),
             ("over a daily limit", outcome.over_limit),
             ("not fit to be learned", outcome.unfit),
             ("refused, since the model became worse", outcome.refused),

@@ -179,6 +179,17 @@ class Samples:
 
         return self.database.write(work)
 
+    def learn_aside(self, keep: int, most: int) -> int:
+        """Have all but the newest `keep` samples learned that were kept aside, if those are `most` or more.
+
+        How many they were.
+        """
+        table = schema.samples
+        aside = select(table.c.number).where(table.c.state == SampleState.ASIDE)
+        aside = aside.order_by(table.c.number.desc()).offset(keep)
+        older = self.database.read(lambda connection: connection.execute(aside).scalars().all())
+        return self.set_state(older, SampleState.LEARNED) if len(older) >= most else 0
+
     def remove(self, number: int) -> None:
         """Remove a sample for good."""
         table = schema.samples

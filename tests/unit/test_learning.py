@@ -101,7 +101,9 @@ def test_copies_count_once_and_near_copies_a_few_times(learner: Learner) -> None
     assert (outcome.learned, outcome.known) == (19, 11)
     reported = Labelled(one.replace(b"offers1@", b"offers99@"), True, "report", "bob@example.net")
     assert learner.learn([reported]).known == 1
-    assert learner.learn([Labelled(near[0], spam=False)]).corrected == 20
+    outcome = learner.learn([Labelled(near[0], spam=False)])
+    assert (outcome.corrected, outcome.disputed) == (1, 1)
+    assert (learner.live().ham, learner.live().spam) == (1, 19)
     assert learner.forget(one)
     assert not learner.forget(one)
 
@@ -295,6 +297,23 @@ def test_a_worse_model_is_refused_and_may_be_promoted_by_force(learner: Learner)
     assert learner.live().upto == before.upto
     learner.promote(force=True)
     assert learner.live().ham > before.ham
+
+
+def test_what_was_kept_aside_is_learned_once_newer_mail_measures(
+    learner: Learner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.learning.MEASURED", 30)
+    monkeypatch.setattr("gateway.learning._ROLL", 10)
+    learner.learn(mail(600))
+    learner.learn(mail(100, first=1_000))
+    assert 30 <= states(learner)[SampleState.ASIDE] < 40
+    live = learner.live()
+    assert live.ham + live.spam == states(learner)[SampleState.LEARNED]
+    learner.path.unlink()
+    learner.catch_up()
+    assert np.array_equal(learner.live()._state, live._state)
+    reports = mail(10, first=2_000, origin="report", source="bob@example.net")
+    assert learner.learn(reports).aside == 0
 
 
 def test_rollback_and_forget(learner: Learner) -> None:
