@@ -66,12 +66,13 @@ def check_arc(material: Material, lookup: Lookup, settings: AuthSettings) -> Arc
         sets = _collect(material, settings.max_arc_sets)
         if not sets:
             return Arc("none")
+        material.spend_octets(sum(len(f.raw) for s in sets for f in (s.results, s.message, s.seal)))
         sealers = tuple(read_domain(s.seal_tags.get("d", b""), "d") for s in reversed(sets))
         newest = _results_text(sets[-1].results)
         _check_states(sets)
         _check_message(material, sets[-1], lookup, settings)
         for one, digest in reversed(list(zip(sets, _seal_digests(sets), strict=True))):
-            _check_seal(one, digest, lookup, settings)
+            _check_seal(material, one, digest, lookup, settings)
     except UnknownKeyError as error:
         result, reason = "temperror", str(error)
     except BadSignatureError as error:
@@ -197,7 +198,7 @@ def _check_message(material: Material, one: _Set, lookup: Lookup, settings: Auth
         read_number(tags["t"], "t")
     key, algorithm = _key(tags, lookup, settings)
     digest = header_hash(material, names, one.message, _CANON[header_canon])
-    if not verify(key, algorithm, digest, read_base64(tags["b"], "b")):
+    if not verify(material, key, algorithm, digest, read_base64(tags["b"], "b")):
         raise BadSignatureError("newest ARC-Message-Signature did not verify")
     length = read_number(tags["l"], "l", 76) if "l" in tags else None
     if material.body_hash(_CANON[body_canon], length) != read_base64(tags["bh"], "bh"):
@@ -218,7 +219,7 @@ def _seal_digests(sets: list[_Set]) -> list[bytes]:
     return digests
 
 
-def _check_seal(one: _Set, digest: bytes, lookup: Lookup, settings: AuthSettings) -> None:
+def _check_seal(material: Material, one: _Set, digest: bytes, lookup: Lookup, settings: AuthSettings) -> None:
     """Verify a seal (§5.2 step 6)."""
     tags = one.seal_tags
     _require(tags, ("a", "b", "cv", "d", "s"), "ARC-Seal")
@@ -227,5 +228,5 @@ def _check_seal(one: _Set, digest: bytes, lookup: Lookup, settings: AuthSettings
     if "t" in tags:
         read_number(tags["t"], "t")
     key, algorithm = _key(tags, lookup, settings)
-    if not verify(key, algorithm, digest, read_base64(tags["b"], "b")):
+    if not verify(material, key, algorithm, digest, read_base64(tags["b"], "b")):
         raise BadSignatureError(f"seal {one.instance} did not verify")

@@ -55,6 +55,7 @@ _ONCE: Final = (  # fields that occur once (RFC 5322 §3.6, RFC 2045), and that 
     "content-transfer-encoding",
 )
 _MAX_READ: Final = 64  # signature fields read at all
+_MAX_NAMES: Final = 512  # in h=; the longest seen, oversigned, have 60
 _NAME: Final = re.compile(r"[!-9<-~]+\Z")
 
 
@@ -196,7 +197,9 @@ def _read(field: HeaderField, tags: dict[str, bytes], now: float) -> Signature:
         raise PolicyError("rsa-sha1 is not accepted")  # RFC 8301 §3.1
     if algorithm not in ("rsa-sha256", "ed25519-sha256"):
         raise BadSignatureError("unknown algorithm")
-    names = tuple(unwrap(tags["h"]).decode("latin-1").lower().split(":"))
+    names = tuple(unwrap(tags["h"]).decode("latin-1").lower().split(":", _MAX_NAMES))
+    if len(names) > _MAX_NAMES:
+        raise PolicyError("h= names too many fields")
     if not all(map(_NAME.match, names)):
         raise BadSignatureError("h= is not a list of field names")
     if "from" not in names:
@@ -262,7 +265,7 @@ def _check_key(key: Key, signature: Signature, settings: AuthSettings) -> None:
 def _verify(material: Material, signature: Signature, key: Key) -> tuple[AuthWord, str]:
     # The header goes first: a forged signature then costs no hash of the body.
     digest = header_hash(material, signature.names, signature.field, signature.header_canon)
-    if not verify(key, signature.algorithm, digest, signature.value):
+    if not verify(material, key, signature.algorithm, digest, signature.value):
         return "fail", "signature did not verify"
     if material.body_hash(signature.body_canon, signature.length) != signature.body_hash:
         return "fail", "body hash did not verify"

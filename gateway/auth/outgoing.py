@@ -85,4 +85,4 @@ def _leaving(mail: Mail, edits: tuple[Edit, ...]) -> Material | None:
     section = split(raw)
     if section.truncated or any(len(field.raw) >= MAX_FIELD for field in section.fields):
         return None
-    return Material(section.fields, raw, section.body_start)
+    return Material(section.fields, raw, section.body_start, trusted=True)

@@ -10,6 +10,7 @@ large providers send when it reads.
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -27,12 +28,15 @@ _ADDRESS: Final = re.compile(r"(?:[!#$%&'*+.0-9A-Z^_`a-z{|}~/-]{1,64})?@[0-9A-Za
 _WIDTH: Final = 76
 _MAX_COMMENT_DEPTH: Final = 20
 _MAX_VALUE: Final = 8_192  # octets that are read
-_MAX_EXAMINED: Final = 50  # fields of one message
+_MAX_EXAMINED: Final = 32_768  # octets of all fields of a message in which `forged` looks closely
+_MAX_ID: Final = 255
 _FLAT_COMMENT: Final = re.compile(r"\([^()]*+\)")
 _NOT_SHOWN: Final = bytes(code for code in range(256) if not 33 <= code <= 126 or code in b'"\\()')
 _COMMENT: Final = re.compile(r"(?:[^()\\]|\\.)*+([()]?)", re.DOTALL)
 _LEXEME: Final = re.compile(r'[^"();]+|"(?:[^"\\]|\\.)*+"|[();]', re.DOTALL)
 _ESCAPE: Final = re.compile(r"\\(.)", re.DOTALL)
+_QUOTED_TOKEN: Final = re.compile(r'"[^"\\]+"\Z')
+_DOTS: Final = {0x3002: "."}  # what IDNA takes for a dot (RFC 3490 §3.1); NFKC maps the others
 _WORD: Final = r"([A-Za-z][A-Za-z0-9_-]*)"
 _METHOD: Final = re.compile(rf"\s*{_WORD}\s*(?:/\s*\d+\s*)?=\s*{_WORD}")
 _PROPERTY: Final = re.compile(
@@ -125,64 +129,97 @@ def _iprev(one: Iprev, mail: Mail) -> list[str]:
 def forged(fields: Sequence[HeaderField], authserv_id: str) -> tuple[int, ...]:
     """Which Authentication-Results fields claim to be ours, counted from 1 among those of this name.
 
-    A field whose authserv-id cannot be read for certain counts if some reader may take it for
-    ours (RFC 8601 §5). To delete them, begin with the highest.
+    A field of the grammar (RFC 8601 §2.2) is whose its authserv-id says. Any other counts if our name
+    occurs in it, however disguised, since some reader may take it for ours (§5). What is beyond
+    `_MAX_EXAMINED` octets counts if our name could occur. To delete them, begin with the highest.
     """
-    named = [field for field in fields if field.name.lower() == NAME.lower()]
-    ours = _normal(authserv_id)
-    return tuple(
-        number
-        for number, field in enumerate(named, 1)
-        if (_claims if number <= _MAX_EXAMINED and len(field.value) <= _MAX_VALUE else _mentions)(
-            field.value, ours
-        )
-    )
+    ours = _squeezed(authserv_id).rstrip(".")
+    left = _MAX_EXAMINED
+    found = []
+    for number, field in enumerate((one for one in fields if one.name.lower() == NAME.lower()), 1):
+        value = field.value
+        left -= len(value)
+        if _claims(value.decode("utf-8", "replace"), ours) if left >= 0 else _could_claim(value, ours):
+            found.append(number)
+    return tuple(found)
 
 
-def _mentions(value: bytes, ours: str) -> bool:
-    """Tell whether our name occurs anywhere: enough to delete what is too long or too much to examine."""
-    text = value.decode("utf-8", "replace")
-    bare = _FLAT_COMMENT.sub("", text)
-    return "=?" in text or ours in _shown(text) or ours in _shown(bare)
+def _could_claim(value: bytes, ours: str) -> bool:
+    """Tell whether our name could occur, at the cost of a few searches."""
+    if not value.isascii() or any(mark in value for mark in (b"(", b"\\", b"=?")):
+        return True
+    return ours.encode() in value.translate(None, _NOT_SHOWN).lower()
 
 
-def _claims(value: bytes, ours: str) -> bool:
-    text = value.decode("utf-8", "replace")
-    plain = ""
+def _claims(text: str, ours: str) -> bool:
     try:
-        plain = next(_segments(text))
+        segments = list(_segments(text))
     except ValueError:
-        pass
-    else:
-        words = plain.split()
-        if words and len(words) <= 2 and _is_id(words[0]) and (len(words) == 1 or words[1].isdigit()):
-            return _normal(words[0].strip('"')) == ours
-    # Not the grammar: look for our name where a lenient reader would.
-    return any(ours in _squeezed(reading) for reading in (text, plain, _decoded(text)))
+        return _mentions(text, ours)
+    name = _read_id(segments[0])
+    if name is None:
+        return not _is_without_id(segments, ours) and _mentions(text, ours)
+    if _folded(name).rstrip(".") == ours:
+        return True
+    # Behind another's name, ours still counts where a result should stand.
+    odd = (one for one in segments[1:] if one and not _METHOD.match(one))
+    return _mentions(";".join(one if "=?" in one else one.partition("=")[0] for one in odd), ours)
 
 
-def _is_id(word: str) -> bool:
-    return bool(
-        _TOKEN.match(word) or (len(word) > 2 and word[0] == word[-1] == '"' and _TOKEN.match(word[1:-1]))
-    )
+def _read_id(segment: str) -> str | None:
+    """The authserv-id that a field begins with, perhaps beyond ASCII (RFC 8616 §4); None if uncertain."""
+    words = segment.split()
+    if not words or len(words) > 2 or len(words[0]) > _MAX_ID or (len(words) == 2 and not words[1].isdigit()):
+        return None
+    word = words[0][1:-1] if _QUOTED_TOKEN.match(words[0]) else words[0]
+    if word.isascii():
+        return word if _TOKEN.match(word) else None
+    return word if all(c.isalnum() or c in ".-" for c in _folded(word)) else None
 
 
-def _normal(text: str) -> str:
-    return text.lower().rstrip(".")
+def _is_without_id(segments: list[str], ours: str) -> bool:
+    """Tell whether a field has results and no authserv-id, as a large provider writes it."""
+    if len(segments) > 1 and not segments[-1].strip():
+        segments = segments[:-1]
+    try:
+        read = [_result(segment, tolerant=True) for segment in segments]
+    except ValueError:
+        return False
+    return all(ours not in (one.method, one.result) for one in read)
 
 
-def _decoded(text: str) -> str:
-    return decode_words(" ".join(text.split())) if "=?" in text else ""
+def _mentions(text: str, ours: str) -> bool:
+    """Tell whether our name occurs in some reading: comments taken out or left in, words decoded."""
+    readings = [text]
+    if "=?" in text:
+        readings.append(decode_words(" ".join(text.split())))
+    if "\\" in text:
+        readings += [_ESCAPE.sub("", one) for one in tuple(readings)]
+    for reading in readings:
+        rest = reading
+        for _ in range(_MAX_COMMENT_DEPTH):
+            if ours in _squeezed(rest):
+                return True
+            flat = _FLAT_COMMENT.sub("", rest)
+            if flat == rest:
+                break
+            rest = flat
+        else:  # comments in comments, beyond all sense
+            return True
+    return False
+
+
+def _folded(text: str) -> str:
+    """A text in compatible letters (NFKC) of lower case."""
+    if text.isascii():
+        return text.lower()
+    return unicodedata.normalize("NFKC", text).translate(_DOTS).casefold()
 
 
 def _squeezed(text: str) -> str:
-    """What stands before the first result, without anything that is not shown."""
-    head = text.partition(";")[0] if "=?" in text else re.split("[;=]", text, maxsplit=1)[0]
-    return _shown(head)
-
-
-def _shown(text: str) -> str:
-    """The printable ASCII of a text, without quotes, backslashes and parentheses, in lower case."""
+    """What a text shows in ASCII, letter by letter folded, without spaces, quotes and parentheses."""
+    if not text.isascii():
+        text = text.translate({ord(letter): _folded(letter) for letter in set(text)})
     return text.encode("utf-8", "replace").translate(None, _NOT_SHOWN).decode("ascii").lower()
 
 
@@ -212,8 +249,8 @@ def read_results(value: bytes, *, tolerant: bool = False) -> tuple[str, tuple[Re
     if len(value) > _MAX_VALUE:
         raise ValueError("too long")
     segments = list(_segments(value.decode("utf-8", "replace")))
-    words = segments[0].split()
-    if not words or len(words) > 2 or not _is_id(words[0]) or (len(words) == 2 and not words[1].isdigit()):
+    name = _read_id(segments[0])
+    if name is None:
         raise ValueError("no authserv-id")
     rest = segments[1:]
     if len(rest) > 1 and not rest[-1].strip():
@@ -223,7 +260,10 @@ def read_results(value: bytes, *, tolerant: bool = False) -> tuple[str, tuple[Re
     if len(rest) == 1 and rest[0].strip().lower() == "none":
         rest = []
     read = [_read_one(segment, tolerant=tolerant) for segment in rest]
-    return _normal(words[0].strip('"')), tuple(one for one in read if one is not None)
+    # In what is believed, only ASCII has two cases: U+212A, too, is "k" in lower case.
+    return (name.lower().rstrip(".") if name.isascii() else name), tuple(
+        one for one in read if one is not None
+    )
 
 
 def _read_one(segment: str, *, tolerant: bool) -> Result | None:

@@ -8,10 +8,11 @@ pyspf parses and evaluates the records. Guarded here, because of pyspf 2.0.14:
 - its DNS access, which appends search domains and keeps no cache: `_Query.dns` asks our resolver;
 - `exp=`, fetched even on "pass" and then never shown: `_Query.get_explanation` asks nothing;
 - macro expansion, quadratic in the length of a term, which cuts an overlong name to the wrong
-  length: `_Query.expand` is linear and keeps 253 octets (§7.3);
+  length: `_Query.expand_domain` is linear, and keeps 253 octets (§7.3); what all macros of one
+  check expand to is limited, and those of unknown modifiers are checked, never expanded;
 - DNS errors under `ptr`, which are no match (§5.5): `_Query.validated_ptrs`;
 - comparing addresses, 10 µs each: `_Query.cidrmatch` compares integers;
-- records of any size: the octets of all records of one check are limited;
+- records of any size: the octets and the terms of all records of one check are limited;
 - exceptions other than its own: each becomes "permerror".
 """
 
@@ -31,12 +32,22 @@ from gateway.mail.networks import address, inside
 from gateway.mail.types import AuthWord, Envelope, Session, Spf
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from gateway.dns import Answer, Kind, Lookup
 
 _MAX_RECORDS_OCTETS: Final = 12_000  # of all policy records of one check; the largest senders need 5,000
-_MAX_TERM: Final = 512  # octets; a domain name has 253
+_MAX_TERMS: Final = 600  # of the same, the largest senders need 300
+_MAX_SPEC: Final = 512  # octets of a domain-spec; a domain name has 253
+_MAX_EXPANDED: Final = 16_384  # octets of all macros of one check; those of a term are rarely 300
+_MAX_NAME: Final = 256  # octets of a local part or HELO name in a macro (RFC 5321 §4.5.3.1)
 _RECORD: Final = re.compile(rb"v=spf1(?: |\Z)", re.IGNORECASE)
-_MACRO: Final = re.compile(r"%(?:%|_|-|\{([a-zA-Z])(\d{0,3})(r?)([.\-+,/_=]*)\})", re.IGNORECASE)
+_MACRO: Final = re.compile(
+    r"%(?:%|_|-|\{([slodipvh])(\d{0,3})(r?)([.\-+,/_=]*)\})",  # c, r and t occur in explanations only
+    re.IGNORECASE | re.ASCII,
+)
+_FIXED: Final = {"%%": "%", "%_": " ", "%-": "%20"}
+_TOP_LABEL: Final = re.compile(r"(?!\d+\Z)[0-9a-z](?:[0-9a-z-]*[0-9a-z])?\Z", re.IGNORECASE | re.ASCII)
 _KINDS: Final[dict[str, Kind]] = {"A": "A", "AAAA": "AAAA", "MX": "MX", "TXT": "TXT"}
 _RESULTS: Final[frozenset[str]] = frozenset(
     {"pass", "fail", "softfail", "neutral", "none", "temperror", "permerror"}
@@ -93,10 +104,12 @@ class _Query(spf.query):  # type: ignore[misc]  # pyspf has no types
     """One evaluation by pyspf over our resolver."""
 
     def __init__(self, session: Session, local: str, domain: str, lookup: Lookup, hostname: str) -> None:
-        super().__init__(session.client_ip, f"{local}@{domain}", session.helo, receiver=hostname or None)
+        # A name that is expanded keeps its end (§7.3), and so does what it is made of.
+        local, helo = local[-_MAX_NAME:], session.helo[-_MAX_NAME:]
+        super().__init__(session.client_ip, f"{local}@{domain}", helo, receiver=hostname or None)
         self.l, self.o, self.d = local, domain, domain  # pyspf splits at the first "@"
         self.lookup = lookup
-        self.octets = 0
+        self.octets = self.terms = self.expanded = 0
 
     def dns(self, name: str, qtype: str, _cnames: object = None, ignore_void: bool = False) -> list[Any]:
         """The records of `name`, aliases followed; counts void lookups (§4.6.4)."""
@@ -126,7 +139,8 @@ class _Query(spf.query):  # type: ignore[misc]  # pyspf has no types
         if len(records) > 1:
             raise spf.PermError("Two or more policy records found", domain)
         self.octets += len(records[0])
-        if self.octets > _MAX_RECORDS_OCTETS:
+        self.terms += len(records[0].split())
+        if self.octets > _MAX_RECORDS_OCTETS or self.terms > _MAX_TERMS:
             raise spf.PermError("Policy records too long", domain)
         if not records[0].isascii():
             raise spf.PermError("Policy record is not ASCII", domain)
@@ -154,46 +168,57 @@ class _Query(spf.query):  # type: ignore[misc]  # pyspf has no types
             return bool(self.cidrmatch(self.dns_a(name, self.A), self.cidrmax))
         return False
 
-    def expand_domain(self, arg: str) -> str:
-        """Check and expand a domain-spec."""
-        if len(arg) > _MAX_TERM:
-            raise spf.PermError("Domain too long", arg[:64])
-        return str(super().expand_domain(arg))
+    def expand(self, s: str, stripdot: bool = True) -> str:  # noqa: ARG002 - pyspf's signature
+        """Check the macros of an unknown modifier (§6), and expand none: nobody asks for the value."""
+        for _ in _macros(s):
+            pass
+        return ""
 
-    def expand(self, s: str, stripdot: bool = True) -> str:
-        """Expand macros (§7.2, §7.3) in time linear in the length of `s` and its result."""
-        if len(s) > _MAX_TERM:
-            raise spf.PermError("Term too long", s[:64])
+    def expand_domain(self, arg: str) -> str:
+        """Check and expand a domain-spec (§7.1 to §7.3) in time linear in its length and the result's."""
+        if len(arg) > _MAX_SPEC:
+            raise spf.PermError("Domain too long", arg[:64])
         pieces: list[str] = []
         end = 0
-        while (start := s.find("%", end)) >= 0:
-            macro = _MACRO.match(s, start)
-            if macro is None:
-                raise spf.PermError("invalid-macro-char ", s[start : start + 16])
-            pieces += (s[end:start], self._expand_one(macro))
+        for macro in _macros(arg):
+            pieces += (arg[end : macro.start()], self._expand_one(macro))
             end = macro.end()
-        result = "".join((*pieces, s[end:]))
-        if stripdot and result.endswith("."):
-            result = result[:-1]
-        while len(result) > 253 and "." in result:  # §7.3: labels are dropped from the left
-            result = result.partition(".")[2]
-        return result
+        rest = arg[end:]
+        _, dot, label = rest.removesuffix(".").rpartition(".")
+        if rest and not (dot and _TOP_LABEL.match(label)):
+            raise spf.PermError("Invalid domain found (use FQDN)", arg)
+        name = "".join((*pieces, rest)).removesuffix(".")
+        if len(name) > 253:  # §7.3: labels are dropped from the left
+            name = name[name.find(".", len(name) - 254) + 1 :]
+        return name
 
     def _expand_one(self, macro: re.Match[str]) -> str:
-        fixed = {"%%": "%", "%_": " ", "%-": "%20"}.get(macro[0])
-        if fixed is not None:
-            return fixed
+        if not macro[1]:
+            return _FIXED[macro[0]]
         letter = macro[1].lower()
-        if letter not in "slodipvh":  # c, r and t occur in explanations only
-            raise spf.PermError("Unknown macro", macro[0])
         value = str(self.getp() if letter == "p" else getattr(self, letter))
+        self.expanded += len(value)
+        if self.expanded > _MAX_EXPANDED:
+            raise spf.PermError("Macros expand to too much", macro[0])
         if macro[2] or macro[3] or macro[4]:
-            parts = re.split(f"[{re.escape(macro[4] or '.')}]", value)
+            delimiters = macro[4] or "."
+            for delimiter in set(delimiters[1:]):
+                value = value.replace(delimiter, delimiters[0])
+            parts = value.split(delimiters[0])
             if macro[3]:
                 parts.reverse()
             if macro[2]:
-                if int(macro[2]) == 0:
-                    raise spf.PermError("Macro digits must not be zero", macro[0])
                 parts = parts[-int(macro[2]) :]
             value = ".".join(parts)
         return quote(value, "~") if macro[1].isupper() else value
+
+
+def _macros(text: str) -> Iterator[re.Match[str]]:
+    """The macros of a text, from the left; PermError at a malformed one (§7.1)."""
+    end = 0
+    while (start := text.find("%", end)) >= 0:
+        macro = _MACRO.match(text, start)
+        if macro is None or (macro[2] and not int(macro[2])):
+            raise spf.PermError("invalid macro", text[start : start + 16])
+        yield macro
+        end = macro.end()

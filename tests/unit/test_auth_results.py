@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.auth.results import authentication_results, forged, read_results
+from gateway.auth.results import NAME, authentication_results, forged, read_results
 from gateway.mail.types import (
     Arc,
     Dkim,
@@ -124,6 +124,39 @@ FORGED = [
     b" =?utf-8?q?mx=2Eexample=2Eorg?=; spf=pass",
     b" =?utf-8?b?bXguZXhhbXBsZS5vcmc=?=; spf=pass",
     b" " + b"(" + b"x" * 9000 + b") mx.example.org; spf=pass",
+    b" " + b"((x)" + b"x" * 9000 + b"(y(z))) mx.example.org; spf=pass",
+    b" m(x(y)(z" + b"x" * 9000 + b"))x.example.org; spf=pass",
+    b' "(" m(x(y))x.example.org ")"; spf=pass',
+    b" m(\\))x.example.org; spf=pass",
+    b" m(a\\(x)x.example.org; spf=pass",
+    b" " + b"(" * 30 + b")" * 30 + b" mx.example.org; spf=pass",
+    b" ; mx.example.org; dmarc=pass",
+    b" ;;mx.example.org; dmarc=pass",
+    b" =mx.example.org; dmarc=pass",
+    b" v=1; mx.example.org; dmarc=pass",
+    b" dkim=pass; mx.example.org; dmarc=pass",
+    b" dkim=pass mx.example.org; dmarc=pass",
+    b" , mx.example.org; dmarc=pass",
+    b" <mx.example.org>; dmarc=pass",
+    b" other.example, mx.example.org; dmarc=pass",
+    b" other.example mx.example.org; dmarc=pass",
+    b" other.example; mx.example.org; dmarc=pass",
+    b" other.example; dkim=pass; =?us-ascii?q?mx=2Eexample.org?=; dmarc=pass",
+    b" other.example; (x; mx.example.org; dmarc=pass",
+    b" authserv-id=mx.example.org; dmarc=pass",
+    " mx\uff0eexample\uff0eorg; dmarc=pass".encode(),
+    " mx\u3002example\uff61org; dmarc=pass".encode(),
+    " \uff4dx.example.org; dmarc=pass".encode(),
+    " \uff2d\uff38.EXAMPLE.ORG; dmarc=pass".encode(),
+    " mx.ex\u00adample.org; dmarc=pass".encode(),
+    " mx.ex\u200bample.org; dmarc=pass".encode(),
+    " mx.example\u2024org; dmarc=pass".encode(),
+    b"\xa0mx.example.org; dmarc=pass",
+    b"\xef\xbb\xbfmx.example.org; dmarc=pass",
+    b" =?utf-8?q?mx?= =?utf-8?q?=2Eexample=2Eorg?=; dmarc=pass",
+    b" =?utf-16be?b?AG0AeAAuAGUAeABhAG0AcABsAGUALgBvAHIAZw==?=; dmarc=pass",
+    b" mx.example.=?us-ascii?q?org?=; dmarc=pass",
+    b" =?utf-8?q?(x)mx=2Eexample=2Eorg?=; dmarc=pass",
 ]
 OTHERS = [
     b" mx.example.net; spf=pass smtp.mailfrom=mx.example.org",
@@ -131,6 +164,14 @@ OTHERS = [
     b" (mx.example.org) other.example; spf=pass",
     b" a-mx.example.org; spf=pass",
     b" spf=pass smtp.mailfrom=mx.example.org",
+    b" spf=pass (sender IP is 192.0.2.1) smtp.mailfrom=mx.example.org;dmarc=pass action=none reason=100",
+    b" other.example; spf=pass (mx.example.org: domain of a@mx.example.org) smtp.mailfrom=a@mx.example.org",
+    b' other.example; dkim=neutral reason="mx.example.org; x" header.i=@mx.example.org',
+    b" other.example; dmarc=pass action=none header.from=mx.example.org",  # malformed, but certain
+    b" other.example 1; dkim=pass; smtp.mailfrom=a@mx.example.org;",
+    " b\u00fccher.example; spf=pass smtp.mailfrom=mx.example.org".encode(),
+    " mx.example.org\u00e9; spf=pass smtp.mailfrom=mx.example.org".encode(),
+    b" other.example; spf=pass (" + b"x" * 9000 + b") smtp.mailfrom=mx.example.org",
     b"",
     b" ;",
 ]
@@ -146,7 +187,8 @@ def test_forged_fields_are_found(value: bytes) -> None:
         other,
     ]
     assert forged(fields, OURS) == (2,)
-    assert forged(fields, "mx.example.com") == ()
+    if b"(" * 30 not in value:  # whose comments nobody reads
+        assert forged(fields, "mx.example.com") == ()
 
 
 @pytest.mark.parametrize("value", OTHERS)
@@ -161,15 +203,44 @@ def test_many_forged_fields() -> None:
     assert forged(fields, OURS) == tuple(range(1, len(fields) + 1))
 
 
-@pytest.mark.parametrize(
-    "piece", [b"(", b'"', b"\\", b"(\\", b"=?", b"a ", b"()", b";", b'"a" ', b"=?utf-8?q?"]
-)
-def test_hostile_fields_are_cheap(piece: bytes) -> None:
-    value = piece * (60_000 // len(piece))
-    fields = [HeaderField("Authentication-Results", b"Authentication-Results:" + value)] * 20
-    start = time.thread_time()
-    forged(fields, OURS)
-    assert time.thread_time() - start < 0.25
+def test_fields_beyond_the_budget_go_when_they_may_be_ours() -> None:
+    long = HeaderField("Authentication-Results", b"Authentication-Results: other.example; " + b"x" * 40_000)
+    kept = [b" other.example; spf=pass smtp.mailfrom=a@example.com", b' "other.example"; none']
+    found = forged([long] + [HeaderField(NAME, NAME.encode() + b":" + value) for value in FORGED], OURS)
+    assert found == tuple(range(2, len(FORGED) + 2))
+    assert forged([long] + [HeaderField(NAME, NAME.encode() + b":" + value) for value in kept], OURS) == ()
+
+
+PIECES_OF_FIELDS = [
+    *[
+        b"(",
+        b'"',
+        b"\\",
+        b"(\\",
+        b"=?",
+        b"a ",
+        b"()",
+        b";",
+        b'"a" ',
+        b'="',
+        b"\\(",
+        b"(()())",
+        b";;a",
+        b"((a)",
+    ],
+    *[b"=?utf-8?q?", b"=?u?q?a?= ", b"x=y; ", b"; a.b", b"(" * 18 + b")" * 18, "\ufdfa".encode(), b"\xff"],
+]
+
+
+@pytest.mark.parametrize("start", [b"", b"; ", b"other.example; ", b"spf=pass; "])
+def test_hostile_fields_are_cheap(start: bytes) -> None:
+    for piece in PIECES_OF_FIELDS:
+        for size, count in ((600, 50), (60_000, 20)):
+            value = start + piece * (size // len(piece))
+            fields = [HeaderField(NAME, NAME.encode() + b":" + value)] * count
+            before = time.thread_time()
+            forged(fields, OURS)
+            assert time.thread_time() - before < 0.15, (piece, size)  # 0.03 where nothing else runs
 
 
 PIECES = st.sampled_from(

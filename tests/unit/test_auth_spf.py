@@ -102,9 +102,11 @@ class FakeLookup:
         self.record = record
         self.addresses = addresses
         self.questions = 0
+        self.names: list[str] = []
 
-    def query(self, _name: str, kind: str) -> Answer[Any]:
+    def query(self, name: str, kind: str) -> Answer[Any]:
         self.questions += 1
+        self.names.append(name)
         if kind == "TXT":
             return Answer("ok", (self.record,))
         if kind == "MX":
@@ -115,12 +117,21 @@ class FakeLookup:
         return self.query(name, "TXT")
 
     def ptr(self, _address: str) -> Answer[Any]:
+        self.questions += 1
         return Answer("ok", tuple(f"host{number}.example" for number in range(200)))
 
 
 HOSTILE = {
     "many terms": b"v=spf1" + b" ip4:10.1.2.3" * 900,
     "unknown modifiers": b"v=spf1 " + b" ".join(b"m%d=%%{l}" % number for number in range(1200)),
+    "modifier of macros": b"v=spf1 m=" + b"%{L}" * 2_900,
+    "modifiers of macros": b"v=spf1 " + b" ".join(b"m%d=" % n + b"%{S128r.-}" * 9 for n in range(120)),
+    "explanation": b"v=spf1 exp=" + b"%{L}" * 125 + b".com ?all",
+    "short terms": b"v=spf1" + b" a" * 5_900,
+    "delimiters": b"v=spf1 "
+    + b" ".join(b"exists:" + b"%%{l%d.-+,/_=}" % number * 30 + b".com" for number in range(1, 40)),
+    "upper-case macros": b"v=spf1 " + b" ".join([b"exists:" + b"%{S}" * 120 + b".com"] * 23),
+    "top label": b"v=spf1 " + b" ".join([b"exists:x." + b"a" * 490 + b"!"] * 23),
     "macros": b"v=spf1 " + b" ".join([b"exists:" + b"%{l}." * 80 + b"com"] * 28),
     "macro without end": b"v=spf1 a:" + b"a." * 240 + b"%{",
     "dots": b"v=spf1 a:" + b"." * 500 + b"%{d}",
@@ -134,10 +145,11 @@ HOSTILE = {
 }
 
 
+@pytest.mark.parametrize("local", ["x" * 200, "x." * 1_000, "%" * 2_000, "é" * 2_000])
 @pytest.mark.parametrize("record", HOSTILE.values(), ids=HOSTILE)
-def test_hostile_records_are_cheap(record: bytes) -> None:
-    session = Session(client_ip="192.0.2.1", helo="x")
-    envelope = Envelope("x" * 200 + "@example.com", ())
+def test_hostile_records_are_cheap(record: bytes, local: str) -> None:
+    session = Session(client_ip="192.0.2.1", helo="x" * 2_000)
+    envelope = Envelope(f"{local}@example.com", ())
     times = []
     for _ in range(3):
         lookup: Any = FakeLookup(record, ("10.0.0.1",) * 200)
@@ -147,6 +159,62 @@ def test_hostile_records_are_cheap(record: bytes) -> None:
         assert result in ("permerror", "neutral")
         assert lookup.questions <= 130  # ten terms, ten hosts each
     assert min(times) < 0.05
+
+
+def asked(record: bytes, local: str) -> tuple[Spf, FakeLookup]:
+    lookup = FakeLookup(record, ("10.0.0.1",))
+    anything: Any = lookup
+    session = Session(client_ip="192.0.2.1", helo="x")
+    return check_spf(session, Envelope(f"{local}@example.com", ()), anything)[0], lookup
+
+
+@pytest.mark.parametrize(
+    ("record", "result"),
+    [
+        (b"v=spf1 m=%{p}%{l} ?all", "neutral"),
+        (b"v=spf1 m=%%%_%- ?all", "neutral"),
+        (b"v=spf1 m=%{x} ?all", "permerror"),
+        (b"v=spf1 m=%{l0} ?all", "permerror"),
+        (b"v=spf1 m=% ?all", "permerror"),
+        (b"v=spf1 m=%{l} m=%{l} ?all", "permerror"),
+    ],
+)
+def test_unknown_modifiers_are_checked_and_not_expanded(record: bytes, result: str) -> None:
+    found, lookup = asked(record, "a")
+    assert found.result == result
+    assert lookup.questions == 2  # the record, for the check that it is one, and for pyspf
+
+
+@pytest.mark.parametrize("local", ["a." * 1_000 + "b", "a" * 60 + "." + "b" * 60 + "." + "c" * 60])
+def test_long_names_lose_labels_on_the_left(local: str) -> None:
+    _, lookup = asked(b"v=spf1 exists:%{l}.%{l}.%{d} -all", local)
+    full = f"{local}.{local}.example.com"
+    name = lookup.names[-1]
+    assert len(name) <= 253
+    assert full.endswith("." + name)
+    assert len(full.removesuffix("." + name).rpartition(".")[2]) + 1 + len(name) > 253  # not one too many
+
+
+@pytest.mark.parametrize(
+    ("spec", "name"),
+    [
+        ("%{l1r-}.x.example", "a.x.example"),
+        ("%{l2r+-}.x.example", "b.a.x.example"),
+        ("%{L}.x.example", "a-b%2Bc_d.x.example"),
+        ("%{lr=_+}.x.example", "d.c.a-b.x.example"),
+        ("x.example.%{d1}", "x.example.com"),
+        ("x.example%%%-%_.a-1.", "x.example%%20 .a-1"),
+    ],
+)
+def test_macros(spec: str, name: str) -> None:
+    assert asked(f"v=spf1 exists:{spec} -all".encode(), "a-b+c_d")[1].names[-1] == name
+
+
+@pytest.mark.parametrize("spec", ["x", "x.123", "x.-a", "x.a-", "x.a_b", "%{d}x", "x..", "."])
+def test_domains_need_a_top_label(spec: str) -> None:
+    found, lookup = asked(f"v=spf1 exists:{spec} -all".encode(), "a")
+    assert found.result == "permerror"
+    assert lookup.questions == 2
 
 
 TERMS = st.lists(

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the signatures of one message may cost, counted in octets hashed and in work of keys."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+from dkim.canonicalization import Relaxed
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.auth import signature
+from gateway.auth.arc import check_arc
+from gateway.auth.dkim import check_dkim, read_signatures
+from gateway.auth.settings import AuthSettings
+from gateway.auth.sign import SigningKey, sign
+from gateway.auth.signature import Canon, Material, PolicyError, canonical_field, simple_body
+from gateway.dns import Answer
+from gateway.mail import headers
+from gateway.mail.types import Dkim, HeaderField
+
+ED25519 = SigningKey("example.com", "sel", ed25519.Ed25519PrivateKey.generate())
+STEP = 1 << 16
+
+
+def record(key: Any) -> bytes:
+    """The key record of a public key."""
+    if isinstance(key, ed25519.Ed25519PublicKey):
+        return b"v=DKIM1; k=ed25519; p=" + base64.b64encode(key.public_bytes_raw())
+    data = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return b"v=DKIM1; p=" + base64.b64encode(data)
+
+
+class OneKey:
+    """A lookup that answers with one key."""
+
+    def __init__(self, text: bytes) -> None:
+        self.text = text
+
+    def txt(self, _name: str) -> Answer[bytes]:
+        return Answer("ok", (self.text,))
+
+
+def material(mail: bytes, *, trusted: bool = False) -> Material:
+    section = headers.split(mail)
+    return Material(section.fields, mail, section.body_start, trusted=trusted)
+
+
+def verified(mail: bytes, key: bytes, auth: AuthSettings) -> tuple[Material, tuple[Dkim, ...]]:
+    seen = material(mail)
+    lookup: Any = OneKey(key)
+    return seen, check_dkim(seen, read_signatures(seen, auth), lookup, auth)
+
+
+def test_the_header_that_signatures_cover_is_limited() -> None:
+    mail = b"From: a@example.com\r\nSubject: x" + b"\r\n  \t" * 120_000 + b"y\r\n\r\nHello\r\n"
+    value = sign(material(mail, trusted=True), ED25519).encode().replace(b"\n", b"\r\n")
+    signed = (b"DKIM-Signature: " + value + b"\r\n") * 8 + mail
+    seen, found = verified(signed, record(ED25519.private.public_key()), AuthSettings())
+    assert [one.result for one in found] == ["pass"] + ["policy"] * 7
+    assert found[-1].reason == "the signatures cover too much header"
+    assert seen.hashed <= 1 << 20
+
+
+def test_a_field_is_made_canonical_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    mail = b"From: a@example.com\r\nSubject: x\r\n\r\nHello\r\n"
+    value = sign(material(mail, trusted=True), ED25519).encode().replace(b"\n", b"\r\n")
+    seen = []
+    real = canonical_field
+
+    def counted(field: HeaderField, canon: Canon, value: bytes | None = None) -> bytes:
+        seen.append(field.name)
+        return real(field, canon, value)
+
+    monkeypatch.setattr(signature, "canonical_field", counted)
+    signed = (b"DKIM-Signature: " + value + b"\r\n") * 8 + mail
+    _, found = verified(signed, record(ED25519.private.public_key()), AuthSettings())
+    assert [one.result for one in found] == ["pass"] * 8
+    assert sorted(seen) == ["DKIM-Signature"] * 8 + ["From", "Subject"]
+
+
+def test_a_chain_counts_with_the_header() -> None:
+    common = b" i=1; a=rsa-sha256; d=example.com; s=s; b=AAAA; "
+    mail = b"ARC-Seal:" + common + b"cv=none\r\nARC-Message-Signature:" + common + b"h=from; bh=AAAA\r\n"
+    mail += b"ARC-Authentication-Results: i=1; " + b"x" * 900_000 + b"\r\nTo: " + b"x" * 900_000
+    seen = material(mail + b"\r\nFrom: a@example.com\r\n\r\n")
+    lookup: Any = OneKey(b"")
+    seen.signed(("to",), "relaxed")
+    assert check_arc(seen, lookup, AuthSettings()).reason == "the signatures cover too much header"
+
+
+@pytest.mark.parametrize("canon", ["simple", "relaxed"])
+def test_a_body_is_hashed_once_whatever_the_lengths_say(canon: Canon) -> None:
+    body = b"".join(b"line %d\r\n" % number for number in range(60_000))
+    seen = material(b"From: a@example.com\r\n\r\n" + body)
+    lengths = [len(body), 0, 1, STEP, STEP + 1, STEP - 1, 7 * STEP, len(body) - 1, 3 * STEP + 5, None, 1]
+    for length in lengths:
+        assert seen.body_hash(canon, length) == hashlib.sha256(body[:length]).digest()
+    assert seen.body_hashed <= len(body) + len(lengths) * STEP
+    assert seen.body_hash(canon) == hashlib.sha256(simple_body(body)).digest()
+
+
+def test_the_work_of_keys_is_limited() -> None:
+    public = rsa.RSAPublicNumbers((1 << 32) | 1, (1 << 8_191) | 1).public_key()
+    value = base64.b64encode(b"\0" * 1_024)
+    field = b"DKIM-Signature: v=1; a=rsa-sha256; d=example.com; s=sel; h=from; bh=AAAA; b=" + value
+    mail = (field + b"\r\n") * 60 + b"From: a@example.com\r\n\r\n"
+    seen, found = verified(mail, record(public), AuthSettings(max_signatures=50))
+    assert [one.result for one in found] == ["fail"] * 9 + ["policy"] * 42
+    assert found[9].reason == "the keys of this message's signatures cost too much"
+    assert seen.work <= 300
+
+
+def test_usual_keys_are_within_the_limit() -> None:
+    seen = material(b"From: a@example.com\r\n\r\n")
+    private = rsa.generate_private_key(65_537, 2048)
+    keys = [signature.read_key(record(private.public_key()))] * 51
+    keys += [signature.read_key(record(ED25519.private.public_key()))] * 8
+    for key in keys:  # a chain of 50, and DKIM
+        seen.spend_work(key.work)
+    with pytest.raises(PolicyError):
+        seen.spend_work(300)
+
+
+@pytest.mark.parametrize("count", [512, 513, 8_000])
+def test_the_names_of_fields_are_limited(count: int) -> None:
+    names = b":".join([b"from"] + [b"a"] * (count - 1))
+    field = b"DKIM-Signature: v=1; a=rsa-sha256; d=example.com; s=sel; bh=AAAA; b=AAAA; h=" + names
+    _, (found,) = verified(field + b"\r\nFrom: a@example.com\r\n\r\n", b"", AuthSettings())
+    assert (found.reason == "h= names too many fields") == (count > 512)
+    assert found.result == ("policy" if count > 512 else "permerror")
+
+
+PIECES = st.sampled_from([b" ", b"\t", b"\r\n ", b"\r\n", b"\n", b"\r", b"a", b":", b"  ", "é".encode()])
+
+
+@settings(deadline=None)
+@given(st.lists(PIECES, max_size=30).map(b"".join))
+def test_canonical_fields_are_those_of_dkimpy(value: bytes) -> None:
+    field = HeaderField("Subject", b"SubJect \t:" + value)
+    ((name, content),) = Relaxed.canonicalize_headers([(b"SubJect \t", value + b"\r\n")])
+    assert canonical_field(field, "relaxed") == name + b":" + content
+    assert canonical_field(field, "simple") == field.raw + b"\r\n"
