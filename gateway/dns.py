@@ -32,6 +32,7 @@ import dns.rdatatype
 import dns.resolver
 import msgspec
 
+from gateway.mail.domains import to_ascii
 from gateway.settings import Count, Positive, Seconds, Settings
 
 if TYPE_CHECKING:
@@ -126,17 +127,6 @@ def _system_servers() -> tuple[tuple[str, int], ...]:
     except (dns.exception.DNSException, OSError):
         found = []
     return tuple(parse_server(server) for server in found) or (("127.0.0.1", 53),)
-
-
-def to_ascii(domain: str) -> str | None:
-    """Normalise a domain: lower case, no final dot, A-labels; None if it cannot exist in the DNS."""
-    name = domain.removesuffix(".")
-    try:  # what is too long stays too long; the codec is slow on such
-        name = (name if name.isascii() else name[:254].encode("idna").decode("ascii")).lower()
-    except UnicodeError:
-        return None
-    valid = 0 < len(name) <= 253 and all(0 < len(label) < 64 for label in name.split("."))
-    return name if valid else None
 
 
 def reverse_name(address: str) -> str:

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 
 from gateway.auth import suffixes
-from gateway.dns import Resolver, reverse_name, to_ascii
-from gateway.mail.domains import domain_of
+from gateway.dns import Resolver, reverse_name
+from gateway.mail.domains import domain_of, to_ascii
 from gateway.mail.headers import printable
 from gateway.mail.networks import address
 from gateway.mail.types import Direction, Listing

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """DMARC (RFC 7489), with the tags and, if set, the tree walk of RFC 9989.
 
-Reads hostile text: the From field's addresses, policy records of strangers. Asks the DNS through
-the message's `Lookup`.
+Reads hostile text: policy records of strangers. Asks the DNS through the message's `Lookup`.
 
 `fetch` asks for the record and may run beside SPF and DKIM; `evaluate` needs their results.
-A message without exactly one author domain never passes.
+A message without exactly one author domain (`author.py`) never passes.
 """
 
 from __future__ import annotations
@@ -15,24 +14,24 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal, cast
 
 from gateway.auth import suffixes
-from gateway.dns import Answer, to_ascii
+from gateway.mail.domains import to_ascii
 from gateway.mail.headers import printable
-from gateway.mail.types import Content, Dkim, Dmarc, Spf
+from gateway.mail.types import Dkim, Dmarc, Spf
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from gateway.dns import Lookup, Question
+    from gateway.dns import Answer, Lookup, Question
 
 Method = Literal["psl", "tree-walk"]
 Policy = Literal["none", "quarantine", "reject"]
 _POLICIES: Final = ("none", "quarantine", "reject")
+_REQUESTS: Final = ("p", "sp", "np")
 _MAX_RECORD: Final = 4_096
 _VERSION: Final = re.compile(r"[ \t]*v[ \t]*=[ \t]*DMARC1[ \t]*\Z", re.IGNORECASE)
 _LOOKS_LIKE_ONE: Final = re.compile(rb"[ \t]*v[ \t]*=[ \t]*DMARC1[ \t]*(?:;|\Z)", re.IGNORECASE)
 _TAG: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
 _URI: Final = re.compile(r"mailto:[^\s,!]+@[^\s,!@]+(?:![0-9]{1,18}[kmgt]?)?\Z", re.IGNORECASE)
-_QUOTED: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"|\((?:[^()\\]|\\.)*+\)', re.DOTALL)
 _PSD: Final[dict[str, Literal["y", "n"]]] = {"y": "y", "n": "n"}
 _MAX_WALK: Final = 8  # labels; a longer name is asked for itself and then for its last seven
 
@@ -75,22 +74,29 @@ class Found:
 
 
 def read_record(text: str, *, any_order: bool = False) -> Record | None:
-    """Read a policy record; None if it is none, MalformedRecordError if its tag list is broken.
+    """Read a policy record; None if it is none, MalformedRecordError if nobody can say what it asks for.
 
-    `any_order` lets `p` stand anywhere (RFC 9989 §4.7); RFC 7489 §6.4 wants it first after `v`.
+    `any_order` lets `p` stand anywhere, or be left out for "none" (RFC 9989 §4.7); RFC 7489 §6.4 wants
+    it first after `v`. What is no tag is passed over (§6.3), so that a slip of the pen behind
+    "p=reject" is no way round it; a record that asks for nothing is malformed by it.
     """
     version, semicolon, rest = text.partition(";")
     # The word DMARC1 is case-sensitive (RFC 7489 §6.3), the tag's name is not.
     if not semicolon or not _VERSION.match(version) or "DMARC1" not in version:
         return None
-    tags = _read_tags(rest)
+    tags, junk, doubled = _read_tags(rest)
     rua = _addresses(tags.get("rua", ""))
     p, sp, np = (_policy(tags, name) for name in ("p", "sp", "np"))
     misplaced = "p" in tags and not any_order and next(iter(tags)) != "p"
-    broken = misplaced or any(name in tags and value is None for name, value in (("sp", sp), ("np", np)))
-    if p is None or broken:
+    broken = misplaced or ("sp" in tags and sp is None) or (any_order and "np" in tags and np is None)
+    if p is None or broken or doubled:
         # RFC 7489 §6.6.3: without a valid policy, a record that asks for reports counts as p=none.
-        p, sp, np = ("none" if rua or (any_order and "psd" in tags and "p" not in tags) else None), None, None
+        harmless = rua or (any_order and "p" not in tags and not broken and not junk)
+        if not harmless and (doubled or junk):
+            raise MalformedRecordError(f"malformed tag {printable(junk or doubled, 40)}")
+        p, sp, np = ("none" if harmless else None), None, None
+    elif junk and {p, sp, np} <= {"none", None}:
+        raise MalformedRecordError(f"malformed tag {printable(junk, 40)}")
     percent = tags.get("pct", "100")
     return Record(
         text=printable(text, 2_000),
@@ -107,19 +113,20 @@ def read_record(text: str, *, any_order: bool = False) -> Record | None:
     )
 
 
-def _read_tags(text: str) -> dict[str, str]:
-    """The tags behind the version, in order, names in lower case."""
-    specs = text.split(";")
-    if not specs[-1].strip(" \t"):
-        specs.pop()
+def _read_tags(text: str) -> tuple[dict[str, str], str, str]:
+    """The tags behind the version, names in lower case; the first that is none; a policy tag given twice."""
     tags: dict[str, str] = {}
-    for spec in specs:
+    junk = doubled = ""
+    for spec in text.split(";"):
         name, equals, value = spec.partition("=")
         name = name.strip(" \t").lower()
-        if not equals or not _TAG.match(name) or name in tags:
-            raise MalformedRecordError(f"malformed tag {printable(spec, 40)}")
-        tags[name] = value.strip(" \t")
-    return tags
+        if not equals or not _TAG.match(name):
+            junk = junk or spec.strip(" \t")
+        elif name not in tags:
+            tags[name] = value.strip(" \t")
+        elif name in _REQUESTS:
+            doubled = doubled or name
+    return tags, junk, doubled
 
 
 def _policy(tags: dict[str, str], name: str) -> Policy | None:
@@ -143,58 +150,6 @@ def _pick(answer: Answer[bytes], *, any_order: bool) -> Record | None:
 
 
 # ---------------------------------------------------------------- finding it
-
-
-_HOST: Final = re.compile(
-    r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?)*", re.IGNORECASE
-)
-_QUOTED_OR_COMMENT: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"|\((?:[^()\\]|\\.)*+\)')
-_CONTROL: Final = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]")
-
-
-def author_domain(content: Content) -> tuple[str, str]:
-    """The author domain, and "" or the reason why there is none of use (RFC 7489 §6.6.1)."""
-    if content.from_fields != 1:
-        return "", "no From field" if not content.from_fields else f"{content.from_fields} From fields"
-    addresses = [address for _, address in content.from_addresses if address]
-    if len(addresses) != 1 or len(content.from_addresses) != 1:
-        return "", "From has no address" if not addresses else "From has several addresses"
-    if any(_has_group(field.value) for field in content.all("from")):
-        return "", "From has a group"
-    if any(_is_ambiguous(field.value) for field in content.all("from")):
-        return "", "From can be read in more than one way"
-    domain = to_ascii(addresses[0].rpartition("@")[2]) if "@" in addresses[0] else None
-    if domain is None or not _HOST.fullmatch(domain):
-        return "", "From has no domain"
-    return domain, ""
-
-
-def _is_ambiguous(value: bytes) -> bool:
-    """Whether readers may take different addresses from this From field.
-
-    Quoted strings and comments aside, one mailbox is either a phrase and one address in angle
-    brackets with nothing behind it, or one address alone (RFC 5322 §3.4); controls are in neither.
-    """
-    text = _QUOTED_OR_COMMENT.sub(b" ", value.replace(b"\r\n", b"").replace(b"\n", b"")).strip()
-    if _CONTROL.search(text) or b'"' in text:
-        return True
-    before, angle, rest = text.partition(b"<")
-    if not angle:
-        return b">" in text or text.count(b"@") != 1
-    inside, closed, behind = rest.partition(b">")
-    address = inside.rpartition(b":")[2]  # behind a source route (RFC 5322 §4.4)
-    return not closed or b">" in before or bool(behind.strip()) or b"<" in inside or address.count(b"@") > 1
-
-
-def author_domains(content: Content) -> tuple[str, ...]:
-    """The domains of all addresses in all From fields, each once, in order."""
-    names = (to_ascii(address.rpartition("@")[2]) for _, address in content.from_addresses if "@" in address)
-    return tuple(dict.fromkeys(name for name in names if name))
-
-
-def _has_group(value: bytes) -> bool:
-    """Tell whether a From field has group syntax (RFC 6854), outside quotes and comments."""
-    return any(mark in _QUOTED.sub(b"", value) for mark in (b":", b";"))
 
 
 class _DnsError(Exception):

@@ -14,11 +14,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from gateway.auth.arc import arc_questions, check_arc
+from gateway.auth.author import author_domain, author_domains
 from gateway.auth.dkim import check_dkim, key_questions, read_signatures
 from gateway.auth.dmarc import (
     Found,
-    author_domain,
-    author_domains,
     evaluate,
     evaluate_authors,
     fetch,
@@ -171,7 +170,7 @@ class _Checks:
         return fetch(self.domain, self.lookup, self.settings.dmarc_method)
 
     def judge(self, found: Found, spf: tuple[Spf, ...], dkim: tuple[Dkim, ...]) -> Dmarc:
-        """Judge by the record of the author domain; without one, by those of all authors."""
+        """Judge by the record of the author domain; without one, by those of all that may be one."""
         if self.domain:
             return evaluate(found, spf, dkim, self.organizational)
         domains = author_domains(self.content)

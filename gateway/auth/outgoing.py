@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from gateway.auth import sign
-from gateway.auth.dmarc import author_domain
+from gateway.auth.author import author_domain
 from gateway.auth.results import authentication_results
 from gateway.auth.seal import seal
 from gateway.auth.signature import Material

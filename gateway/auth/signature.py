@@ -38,6 +38,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 from dkim.util import InvalidTagValueList, parse_tag_value
 
+from gateway.mail.domains import to_ascii
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -109,10 +111,10 @@ def read_domain(value: bytes, tag: str) -> str:
     """Read a domain or selector in lower case; U-labels become A-labels (RFC 8616)."""
     try:
         text = value.decode("utf-8").lower()
-        if not text.isascii():
-            text = text.encode("idna").decode("ascii")
     except UnicodeError:
         text = ""
+    if not text.isascii():
+        text = to_ascii(text) or ""
     if len(text) > 253 or not _DOMAIN.match(text):
         raise BadSignatureError(f"{tag}= is not a domain name")
     return text

@@ -26,7 +26,7 @@ from urllib.parse import quote
 
 import spf
 
-from gateway.dns import to_ascii
+from gateway.mail.domains import to_ascii
 from gateway.mail.headers import printable
 from gateway.mail.networks import address, inside
 from gateway.mail.types import AuthWord, Envelope, Session, Spf

@@ -13,7 +13,7 @@ from typing import Final
 
 from publicsuffixlist import PublicSuffixList
 
-from gateway.dns import to_ascii
+from gateway.mail.domains import to_ascii
 
 _VERSION: Final = re.compile(r"^// VERSION: (\S{1,40})", re.MULTILINE)
 

@@ -25,7 +25,8 @@ from gateway.cli.main import (
     config_option,
 )
 from gateway.cli.output import console, facts, print_json, table
-from gateway.dns import Lookup, Resolver, to_ascii
+from gateway.dns import Lookup, Resolver
+from gateway.mail.domains import to_ascii
 from gateway.mail.headers import printable
 from gateway.store.database import StoreError, open_database
 from gateway.store.dmarc import DAY, Summary, summaries

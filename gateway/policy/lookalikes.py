@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from gateway.auth import suffixes
 from gateway.mail.confusables import drawn, skeleton
-from gateway.mail.domains import normal
+from gateway.mail.domains import normal, readings
 from gateway.mail.urls import unicode_host
 
 if TYPE_CHECKING:
@@ -72,8 +72,12 @@ class Lookalikes:
         name = normal(host)
         if _below(name, self._own) or _below(name, self._known):
             return ""
-        site = suffixes.organizational(name)
-        if site is None:
+        for other in readings(host):
+            if _below(other, self._own):
+                return f"{printable_host(host)} is {other} to some programs"
+        # What is no name by IDNA2008 may look like one of ours all the same.
+        site = suffixes.organizational(name) or ("" if name.isascii() else name)
+        if not site:
             return ""
         shown = unicode_host(site)
         own = self._drawn.get(drawn(shown)) or self._drawn_labels.get(drawn(shown.partition(".")[0]), "")

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from contrib.lab.dns import DnsStub
 from gateway.auth.arc import check_arc
+from gateway.auth.author import author_domain
 from gateway.auth.dkim import check_dkim, read_signatures
 from gateway.auth.dmarc import (
     MalformedRecordError,
     Method,
-    author_domain,
     evaluate,
     fetch,
     organizational_domain,

@@ -17,8 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.auth.arc import check_arc, seal_pieces
+from gateway.auth.author import author_domain, author_domains
 from gateway.auth.dkim import check_dkim, read_signatures
-from gateway.auth.dmarc import MalformedRecordError, author_domain, read_record
+from gateway.auth.dmarc import MalformedRecordError, read_record
 from gateway.auth.results import forged, read_results
 from gateway.auth.settings import AuthSettings
 from gateway.auth.signature import BadSignatureError, Material, read_key, read_tags
@@ -147,7 +148,9 @@ def test_dmarc_records(text: bytes) -> None:
 @fuzzed
 @given(AUTHORS)
 def test_author_domains(value: bytes) -> None:
-    domain, problem = author_domain(mime.parse(b"From: " + value + b"\r\n\r\n"))
+    content = mime.parse(b"From: " + value + b"\r\n\r\n")
+    domain, problem = author_domain(content)
+    assert all(organizational(one) or one for one in author_domains(content))
     assert bool(domain) != bool(problem)
     assert domain.isascii()
     organizational(domain)

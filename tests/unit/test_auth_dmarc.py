@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from typing import Any
 
@@ -11,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.auth import suffixes
+from gateway.auth.author import author_domain, author_domains
 from gateway.auth.dmarc import (
     MalformedRecordError,
     Method,
-    author_domain,
     evaluate,
     fetch,
     organizational_domain,
@@ -94,13 +95,48 @@ def test_records() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "p", "later"),
+    [
+        ("v=DMARC1; p=reject;;", "reject", "reject"),
+        ("v=DMARC1;; p=reject", "reject", "reject"),
+        ("v=DMARC1; p=reject; ; ;", "reject", "reject"),
+        ("v=DMARC1; p=reject; junk; =x; a b=c; 9=d", "reject", "reject"),
+        ("v=DMARC1; junk; p=quarantine", "quarantine", "quarantine"),
+        ("v=DMARC1; p=reject; rua=mailto:a@example.com; rua=mailto:b@example.com", "reject", "reject"),
+        ("v=DMARC1; p=reject; pct=all; fo=; ri=x; adkim=x; y=1", "reject", "reject"),
+        ("v=DMARC1; p=none; sp=reject; junk", "none", "none"),
+        ("v=DMARC1; p=rejected; rua=mailto:a@example.com", "none", "none"),
+        ("v=DMARC1; p=reject; sp=x; rua=mailto:a@example.com", "none", "none"),
+        ("v=DMARC1; p=reject; p=none; rua=mailto:a@example.com", "none", "none"),
+        ("v=DMARC1; p=reject; np=x", "reject", None),  # RFC 7489 knows no np
+        ("v=DMARC1; p=reject rua=mailto:a@example.com", None, None),
+        ("v=DMARC1; sp=reject; p=reject", None, "reject"),
+        ("v=DMARC1; sp=reject", None, "none"),
+        ("v=DMARC1; p=none; junk", "!", "!"),
+        ("v=DMARC1; p=reject; p=reject", "!", "!"),
+        ("v=DMARC1; p=reject; sp=none; sp=reject", "!", "!"),
+    ],
+)
+def test_what_is_no_tag_is_passed_over(text: str, p: str | None, later: str | None) -> None:
+    for any_order, expected in ((False, p), (True, later)):
+        try:
+            record = read_record(text, any_order=any_order)
+        except MalformedRecordError:
+            assert expected == "!"
+        else:
+            assert record is not None
+            assert record.p == expected
+
+
+@pytest.mark.parametrize(
     ("dns", "result", "policy"),
     [
         ({"_dmarc.mail.example.com": "v=DMARC1; p=none"}, "fail", "none"),
         ({"_dmarc.example.com": "v=DMARC1; p=reject; sp=quarantine"}, "fail", "quarantine"),
         ({"_dmarc.example.com": ["v=DMARC1; p=reject", "v=DMARC1; p=none"]}, "none", ""),
         ({"_dmarc.example.com": ["v=DMARC1; p=reject", "other"]}, "fail", "reject"),
-        ({"_dmarc.example.com": "v=DMARC1; p=reject; x"}, "permerror", ""),
+        ({"_dmarc.example.com": "v=DMARC1; p=reject; x"}, "fail", "reject"),
+        ({"_dmarc.example.com": "v=DMARC1; p=none; x"}, "permerror", ""),
         ({"_dmarc.example.com": "v=DMARC1; p=reject; " + "x" * 5000 + "=1"}, "permerror", ""),
         ({"_dmarc.com": "v=DMARC1; p=reject"}, "none", ""),
         ({"_dmarc.mail.example.com": "!"}, "temperror", ""),
@@ -257,3 +293,60 @@ def test_a_from_field_with_a_space_before_its_colon_is_one_more() -> None:
     content = parse(b"From : ceo@bank.example\r\nFrom: a@evil.example\r\n\r\nx\r\n")
     assert content.from_fields == 2
     assert author_domain(content)[0] == ""
+
+
+@pytest.mark.parametrize(
+    ("value", "domains"),
+    [
+        ("a@bank.example%evil.example", ("bank.example", "evil.example")),
+        ("a%bank.example@evil.example/x", ("bank.example", "evil.example")),
+        ("bank.example!a@evil.example!", ("evil.example", "bank.example")),
+        ("<a@evil.example> <ceo@bank.example>", ("evil.example", "bank.example")),
+        ("<a@bank.example@evil.example>", ("evil.example", "bank.example")),
+        ("a@bank.example\0@evil.example", ("evil.example", "bank.example")),
+        ("a@bank\0.example", ("bank.example",)),
+        ("a@bank.example\0.evil.example", ("bank.example", "bank.example.evil.example")),
+        ("<@bank.example:a@evil.example>", ("evil.example", "bank.example")),
+        ('"x" <a@evil.example" <ceo@bank.example>', ("evil.example", "bank.example")),
+        ("=?utf-8?q?ceo=40bank.example?=", ("bank.example",)),
+        ("=?utf-8?q?=3Cceo=40bank.example=3E?= a@b@evil.example", ("evil.example", "bank.example")),
+        ("a@fa\u00df.example", ("xn--fa-hia.example", "fass.example")),
+        ("a@exam\u200dple.com", ("example.com",)),
+        ("a@[192.0.2.1]", ()),
+    ],
+)
+def test_all_that_may_be_an_author_is_found(value: str, domains: tuple[str, ...]) -> None:
+    content = parse(f"From: {value}\r\n\r\nx\r\n".encode())
+    assert author_domain(content)[0] == ""
+    found = author_domains(content)
+    assert set(found) >= set(domains)
+    assert all(name.isascii() for name in found)
+    assert bool(found) == bool(domains)
+
+
+def test_a_hostile_from_field_costs_little() -> None:
+    for value in (
+        "@" * 49_000,
+        "a@b.example," * 4_000,
+        "((" * 20_000,
+        '"' * 49_000,
+        "a.!" * 16_000,
+        "@a.\0" * 9_000,
+    ):
+        content = parse(f"From: {value}\r\n\r\nx\r\n".encode())
+        start = time.thread_time()
+        assert author_domain(content)[0] == ""
+        assert len(author_domains(content)) <= 201
+        assert time.thread_time() - start < 0.05
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "X: y\r\n" * 6_000 + "From: a@example.com\r\n",
+        "From: a@example.com\r\n" + "X: y\r\n" * 5_000,
+        "From: " + " " * 60_000 + "a@example.com\r\n",
+    ],
+)
+def test_what_is_not_read_has_no_author(header: str) -> None:
+    assert author_domain(parse(header.encode() + b"\r\nx\r\n"))[0] == ""

@@ -374,7 +374,7 @@ FOREIGN = [
     ("rua@all.example", "good", "rua@all.example", None),
     ("rua@moved.example", "good", "new@moved.example", 1 << 20),
     ("rua@points.example", "refused", "rua@points.example", None),
-    ("rua@broken.example", "refused", "rua@broken.example", None),
+    ("rua@broken.example", "good", "a@broken.example", None),
     ("rua@wrong.example", "refused", "rua@wrong.example", None),
     ("rua@unknown.example", "refused", "rua@unknown.example", None),
     ("rua@fails.example", "unknown", "rua@fails.example", None),

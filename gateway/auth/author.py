@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The author of a message, as DMARC wants it (RFC 7489 §6.6.1): one From field with one address.
+
+Reads hostile bytes: From fields, written so that one program sees another author than the next.
+No I/O; linear. Where programs may differ there is no author domain, so that nothing passes, and
+`author_domains` names all that any of them may see, so that the strictest of their policies counts.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from gateway.mail.addresses import MAX_FIELD
+from gateway.mail.charsets import decode, decode_words
+from gateway.mail.domains import readings, to_ascii
+from gateway.mail.headers import MAX_FIELDS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gateway.mail.types import Content
+
+_MAX_NAMES: Final = 200  # that are looked at, of those that anybody may take for an author's domain
+_HOST: Final = re.compile(
+    r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?)*", re.IGNORECASE
+)
+_QUOTED: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"|\((?:[^()\\]|\\.)*+\)', re.DOTALL)
+_CONTROL: Final = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]")
+_INVISIBLE: Final = re.compile(r"[\x00-\x1f\x7f\\\"]")
+# What stands behind "@", or "%" or in front of "!", by which mail was once routed.
+_CLAIMED: Final = re.compile(r"[@%]\s{0,20}+([^\s\x00-\x1f\x7f<>()\[\]\\\",;:@%!/|'`=?]+)|([\w.-]+)!")
+
+
+def author_domain(content: Content) -> tuple[str, str]:
+    """The author domain, and "" or the reason why there is none of use."""
+    fields = content.all("from")
+    if len(content.fields) >= MAX_FIELDS:
+        return "", "more header fields than are read"
+    if content.from_fields != 1:
+        return "", "no From field" if not content.from_fields else f"{content.from_fields} From fields"
+    if any(len(field.value) > MAX_FIELD for field in fields):
+        return "", "From is too long to be read"
+    addresses = [address for _, address in content.from_addresses if address]
+    if len(addresses) != 1 or len(content.from_addresses) != 1:
+        return "", "From has no address" if not addresses else "From has several addresses"
+    if any(_has_group(field.value) for field in fields):
+        return "", "From has a group"
+    if any(_is_ambiguous(field.value) for field in fields):
+        return "", "From can be read in more than one way"
+    written = addresses[0].rpartition("@")[2] if "@" in addresses[0] else ""
+    domain = to_ascii(written)
+    if domain is None and len(readings(written)) > 1:
+        return "", "From has a domain that is read in more than one way"
+    if domain is None or not _HOST.fullmatch(domain):
+        return "", "From has no domain"
+    return domain, ""
+
+
+def author_domains(content: Content) -> tuple[str, ...]:
+    """All domains that a program may take for an author's, each once, those of addresses first."""
+    found: dict[str, None] = {}
+    for domain in _claimed(content):
+        for name in readings(domain.strip(".-")):
+            if _HOST.fullmatch(name):
+                found[name] = None
+        if len(found) >= _MAX_NAMES:
+            break
+    return tuple(found)
+
+
+def _claimed(content: Content) -> Iterator[str]:
+    for _, address in content.from_addresses:
+        if "@" in address:
+            yield address.rpartition("@")[2]
+    for field in content.all("from"):
+        text = decode(field.value[:MAX_FIELD].replace(b"\r\n", b"").replace(b"\n", b""))
+        # Controls, quotes and backslashes end a name for one program, and are nothing to the next.
+        for reading in dict.fromkeys((text, _INVISIBLE.sub("", text), decode_words(text))):
+            for found in _CLAIMED.finditer(reading):
+                name = found[1] or found[2]
+                if "." in name.strip("."):
+                    yield name
+
+
+def _has_group(value: bytes) -> bool:
+    """Tell whether a From field has group syntax (RFC 6854), outside quotes and comments."""
+    return any(mark in _QUOTED.sub(b"", value) for mark in (b":", b";"))
+
+
+def _is_ambiguous(value: bytes) -> bool:
+    """Whether readers may take different addresses from this From field.
+
+    Quoted strings and comments aside, one mailbox is either a phrase and one address in angle
+    brackets with nothing behind it, or one address alone (RFC 5322 §3.4); controls are in neither.
+    """
+    text = _QUOTED.sub(b" ", value.replace(b"\r\n", b"").replace(b"\n", b"")).strip()
+    if _CONTROL.search(text) or b'"' in text:
+        return True
+    before, angle, rest = text.partition(b"<")
+    if not angle:
+        return b">" in text or text.count(b"@") != 1
+    inside, closed, behind = rest.partition(b">")
+    address = inside.rpartition(b":")[2]  # behind a source route (RFC 5322 §4.4)
+    return not closed or b">" in before or bool(behind.strip()) or b"<" in inside or address.count(b"@") > 1
