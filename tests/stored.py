@@ -63,7 +63,7 @@ EVIDENCE = Evidence(
     spf=(Spf("mailfrom", "example.net", "fail", "not listed"), Spf("helo", "mx.example.net", "none")),
     dkim=(Dkim("pass", "example.net", "s1", "@example.net", "rsa-sha256", "abcdefgh", covers_all=False),),
     dmarc=Dmarc("fail", "example.net", "example.net", "quarantine", 50, ("spf",), "v=DMARC1", "no"),
-    arc=Arc("pass", ("example.org",), "i=1; example.org", ""),
+    arc=Arc("pass", ("example.org",), "i=1; example.org", "", covers_all=True),
     iprev=Iprev("pass", "mx.example.net"),
     antivirus=Scan("infected", "Test.Name", "detail", "engine 1"),
     spamd=SpamCheck("ok", 7.25, 5.0, ("A", "B")),

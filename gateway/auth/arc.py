@@ -5,7 +5,9 @@ Reads hostile bytes: ARC fields, and key records of strangers. Asks the DNS thro
 `Lookup`. Canonical forms and verification are DKIM's, see `signature.py`; dkimpy's own
 `arc_verify` ignores its time-out, raises on folded instance tags and reads no Ed25519 key.
 
-A valid chain only says who sealed what; whether a sealer is to be believed is policy.
+A valid chain only says who sealed what; whether a sealer is to be believed is policy. What a seal
+says of the author is worth nothing for a message that could be changed after it was sealed: where
+the newest signature leaves room for that, the chain passes without `covers_all`.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
+from gateway.auth.dkim import added
 from gateway.auth.signature import (
     BadSignatureError,
     Canon,
@@ -80,7 +83,8 @@ def check_arc(material: Material, lookup: Lookup, settings: AuthSettings) -> Arc
     except Exception as error:  # noqa: BLE001 - whatever a hostile chain provokes, it is no pass
         reason = type(error).__name__
     else:
-        return Arc("pass", sealers, newest)
+        open_to = _uncovered(material, sets[-1].message_tags)
+        return Arc("pass", sealers, newest, open_to, covers_all=not open_to)
     return Arc(result, sealers, newest, printable(reason))
 
 
@@ -186,7 +190,7 @@ def _check_message(material: Material, one: _Set, lookup: Lookup, settings: Auth
     """Verify the newest ARC-Message-Signature (§5.2 step 4)."""
     tags = one.message_tags
     _require(tags, ("a", "b", "bh", "d", "h", "s"), "ARC-Message-Signature")
-    names = unwrap(tags["h"]).decode("latin-1").lower().split(":")
+    names = _signed_names(tags)
     if _SEAL in names:  # §4.1.2
         raise BadSignatureError("ARC-Message-Signature signs ARC-Seal")
     # Without c=, all sealers known to us mean "relaxed", though DKIM's default is "simple".
@@ -203,6 +207,22 @@ def _check_message(material: Material, one: _Set, lookup: Lookup, settings: Auth
     length = read_number(tags["l"], "l", 76) if "l" in tags else None
     if material.body_hash(_CANON[body_canon], length) != read_base64(tags["bh"], "bh"):
         raise BadSignatureError("body hash of newest ARC-Message-Signature did not verify")
+
+
+def _signed_names(tags: dict[str, bytes]) -> list[str]:
+    return unwrap(tags["h"]).decode("latin-1").lower().split(":")
+
+
+def _uncovered(material: Material, tags: dict[str, bytes]) -> str:
+    """What a valid ARC-Message-Signature lets anybody change that a reader would see, "" for nothing."""
+    names = _signed_names(tags)
+    if "l" in tags:
+        return "l= leaves the end of the body unsigned"
+    for name in ("from", "subject"):
+        if name not in names and material.count(name):
+            return f"{name} is not signed"
+    beside = added(material, names)
+    return f"{beside} was added beside the signed one" if beside else ""
 
 
 def _seal_digests(sets: list[_Set]) -> list[bytes]:

@@ -144,7 +144,7 @@ def _check(material: Material, one: Signature, lookup: Lookup, settings: AuthSet
         reason = str(error)
     except Exception as error:  # noqa: BLE001 - whatever a hostile signature provokes, it is no pass
         result, reason = "permerror", type(error).__name__
-    covers_all = one.length is None and not _added(material, one)
+    covers_all = one.length is None and not added(material, one.names)
     return _result(
         one.tags,
         result,
@@ -269,13 +269,13 @@ def _verify(material: Material, signature: Signature, key: Key) -> tuple[AuthWor
         return "fail", "signature did not verify"
     if material.body_hash(signature.body_canon, signature.length) != signature.body_hash:
         return "fail", "body hash did not verify"
-    added = _added(material, signature)
-    if added:
-        return "policy", f"{added} was added beside the signed one"
+    beside = added(material, signature.names)
+    if beside:
+        return "policy", f"{beside} was added beside the signed one"
     return "pass", "" if signature.length is None else "l= leaves the end of the body unsigned"
 
 
-def _added(material: Material, signature: Signature) -> str:
-    """The name of a field that occurs more often than it is signed, and should occur once (§8.15)."""
-    signed = Counter(signature.names)
+def added(material: Material, names: Iterable[str]) -> str:
+    """The name of a field that occurs more often than h= signs it, and should occur once (§8.15)."""
+    signed = Counter(names)
     return next((name for name in _ONCE if 0 < signed[name] < material.count(name)), "")

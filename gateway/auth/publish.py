@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gateway.auth.sign import SigningKey
     from gateway.dns import Lookup
 
+TTL: Final = 3_600  # seconds; a key that must go in a hurry is then gone within the hour
 _STRING: Final = 250  # octets of one string of a TXT record, which holds 255
 State = Literal["good", "missing", "different", "broken", "unknown"]
 
@@ -35,7 +36,7 @@ def zone_record(key: SigningKey) -> str:
     text = key_record(key.private)
     strings = [f'"{text[start : start + _STRING]}"' for start in range(0, len(text), _STRING)]
     data = strings[0] if len(strings) == 1 else "(\n    " + "\n    ".join(strings) + " )"
-    return f"{key_name(key.selector, key.domain)}. IN TXT {data}"
+    return f"{key_name(key.selector, key.domain)}. {TTL} IN TXT {data}"
 
 
 def check_published(key: SigningKey, lookup: Lookup) -> Published:

@@ -7,17 +7,26 @@ re-encodes fields, while signatures (RFC 6376) and edits need the bytes that wer
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass
 
 from gateway.mail.types import HeaderField
 
-MAX_FIELDS = 5_000  # fields kept; more is a limit, and the rest of the section is not read
+MAX_FIELDS = 5_000  # fields kept; more is a limit, and of the rest only those of `_NEEDED` are kept
 MAX_FIELD = 1_000_000  # octets of one field that are read
 
 # One field: a name of printable ASCII without colon, white space some clients allow before the
 # colon, and lines folded with white space (RFC 5322 §2.2, §4.5). Possessive, so that it is linear.
 _FIELD = re.compile(rb"([!-9;-~]++)[ \t]*+:[^\n]*+(?:\n[ \t][^\n]*+)*+")
+# Behind MAX_FIELDS: what says who wrote and how to read, and what is ours to write, so that it can be
+# removed. As many again; a section with more has a limit in any case.
+_NEEDED = re.compile(
+    rb"^(?:from|sender|reply-to|authentication-results|received-spf|content-[!-9;-~]++"
+    rb"|x-(?:spam|virus|quarantine|mailwarden)-[!-9;-~]++)[ \t]*+:[^\n]*+(?:\n[ \t][^\n]*+)*+",
+    re.IGNORECASE | re.MULTILINE,
+)
+_NO_FIELD = re.compile(rb"^(?![!-9;-~]++[ \t]*+:|[ \t])", re.MULTILINE)
 # The separator line of an mbox; "From :" is the obsolete form of a field (RFC 5322 §4.5).
 _ENVELOPE_LINE = re.compile(rb">?From (?![ \t]*+:)[^\n]*+\n")
 _NOTHING_SHOWN = {0x09: " ", 0x0A: " ", 0x0D: " ", 0xA0: " ", 0x3000: " "}
@@ -58,7 +67,7 @@ class HeaderSection:
     end: int
     body_start: int
     empty_line: bool  # an empty line ends the section
-    truncated: bool = False  # more than MAX_FIELDS fields, the rest was not read
+    truncated: bool = False  # more than MAX_FIELDS fields, or one longer than MAX_FIELD
 
 
 def split(raw: bytes, start: int = 0, stop: int | None = None) -> HeaderSection:
@@ -72,6 +81,7 @@ def split(raw: bytes, start: int = 0, stop: int | None = None) -> HeaderSection:
     position = first = envelope.end() if envelope else start
     fields: list[HeaderField] = []
     spans: list[tuple[int, int]] = []
+    longest = 0
     match = _FIELD.match
     while (found := match(raw, position, stop)) and len(fields) < MAX_FIELDS:
         end = found.end()
@@ -80,7 +90,10 @@ def split(raw: bytes, start: int = 0, stop: int | None = None) -> HeaderSection:
             end -= 1
         fields.append(HeaderField(found[1].decode("ascii"), raw[position : min(end, position + MAX_FIELD)]))
         spans.append((position, after))
+        longest = max(longest, end - position)
         position = after
+    if found is not None:
+        position = _needed(raw, position, stop, fields, spans)
     body, empty = position, False
     if raw.startswith(b"\r\n", position, stop):
         body, empty = position + 2, True
@@ -93,5 +106,20 @@ def split(raw: bytes, start: int = 0, stop: int | None = None) -> HeaderSection:
         end=position,
         body_start=body,
         empty_line=empty,
-        truncated=found is not None,
+        truncated=found is not None or longest > MAX_FIELD,
     )
+
+
+def _needed(
+    raw: bytes, start: int, stop: int, fields: list[HeaderField], spans: list[tuple[int, int]]
+) -> int:
+    """Add the fields of `_NEEDED` behind the last one that is kept; returns where the section ends."""
+    past = _NO_FIELD.search(raw, start, stop)
+    last = past.start() if past else stop
+    for found in itertools.islice(_NEEDED.finditer(raw, start, last), MAX_FIELDS):
+        first, end = found.span()
+        after = min(end + 1, stop)
+        name = raw[first : raw.index(b":", first)].rstrip(b" \t").decode("ascii")
+        fields.append(HeaderField(name, raw[first : min(end, first + MAX_FIELD)].removesuffix(b"\r")))
+        spans.append((first, after))
+    return last

@@ -178,12 +178,16 @@ class Dkim:
 
 @dataclass(frozen=True, slots=True)
 class Arc:
-    """The ARC chain (RFC 8617). `sealers` are the d= of its seals, newest first."""
+    """The ARC chain (RFC 8617). `sealers` are the d= of its seals, newest first.
+
+    `pass` without `covers_all` says that somebody behind the last sealer may have changed the message.
+    """
 
     result: Literal["pass", "fail", "none", "temperror", "permerror"]
     sealers: tuple[str, ...] = ()
     results: str = ""  # the newest ARC-Authentication-Results value, for trusted sealers
     reason: str = ""
+    covers_all: bool = False  # the newest signature covers what a reader sees, as in `Dkim`
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,9 @@
 
 Forwarding breaks SPF, and mailing lists break DKIM. Three kinds of forwarders are excepted, all of
 them named by the operator, and none without proof: by the network of the client, by a domain for
-which SPF or DKIM passes, or by an intact ARC chain (RFC 8617) whose newest seal is a named sealer's
-and whose results say that the author was authenticated when the message came to it.
+which SPF or DKIM passes, or by an intact ARC chain (RFC 8617) whose newest seal is a named sealer's,
+leaves nothing to be changed behind it, and whose results say that the author was authenticated when
+the message came to it.
 
 Reads ARC-Authentication-Results, which the sealer wrote and its seal covers. No network.
 """
@@ -63,6 +64,8 @@ def vouched(mail: Mail, evidence: Evidence, dmarc: Dmarc, forwarders: Forwarders
     if (
         arc is None
         or arc.result != "pass"
+        or not arc.covers_all
+        or not dmarc.domain  # no author that a sealer could speak of
         or not arc.sealers
         or not matches(arc.sealers[0], forwarders.sealers)
     ):

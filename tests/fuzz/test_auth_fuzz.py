@@ -182,7 +182,7 @@ def test_what_sealers_state(results: bytes, record: bytes) -> None:
     value, text = results.decode("utf-8", "replace"), record.decode("utf-8", "replace")
     dmarc = Dmarc("fail", "example.com", "example.com", "reject", record=text)
     mail = Mail("0" * 16, Session(client_ip="192.0.2.1"), Envelope("", ()), b"")
-    evidence = Evidence(dmarc=dmarc, arc=Arc("pass", ("seal.example",), value))
+    evidence = Evidence(dmarc=dmarc, arc=Arc("pass", ("seal.example",), value, covers_all=True))
     found = list(examine(mail, mime.parse(b"From: a@example.com\r\n\r\n"), evidence, SEALERS))
     assert [one.name for one in found] in (["DMARC_FORWARDED"], ["DMARC_REJECT"], ["DMARC_QUARANTINE"])
     assert all(one.text.isprintable() and len(one.text) <= 500 for one in found)

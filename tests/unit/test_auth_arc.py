@@ -15,9 +15,11 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.auth.arc import arc_questions, check_arc
+from gateway.auth.arc import _uncovered, arc_questions, check_arc
 from gateway.auth.iprev import check_iprev
+from gateway.auth.seal import seal as seal_by_us
 from gateway.auth.settings import AuthSettings
+from gateway.auth.sign import SigningKey, read_private_key
 from gateway.auth.signature import Material
 from gateway.dns import Answer
 from gateway.mail import headers
@@ -63,9 +65,13 @@ class FakeLookup:
         return self.answer
 
 
-def check(mail: bytes, answer: Answer[bytes] | None = None, settings: AuthSettings | None = None) -> Arc:
+def material_of(mail: bytes) -> Material:
     section = headers.split(mail)
-    material = Material(section.fields, mail, section.body_start)
+    return Material(section.fields, mail, section.body_start)
+
+
+def check(mail: bytes, answer: Answer[bytes] | None = None, settings: AuthSettings | None = None) -> Arc:
+    material = material_of(mail)
     lookup: Any = FakeLookup(Answer("ok", (key()[1],)) if answer is None else answer)
     return check_arc(material, lookup, settings or AuthSettings())
 
@@ -76,6 +82,39 @@ def test_what_dkimpy_seals_passes() -> None:
     assert found.results.startswith("lists.example.org; arc=none; spf=pass")
     assert check(sealed(2)).result == "pass"
     assert len(check(sealed(2)).sealers) == 2
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "names", "open_to"),
+    [
+        (b"To:", b"To:", "from to subject", ""),
+        (b"To:", b"Reply-To: list@example.org\r\nTo:", "from subject", ""),  # as others sign it
+        (b"To:", b"To:", "to subject", "from is not signed"),
+        (b"To:", b"To:", "from to", "subject is not signed"),
+        (
+            b"From:",
+            b"From: ceo@bank.example\r\nFrom:",
+            "from subject",
+            "from was added beside the signed one",
+        ),
+        (b"Subject:", b"Subject: pay\r\nSubject:", "from subject", "subject was added beside the signed one"),
+        (b"From:", b"From: ceo@bank.example\r\nFrom:", "from from subject", "!"),  # oversigned
+    ],
+)
+def test_what_may_change_after_sealing(old: bytes, new: bytes, names: str, open_to: str) -> None:
+    signer = SigningKey("example.org", "sel", read_private_key(key()[0]))
+    fields = seal_by_us(material_of(MAIL), Arc("none"), "mx.example; none", signer, names=names.split())
+    top = "".join(f"{name}: {value}\n" for name, value in fields).replace("\n", "\r\n").encode()
+    found = check((top + MAIL).replace(b"\r\n" + old, b"\r\n" + new, 1))
+    if open_to == "!":
+        assert (found.result, found.covers_all) == ("fail", False)
+    else:
+        assert (found.result, found.reason, found.covers_all) == ("pass", open_to, not open_to)
+
+
+def test_a_length_leaves_the_end_of_the_body_open() -> None:
+    found = _uncovered(material_of(MAIL), {"l": b"5", "h": b"from:to:subject"})
+    assert found == "l= leaves the end of the body unsigned"
 
 
 def test_no_chain() -> None:

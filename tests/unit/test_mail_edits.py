@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.auth.results import NAME, forged
 from gateway.mail.edits import apply, ordered
+from gateway.mail.headers import split
 from gateway.mail.types import Edit, EditOp
 
 MAIL = (
@@ -105,3 +107,17 @@ def test_ordered_deletes_from_the_highest() -> None:
 def test_inserting_and_adding_keep_every_byte(raw: bytes, index: int) -> None:
     edited = apply(raw, (insert("X-T", "t"), add("X-E", "e"), delete("X-None", index)))
     assert edited.replace(b"X-T: t\r\n", b"", 1).replace(b"X-E: e\r\n", b"", 1) in (raw, raw + b"\r\n")
+
+
+def test_forged_results_behind_the_last_field_that_is_kept_are_removed() -> None:
+    ours = b"Authentication-Results: MX.example.org; spf=pass\r\n"
+    other = b"Authentication-Results: other.example; spf=pass\r\n"
+    filler = b"X-Filler: 1\r\n" * 6_000
+    raw = other + ours + filler + other + ours + b"Y: z\r\n" + ours + b"\r\n" + ours
+    found = forged(split(raw).fields, "mx.example.org")
+    assert found == (2, 4, 5)
+    edits = tuple(Edit(EditOp.DELETE, NAME, index=index) for index in found)
+    added = (Edit(EditOp.ADD, "Subject", "x"), Edit(EditOp.INSERT, "First", "y"))
+    assert apply(raw, (*edits, *added)) == (
+        b"First: y\r\n" + other + filler + other + b"Y: z\r\nSubject: x\r\n\r\n" + ours
+    )

@@ -3,16 +3,20 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.auth.received_spf import NAME as RECEIVED_SPF
+from gateway.auth.results import NAME as RESULTS
 from gateway.mail.addresses import mailboxes
 from gateway.mail.charsets import codec_of, decode, decode_extended, decode_words
-from gateway.mail.headers import MAX_FIELDS, printable, split
+from gateway.mail.headers import _NEEDED, MAX_FIELDS, printable, split
 from gateway.mail.types import HeaderField
+from gateway.policy.annotate import OURS
 
 PRINTABLE = {
     "plain": ("Hello, world", "Hello, world"),
@@ -86,6 +90,40 @@ def test_split_bounds_the_fields() -> None:
     section = split(b"A: 1\r\n" * (MAX_FIELDS + 1))
     assert section.truncated
     assert len(section.fields) == MAX_FIELDS
+
+
+def test_what_matters_is_found_behind_the_last_field_that_is_kept() -> None:
+    hidden = b"Authentication-Results:\r\n mx.example.org; spf=pass\r\nX: y\r\nFROM : a@example.com\r\n"
+    raw = b"A: 1\r\n" * 6_000 + hidden + b" b\r\nX-Spam-Flag: NO\r\n\r\nFrom: in the body\r\n"
+    section = split(raw)
+    assert section.truncated
+    assert [(field.name, field.value) for field in section.fields[MAX_FIELDS:]] == [
+        ("Authentication-Results", b"\r\n mx.example.org; spf=pass"),
+        ("FROM", b" a@example.com\r\n b"),
+        ("X-Spam-Flag", b" NO"),
+    ]
+    assert raw[section.end :] == b"\r\nFrom: in the body\r\n"
+    assert raw[section.body_start :] == b"From: in the body\r\n"
+    first, after = section.spans[-1]
+    assert raw[first:after] == b"X-Spam-Flag: NO\r\n"
+    assert all(re.match(_NEEDED, name.encode() + b": x") for name in (*OURS, RESULTS, RECEIVED_SPF))
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b"a:\n" * 1_000_000, b"From:\n" * 500_000, b"a:" + b"\n x" * 1_000_000, b"A: 1\n" * 5001 + b"x" * 10**6],
+)
+def test_many_fields_cost_little(raw: bytes) -> None:
+    start = time.thread_time()
+    section = split(raw)
+    assert section.truncated
+    assert len(section.fields) <= 2 * MAX_FIELDS
+    assert time.thread_time() - start < 0.5
+
+
+def test_a_field_that_is_cut_is_a_limit() -> None:
+    assert split(b"A: " + b"x" * 1_000_000 + b"\r\n\r\n").truncated
+    assert not split(b"A: " + b"x" * 100_000 + b"\r\n\r\n").truncated
 
 
 WORDS = {

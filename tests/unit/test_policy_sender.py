@@ -176,6 +176,7 @@ MICROSOFT = (
     "mx.microsoft.example 1; spf=pass smtp.mailfrom=b.example; dmarc=pass action=none "
     "header.from=news.example.com; dkim=pass header.d=b.example; arc=none"
 )
+SEALED = Arc("pass", ("sealer.example",), GOOGLE, covers_all=True)
 
 
 @pytest.mark.parametrize(
@@ -193,10 +194,20 @@ MICROSOFT = (
         ({"dkim": Dkim("pass", "notforwarder.example")}, ""),
         ({"dkim": Dkim("pass", "a.forwarder.example", covers_all=False)}, ""),
         ({"dkim": Dkim("fail", "a.forwarder.example")}, ""),
-        ({"arc": Arc("pass", ("sealer.example",), GOOGLE)}, "sealer.example has sealed: dmarc=pass"),
-        ({"arc": Arc("pass", ("eu.seal.example",), MICROSOFT)}, "eu.seal.example has sealed: dmarc=pass"),
-        ({"arc": Arc("pass", ("other.example", "sealer.example"), GOOGLE)}, ""),  # the newest counts
-        ({"arc": Arc("fail", ("sealer.example",), GOOGLE)}, ""),
+        (
+            {"arc": Arc("pass", ("sealer.example",), GOOGLE, covers_all=True)},
+            "sealer.example has sealed: dmarc=pass",
+        ),
+        (
+            {"arc": Arc("pass", ("eu.seal.example",), MICROSOFT, covers_all=True)},
+            "eu.seal.example has sealed: dmarc=pass",
+        ),
+        (
+            {"arc": Arc("pass", ("other.example", "sealer.example"), GOOGLE, covers_all=True)},
+            "",
+        ),  # the newest counts
+        ({"arc": replace(SEALED, covers_all=False, reason="l= leaves the end of the body unsigned")}, ""),
+        ({"arc": replace(SEALED, result="fail")}, ""),
         ({"arc": Arc("temperror", ("sealer.example",), GOOGLE)}, ""),
         ({"arc": Arc("pass", (), GOOGLE)}, ""),
         ({"arc": Arc("none")}, ""),
@@ -246,14 +257,15 @@ def test_who_vouches(changes: dict[str, Any], vouched: str) -> None:
     ],
 )
 def test_what_a_sealer_must_have_seen(results: str, vouched: bool) -> None:
-    evidence = Evidence(dmarc=FAILED, arc=Arc("pass", ("sealer.example",), results))
+    evidence = Evidence(dmarc=FAILED, arc=Arc("pass", ("sealer.example",), results, covers_all=True))
     assert names(evidence) == ["DMARC_FORWARDED" if vouched else "DMARC_REJECT"]
 
 
 def test_strict_alignment_holds_for_sealers_as_well() -> None:
     strict = replace(FAILED, record="v=DMARC1; p=reject; adkim=s")
     for domain, name in (("example.com", "DMARC_REJECT"), ("news.example.com", "DMARC_FORWARDED")):
-        arc = Arc("pass", ("sealer.example",), f"x.example; dkim=pass header.d={domain}")
+        results = f"x.example; dkim=pass header.d={domain}"
+        arc = Arc("pass", ("sealer.example",), results, covers_all=True)
         assert names(Evidence(dmarc=strict, arc=arc)) == [name]
 
 
