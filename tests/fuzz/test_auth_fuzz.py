@@ -2,6 +2,7 @@
 """The parsers of sender authentication on hostile input: a value or a known error, never another.
 
 `MAILWARDEN_FUZZ` sets how many examples each property tries; the default keeps the suite quick.
+`python -m tests.fuzz.mass` tries the same properties some hundred thousand times each, without hypothesis.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
+import re
 import struct
 from typing import Any
 
@@ -20,14 +22,27 @@ from gateway.auth.arc import check_arc, seal_pieces
 from gateway.auth.author import author_domain, author_domains
 from gateway.auth.dkim import check_dkim, read_signatures
 from gateway.auth.dmarc import MalformedRecordError, read_record
+from gateway.auth.received_spf import received_spf
 from gateway.auth.results import forged, read_results
 from gateway.auth.settings import AuthSettings
 from gateway.auth.signature import BadSignatureError, Material, read_key, read_tags
 from gateway.auth.spf import check_spf
 from gateway.auth.suffixes import organizational
+from gateway.auth.upstream import relayed_iprev, relayed_results, relayed_spf
 from gateway.dns import Answer, read_answer
 from gateway.mail import headers, mime
-from gateway.mail.types import Arc, Dmarc, Envelope, Evidence, HeaderField, Mail, Session
+from gateway.mail.types import (
+    Arc,
+    Dmarc,
+    Edit,
+    EditOp,
+    Envelope,
+    Evidence,
+    HeaderField,
+    Mail,
+    Session,
+    Spf,
+)
 from gateway.policy.forwarders import Forwarders
 from gateway.policy.sender import examine
 
@@ -44,17 +59,22 @@ def pieces(words: str) -> st.SearchStrategy[bytes]:
     return st.lists(st.sampled_from(known) | st.binary(max_size=3), max_size=24).map(b"".join)
 
 
-TAGS = pieces(
+TAG_WORDS = (
     "v=1 v=DKIM1 a=rsa-sha256 a=ed25519-sha256 b= bh= d=example.com s=s h=from i= l= t= x= c=relaxed "
     "q=dns/txt k=rsa p= cv=none i=1 ; = : / @ AAAA . é " + "9" * 30
 )
-POLICIES = pieces(
+TAGS = pieces(TAG_WORDS)
+POLICY_WORDS = (
     "v=spf1 a mx ptr include: exists: redirect= exp= ip4: ip6: all - ~ ? %{ } % l dr 2 s1r- p h : / // 24 "
     "192.0.2.1 ::1 example.com ."
 )
-RECORDS = pieces("v=DMARC1; p= sp= np= none reject pct= 100 t=y psd= rua=mailto: a@b , ! ; = adkim=s")
-AUTHORS = pieces('a@example.com < > ( ) " \\ , ; : @ =?utf-8?q? ?= From: é')
-RESULTS = pieces('mx.example.org ; = ( ) " \\ spf pass . 1 / none =? ?=')
+POLICIES = pieces(POLICY_WORDS)
+RECORD_WORDS = "v=DMARC1; p= sp= np= none reject pct= 100 t=y psd= rua=mailto: a@b , ! ; = adkim=s"
+RECORDS = pieces(RECORD_WORDS)
+AUTHOR_WORDS = 'a@example.com < > ( ) " \\ , ; : @ =?utf-8?q? ?= From: é'
+AUTHORS = pieces(AUTHOR_WORDS)
+RESULT_WORDS = 'mx.example.org ; = ( ) " \\ spf pass . 1 / none =? ?='
+RESULTS = pieces(RESULT_WORDS)
 
 
 class Answers:
@@ -170,10 +190,41 @@ def test_authentication_results(value: bytes) -> None:
     assert read_results(value, tolerant=True) == (name, results)
 
 
-STATEMENTS = pieces(
+@fuzzed
+@given(RESULTS)
+def test_what_relays_state(value: bytes) -> None:
+    raw = b"Authentication-Results: mx.example.org; spf=pass smtp.mailfrom=a@example.com" + value
+    content = mime.parse(raw + b"\r\nFrom: a@example.com\r\n\r\n")
+    results = relayed_results(content, ("mx.example.org",))
+    for spf in relayed_spf(results, Envelope("a@example.com", ())):
+        assert spf.result in ("pass", "fail", "softfail", "neutral", "none", "temperror", "permerror")
+        assert spf.domain.isprintable()
+    relayed_iprev(results)
+
+
+NAMES = st.text(max_size=40) | pieces('a@example.com " \\ ( ) ; = < > é').map(
+    lambda data: data.decode("utf-8", "replace")
+)
+
+
+@fuzzed
+@given(sender=NAMES, helo=NAMES, domain=NAMES, reason=NAMES)
+def test_received_spf(sender: str, helo: str, domain: str, reason: str) -> None:
+    mail = Mail("0" * 16, Session(client_ip="192.0.2.1", helo=helo), Envelope(sender, ()), b"")
+    evidence = Evidence(spf=(Spf("mailfrom", domain, "fail", reason),))
+    value = received_spf("mx.example.org", evidence, mail)
+    Edit(EditOp.INSERT, "Received-SPF", value)  # refuses whatever breaks a header
+    assert value.count("\n") == 5
+    quoted = re.sub(r'"(?:[^"\\]|\\.)*"', "x", value)
+    assert quoted.count(";") == 4
+    assert "(" not in quoted.partition(")")[2]
+
+
+STATEMENT_WORDS = (
     'x.example ; = ( ) " \\ dmarc=pass dkim=pass spf=fail header.from= header.d= header.i=@ smtp.mailfrom=a@ '
     "example.com . action=none reason="
 )
+STATEMENTS = pieces(STATEMENT_WORDS)
 
 
 @fuzzed
