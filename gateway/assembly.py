@@ -21,7 +21,9 @@ from gateway.data import data_dir
 from gateway.delivery.routes import Routes, routes
 from gateway.delivery.runner import Courier
 from gateway.dns import Resolver
+from gateway.feedback.reported import ReportAddresses
 from gateway.gather import Sources
+from gateway.learning import Learner
 from gateway.lists import Lists
 from gateway.pipeline import Gateway, admit, hold_undelivered, judge_safely
 from gateway.policy import rules
@@ -37,6 +39,7 @@ from gateway.store.dmarc import Observations
 from gateway.store.journal import Journal
 from gateway.store.quarantine import Quarantine
 from gateway.store.queue import Queue
+from gateway.store.samples import Samples
 from gateway.store.submit import Submitter
 
 if TYPE_CHECKING:
@@ -141,8 +144,19 @@ def assemble(loaded: Loaded, counters: Counters, log: Log, *, threads: int, keep
         counters=counters,
         log=log,
         observer=observer,
+        reports=_reports(loaded, database) if database else None,
     )
     return Opened(gateway, database, pool)
+
+
+def _reports(loaded: Loaded, database: Database) -> ReportAddresses | None:
+    """Return what takes reports about mail, None without addresses for them."""
+    config = loaded.config
+    path = config.classifier.site_path(state_directory(config.store))
+    if path is None or not (config.learning.spam_addresses or config.learning.ham_addresses):
+        return None
+    base = loaded.classifier.base if loaded.classifier else None
+    return ReportAddresses(config.learning, Learner(Samples(database), config.classifier, base, path))
 
 
 def door(loaded: Loaded, gateway: Gateway, submitter: Submitter | None = None) -> Door:
@@ -157,6 +171,7 @@ def door(loaded: Loaded, gateway: Gateway, submitter: Submitter | None = None) -
             hold_undelivered=lambda mail, verdict, who, why: hold_undelivered(
                 mail, verdict, who, why, gateway
             ),
+            takes=gateway.reports.takes if gateway.reports else lambda _session, _recipient: False,
         ),
         routes=loaded.routes,
         domains=config.domains,

@@ -23,6 +23,7 @@ from gateway.classifier.settings import ClassifierSettings
 from gateway.delivery.routes import RouteSettings, parse_next_hop
 from gateway.delivery.settings import QueueSettings
 from gateway.dns import DnsSettings
+from gateway.feedback.settings import LearningSettings
 from gateway.listeners import split_host_port
 from gateway.lists import ListSettings
 from gateway.log import LogSettings
@@ -141,6 +142,7 @@ class Config(Settings, frozen=True):
     unpack: UnpackSettings = UnpackSettings()
     dnsbl: ListSettings = ListSettings()
     classifier: ClassifierSettings = ClassifierSettings()
+    learning: LearningSettings = LearningSettings()
     policy: PolicySettings = PolicySettings()
     limits: LimitSettings = LimitSettings()
     tls: TlsSettings = TlsSettings()
@@ -159,6 +161,10 @@ class Config(Settings, frozen=True):
             parse_next_hop(self.next_hop)
         if not self.store.database.startswith(("sqlite:", "postgresql:", "postgresql+")):
             raise ValueError(f'database "{self.store.database}" is no URL such as sqlite:////path/file.db')
+        if self.learning != LearningSettings() and (
+            not self.classifier.enabled or self.classifier.site == "off"
+        ):
+            raise ValueError("[learning] needs the site's model; see [classifier] enabled and site")
         _check_listeners((*self.milter.listen, *self.smarthost.listen, *filter(None, (self.http.listen,))))
 
     @property

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 _ROUND = 600.0  # seconds between two rounds of retention
 _HOUR = 3_600.0
 _DAY = 86_400.0
-_FOLLOW = 1.0  # seconds between two looks at what other nodes have learned
+_FOLLOW = 0.4  # seconds between two looks at what is to be learned, here and on other nodes
 LEAST_FREE = 16_777_216  # octets on the store's file system below which nothing more may be held soon
 _VERSION_TIMEOUT = 10.0  # seconds for the versions of all antivirus servers
 
@@ -66,10 +66,14 @@ def serve(settings: Config, metrics: Metrics, counters: Counters, log: Log) -> N
 
 
 def follow(learner: Learner, log: Log) -> None:
-    """Bring this node's site model up to what is in the store: learned elsewhere, or before a crash."""
+    """Learn what people reported, and bring this node's site model up to what other nodes learned."""
     problem = ""
     while True:
         try:
+            if (outcome := learner.take_in()) is not None:
+                log.info("reports taken in", **outcome.told())
+                for report in (one for one in outcome.reports if not one.passed):
+                    log.warning("reports refused, since the model became worse", why=report.why)
             if learner.behind():
                 learner.catch_up()
             problem = ""

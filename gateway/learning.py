@@ -16,7 +16,7 @@ import os
 import time
 import zlib
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
@@ -76,6 +76,12 @@ class Outcome:
     refused: int = 0
     waiting: int = 0
     reports: list[gate.Report] = field(default_factory=list)
+
+    def told(self) -> dict[str, int]:
+        """Give the counts, those left out that are 0."""
+        counts = asdict(self)
+        del counts["reports"]
+        return {name: n for name, n in counts.items() if n or name == "learned"}
 
 
 class _Fresh:

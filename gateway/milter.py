@@ -252,12 +252,12 @@ class Connection(Milter.Base):  # type: ignore[misc]  # pymilter has no types
     def _carry_out(self, verdict: Verdict, reply: Reply) -> int:
         if verdict.action in (Action.REJECT, Action.DEFER):
             return self._answer(reply)
-        if verdict.action is Action.QUARANTINE:
+        if verdict.action in (Action.QUARANTINE, Action.LEARN):
             return int(Milter.DISCARD)
         for edit in ordered(verdict.edits):
             self._edit(edit)
         for recipient, outcome in zip(self.recipients, verdict.outcomes, strict=True):
-            if outcome.action is Action.QUARANTINE:
+            if outcome.action in (Action.QUARANTINE, Action.LEARN):
                 # One that is not UTF-8 cannot be named to the MTA: then all is deferred.
                 self.delrcpt(recipient.decode("utf-8"))
         return int(Milter.CONTINUE)

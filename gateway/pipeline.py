@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gateway import __version__, log
 from gateway.auth.outgoing import Signing, signed
+from gateway.feedback.reported import reporter
 from gateway.gather import gather
 from gateway.mail.headers import printable
 from gateway.mail.mime import parse
@@ -21,12 +22,13 @@ from gateway.mail.types import Action, Evidence, Mail, Outcome, Thresholds, Verd
 from gateway.policy.annotate import annotate
 from gateway.policy.decide import decide, reasons
 from gateway.policy.examine import Spam, examine
-from gateway.reply import failure, reply_to, storage_failure
+from gateway.reply import REPORT, failure, reply_to, storage_failure
 from gateway.store.database import StoreError
 from gateway.tls.inbound import check
 
 if TYPE_CHECKING:
     from gateway.classifier.model import Classifier
+    from gateway.feedback.reported import ReportAddresses
     from gateway.gather import Sources
     from gateway.log import Log
     from gateway.mail.mime import MimeLimits
@@ -58,6 +60,7 @@ class Gateway:
     counters: Counters
     log: Log
     observer: Observer | None = None  # None: no DMARC reports
+    reports: ReportAddresses | None = None  # None: no address takes reports about mail
 
 
 class Judgement(NamedTuple):
@@ -72,7 +75,8 @@ class Judgement(NamedTuple):
 def judge(mail: Mail, gateway: Gateway, door: str) -> Verdict:
     """Judge one message and keep our promises about it before anyone replies."""
     started = time.monotonic()
-    judgement = consider(mail, gateway)
+    reported = gateway.reports.among(mail) if gateway.reports else ()
+    judgement = report(mail, reported, gateway) if reported else consider(mail, gateway)
     keep(mail, judgement, gateway, door, time.monotonic() - started)
     return judgement.verdict
 
@@ -89,6 +93,37 @@ def consider(mail: Mail, gateway: Gateway) -> Judgement:
     if verdict.relayed:
         edits = signed(mail, content, evidence, edits, gateway.signing, gateway.authserv_id)
     return Judgement(content, evidence, signals, replace(verdict, edits=edits))
+
+
+def report(mail: Mail, reported: tuple[str, ...], gateway: Gateway) -> Judgement:
+    """Take a report for the classifier; a message that goes to others as well is judged for those.
+
+    Nothing is taken of a message that is refused or deferred for them: it comes again, or it does not.
+    """
+    assert gateway.reports is not None
+    others = tuple(r for r in mail.envelope.recipients if r not in reported)
+    if others:
+        judgement = consider(replace(mail, envelope=replace(mail.envelope, recipients=others)), gateway)
+        if judgement.verdict.action in (Action.REJECT, Action.DEFER):
+            return _for_all(mail, judgement)
+    taken = gateway.reports.take(mail, reported)
+    about = {"messages": taken.waiting, "why": taken.why}
+    gateway.log.info("report", id=mail.id, by=reporter(mail.session), to=" ".join(reported), **about)
+    if not others:
+        action = Action.LEARN if taken.useful else Action.REJECT
+        text = f"{taken.waiting} messages to be learned" + (f": {taken.why}" if taken.why else "")
+        verdict = _plain(mail, action, REPORT, text, gateway)
+        return Judgement(parse(mail.raw, gateway.limits), Evidence(), (), verdict)
+    return _for_all(mail, judgement, Action.LEARN)
+
+
+def _for_all(mail: Mail, judgement: Judgement, action: Action | None = None) -> Judgement:
+    """Give a verdict about some recipients to all: the rest gets `action`, or what the verdict says."""
+    verdict = judgement.verdict
+    known = {outcome.recipient: outcome for outcome in verdict.outcomes}
+    model = replace(verdict.outcomes[0], action=action or verdict.action)
+    outcomes = tuple(known.get(r) or replace(model, recipient=r) for r in mail.envelope.recipients)
+    return judgement._replace(verdict=replace(verdict, outcomes=outcomes))
 
 
 def judge_safely(mail: Mail, gateway: Gateway, door: str) -> tuple[Verdict, Reply]:
@@ -170,14 +205,19 @@ def versions(gateway: Gateway) -> Versions:
 
 def _failed(mail: Mail, gateway: Gateway, error: Exception) -> Verdict:
     """Return the verdict of a message that could not be judged: deferred, for all recipients."""
+    return _plain(mail, Action.DEFER, "FAILURE", printable(type(error).__name__, 80), gateway)
+
+
+def _plain(mail: Mail, action: Action, reason: str, text: str, gateway: Gateway) -> Verdict:
+    """Return a verdict that no signal led to, the same for all recipients."""
     thresholds: Thresholds = gateway.policy.thresholds
     return Verdict(
         id=mail.id,
-        action=Action.DEFER,
-        outcomes=tuple(Outcome(r, Action.DEFER, 0.0, thresholds) for r in mail.envelope.recipients),
+        action=action,
+        outcomes=tuple(Outcome(r, action, 0.0, thresholds) for r in mail.envelope.recipients),
         score=0.0,
-        reason="FAILURE",
-        reason_text=printable(type(error).__name__, 80),
+        reason=reason,
+        reason_text=text,
         contributions=(),
         edits=(),
         versions=versions(gateway),

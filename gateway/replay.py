@@ -95,6 +95,8 @@ class Tally:
     def add(self, record: Record, policy: Policy, label: Label = "") -> None:
         """Judge `record` again by `policy` and count what changes."""
         old = record.verdict
+        if any(outcome.action is Action.LEARN for outcome in old.outcomes):
+            return  # a report for the classifier, which no policy judged
         self.records += 1
         if old.reason == FAILURE and not old.contributions:
             self.unjudged += 1

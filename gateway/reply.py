@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from gateway.mail.types import Action, Reply, Verdict
 
+REPORT = "REPORT"  # the reason of a verdict about mail that reports other mail
+
 _REJECT = {
+    REPORT: ("5.6.0", "Nothing to learn from, forward the message as an attachment"),
     "VIRUS": ("5.7.1", "Message rejected, infected"),
     "DMARC_REJECT": ("5.7.1", "Message rejected by the DMARC policy of the author domain"),
     "SPF_FAIL": ("5.7.23", "Message rejected, SPF validation failed"),
@@ -39,6 +42,8 @@ def reply_to(verdict: Verdict) -> Reply:
             verdict.reason, ("4.7.1", "Message cannot be judged now, try again later")
         )
         return Reply(451, enhanced, f"{text} {tail}")
+    if verdict.action is Action.LEARN:
+        return Reply(250, "2.0.0", f"Ok: report taken {tail}")
     if verdict.action is Action.QUARANTINE:
         # No hint to the sender that the message was held.
         return Reply(250, "2.0.0", f"Ok: accepted {tail}")

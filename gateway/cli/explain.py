@@ -32,6 +32,7 @@ _COUNTED = (EditOp.REPLACE, EditOp.DELETE)
 _STYLES = {
     Action.RELAY: "green",
     Action.TAG: "yellow",
+    Action.LEARN: "cyan",
     Action.QUARANTINE: "magenta",
     Action.DEFER: "yellow",
     Action.REJECT: "red",

@@ -242,13 +242,6 @@ def learn_items(
     return learn_reviewed(learner, held, there, spam=spam, who=operator())
 
 
-def told(outcome: Outcome) -> dict[str, int]:
-    """What became of labelled messages, those kinds left out that did not occur."""
-    counts = dataclasses.asdict(outcome)
-    del counts["reports"]
-    return {name: n for name, n in counts.items() if n or name == "learned"}
-
-
 COMMANDS = (learn, forget, compare, promote, rollback, export)
 
 

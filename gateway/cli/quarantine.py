@@ -16,7 +16,7 @@ import click
 
 from gateway.cli.filters import filters
 from gateway.cli.helditem import as_dict, content_dict, listing, print_fields, print_item
-from gateway.cli.learn import learn_held, learn_items, learning, told
+from gateway.cli.learn import learn_held, learn_items, learning
 from gateway.cli.main import EX_DATAERR, EX_NOINPUT, EX_UNAVAILABLE, EX_USAGE, Context, Failure, config_option
 from gateway.cli.output import console, moment, print_json, safe
 from gateway.cli.person import operator
@@ -289,7 +289,7 @@ def _choose(
 
 def _report(results: list[dict[str, Any]], *, as_json: bool, learned: Outcome | None) -> None:
     if as_json:
-        print_json({"items": results, "learning": told(learned)} if learned else results)
+        print_json({"items": results, "learning": learned.told()} if learned else results)
         return
     out, errors = console(), console(stderr=True)
     for result in results:
@@ -307,7 +307,7 @@ def _report(results: list[dict[str, Any]], *, as_json: bool, learned: Outcome | 
     if not results:
         out.print("Nothing matches.")
     if learned:
-        out.print(safe("classifier: " + (", ".join(f"{n} {what}" for what, n in told(learned).items()))))
+        out.print(safe("classifier: " + (", ".join(f"{n} {what}" for what, n in learned.told().items()))))
 
 
 def _released_dict(done: Released) -> dict[str, Any]:

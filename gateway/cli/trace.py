@@ -149,6 +149,8 @@ def _copy(
         return Copy(
             address, action, "deferred" if action is Action.DEFER else "rejected", note=str(record.reply)
         )
+    if action is Action.LEARN:
+        return Copy(address, action, "learned", note=printable(record.verdict.reason_text, _ADDRESS))
     if action is Action.QUARANTINE:
         if one := _of(held, address):
             return _held_copy(address, action, one, held)

@@ -367,6 +367,7 @@ class Action(StrEnum):
 
     RELAY = "relay"
     TAG = "tag"
+    LEARN = "learn"  # a report: taken to be learned, and passed on to nobody
     QUARANTINE = "quarantine"
     DEFER = "defer"
     REJECT = "reject"

@@ -38,12 +38,24 @@ class Handover:
         self._mail: tuple[str, tuple[str, ...], int] = ("", (), 0)
         self._sent = False  # whether the next hop has our MAIL
         self._failure: Reply | None = None
-        self.accepted: list[str] = []
+        self._accepted: list[str] = []
+        self._kept: list[str] = []
 
     @property
     def next_hop(self) -> str:
         """The next hop of this transaction, for the log."""
         return str(self._key[0]) if self._key else ""
+
+    @property
+    def accepted(self) -> list[str]:
+        """The recipients that were accepted, the next hop's and ours."""
+        return self._accepted + self._kept
+
+    def keep(self, recipient: str) -> Reply:
+        """Accept a recipient whose mail the judgement takes; no next hop is asked."""
+        if recipient not in self._kept:
+            self._kept.append(recipient)
+        return Reply(250, "2.1.5", "Ok")
 
     def begin(self, sender: str, options: tuple[str, ...], size: int) -> None:
         """A new transaction of the client."""
@@ -51,11 +63,11 @@ class Handover:
         self._key = None
         self._sent = False
         self._failure = None
-        self.accepted = []
+        self._accepted, self._kept = [], []
 
     async def offer(self, recipient: str) -> Reply:
         """Ask the next hop for `recipient`; the reply to the client's RCPT."""
-        if recipient in self.accepted:
+        if recipient in self._accepted:
             return Reply(250, "2.1.5", "Ok")
         # <postmaster> without a domain goes where our first domain goes (RFC 5321 §4.1.1.3).
         address = recipient if "@" in recipient else f"{recipient}@{(*self._door.domains, '')[0].lstrip('.')}"
@@ -84,13 +96,13 @@ class Handover:
             self._failure = to_client(lost.reply)
             return self._failure
         if answer.status == "accepted":
-            self.accepted.append(recipient)
+            self._accepted.append(recipient)
         return to_client(answer)
 
     async def _ask(self, recipient: str) -> HopReply:
         """MAIL if the hop has not had it, the recipients it has lost, then this one."""
         if not self._sent or self._open is None or self._open.lost:
-            first, _ = await self._prepare(self.accepted)
+            first, _ = await self._prepare(self._accepted)
             if first.status != "accepted":
                 self._failure = to_client(first)
                 return first
@@ -150,7 +162,7 @@ class Handover:
 
     async def forget(self) -> None:
         """The client's transaction is over without a delivery: the hop must forget it too."""
-        self.accepted = []
+        self._accepted, self._kept = [], []
         if self._open is not None and self._sent:
             try:
                 await self._open.reset()

@@ -51,6 +51,11 @@ class Intake:
         del sender, options, size  # they come again with the message
         self._hops = {}
 
+    def keep(self, recipient: str) -> Reply:
+        """Accept a recipient whose mail the judgement takes; it has no next hop."""
+        self._hops[recipient] = ""
+        return Reply(250, "2.1.5", "Ok")
+
     async def offer(self, recipient: str) -> Reply:
         """The reply to the client's RCPT."""
         if recipient in self._hops:

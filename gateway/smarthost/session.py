@@ -347,7 +347,8 @@ class Conversation(SMTP):
         if refusal is None:
             # The timer is the client's; what the next hop takes has limits of its own.
             self._reset_timeout(3600)
-            answer = await self._hop.offer(recipient)
+            ours = self._door.judgement.takes(self._client(), recipient)
+            answer = self._hop.keep(recipient) if ours else await self._hop.offer(recipient)
             self._reset_timeout(self._worker.patience())
             if answer.code < 300:
                 await self._say(answer)

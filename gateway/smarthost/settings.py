@@ -95,12 +95,14 @@ class Judgement:
     it holds is durable when it returns. `admit` is called on the event loop, at MAIL (recipient
     None) and at each RCPT: a refusal, or None. `hold_undelivered` blocks, and is called in a
     thread: keep the message in quarantine, durably, for recipients whose next hop refused it
-    after it had taken it for others; it raises if it cannot.
+    after it had taken it for others; it raises if it cannot. `takes` says at RCPT, on the event loop,
+    whether `judge` will take the copy of this recipient itself, so that no next hop is asked for it.
     """
 
     judge: Callable[[Mail], tuple[Verdict, Reply]]
     admit: Callable[[Session, str | None, str | None], Reply | None]
     hold_undelivered: Callable[[Mail, Verdict, tuple[str, ...], str], None]
+    takes: Callable[[Session, str], bool] = lambda _session, _recipient: False
 
 
 @dataclass(frozen=True, slots=True)
