@@ -26,7 +26,7 @@ INSTALL := contrib/install
 # Postfix cannot run without root, and the test servers are started beside it.
 AS_ROOT := $(shell test "$$(id -u)" = 0 || echo "$(INSTALL)/as-root")
 
-.PHONY: help install test lint demo bench torture torture-milter evaluate conformance reference clean distclean
+.PHONY: help install test lint demo bench bench-relay torture torture-milter evaluate conformance reference clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,10 @@ demo: $(VENV)/.installed-tests ## send messages of all kinds through both doors 
 bench: $(VENV)/.installed-tests ## compare with rspamd on the same mail, behind the same Postfix
 	@$(INSTALL)/packages $(PACKAGES_BENCH)
 	@$(AS_ROOT) $(BIN)/python -m contrib.bench $(ARGS)
+
+bench-relay: $(VENV)/.installed-tests ## compare the smart host with Postfix as a plain relay
+	@$(INSTALL)/packages $(PACKAGES_DEMO)
+	@$(AS_ROOT) $(BIN)/python -m contrib.bench.relay $(ARGS)
 
 torture: $(VENV)/.installed-tests ## kill the smart host's processes and fail its disks under load, and count every message
 	@$(INSTALL)/packages $(PACKAGES_TEST)

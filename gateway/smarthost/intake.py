@@ -94,7 +94,7 @@ class Intake:
         except Exception as error:  # noqa: BLE001  # not on disk, so not promised
             self._door.log.error("message not queued", id=mail.id, error=printable(str(error), 300))
             return storage_failure(mail.id)
-        return Reply(250, "2.0.0", f"Ok: queued (id {mail.id})")
+        return Reply(250, "2.0.0", f"Ok: accepted (id {mail.id})")  # as where the message is held
 
     async def forget(self) -> None:
         """The client's transaction is over."""

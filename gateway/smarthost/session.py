@@ -116,6 +116,10 @@ class Conversation(SMTP):
             loop=worker.loop,
         )
 
+    def __dir__(self) -> list[str]:
+        # aiosmtpd looks through all members at each connection, for tables that are not used here.
+        return []
+
     # ---------------------------------------------------------------- the connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -447,7 +451,10 @@ class Conversation(SMTP):
             received=time.time(),
         )
         self._reset_timeout(3600)  # the judgement and the next hop have limits of their own
-        reply = await transfer(mail, self._door, self._worker.pool, self._hop, extended=self._extended)
+        judged = not inside(self._client(_NO_CLIENT).client_ip, self._settings.unjudged_networks)
+        reply = await transfer(
+            mail, self._door, self._worker.pool, self._hop, extended=self._extended, judged=judged
+        )
         self._reset_timeout(self._worker.patience())
         if reply.code < 300:
             self._junk = 0

@@ -41,6 +41,9 @@ class SmarthostSettings(Settings, frozen=True, kw_only=True):
     # Networks whose clients may replace the client's identity with XCLIENT, or pass it with XFORWARD.
     xclient_networks: tuple[str, ...] = ()
     xforward_networks: tuple[str, ...] = ()
+    # Networks whose clients' mail goes on as it is, plain relaying: nothing looks at it, nothing is signed,
+    # and the journal has no record of it. A client told by XCLIENT counts, one told by XFORWARD does not.
+    unjudged_networks: tuple[str, ...] = ()
     # Largest message, in octets.
     size_limit: Positive = 52_428_800
     # Most recipients of a message.
@@ -79,7 +82,7 @@ class SmarthostSettings(Settings, frozen=True, kw_only=True):
     relay: RelayTimeouts = RelayTimeouts()
 
     def __post_init__(self) -> None:
-        for text in (*self.xclient_networks, *self.xforward_networks):
+        for text in (*self.xclient_networks, *self.xforward_networks, *self.unjudged_networks):
             network(text)
         for text in self.listen:
             listen_address(text)

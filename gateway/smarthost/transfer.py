@@ -9,13 +9,15 @@ next hop has taken it.
 from __future__ import annotations
 
 import asyncio
+import math
 from functools import partial
 from typing import TYPE_CHECKING
 
+from gateway import __version__
 from gateway.mail.edits import apply
 from gateway.mail.headers import printable
-from gateway.mail.types import Action, Mail, Reply, Verdict
-from gateway.reply import failure, storage_failure
+from gateway.mail.types import Action, Mail, Outcome, Reply, Thresholds, Verdict, Versions
+from gateway.reply import failure, reply_to, storage_failure
 from gateway.smarthost.handover import to_client
 from gateway.smarthost.intake import Intake
 from gateway.smarthost.trace import received_count, received_field
@@ -29,16 +31,22 @@ if TYPE_CHECKING:
 
 
 async def transfer(
-    mail: Mail, door: Door, pool: Executor, hop: Handover | Intake, *, extended: bool
+    mail: Mail, door: Door, pool: Executor, hop: Handover | Intake, *, extended: bool, judged: bool = True
 ) -> Reply:
-    """Judge `mail` and do what the verdict says; the reply to the end of DATA."""
+    """Judge `mail` and do what the verdict says; the reply to the end of DATA.
+
+    What is not to be `judged` goes on as it is.
+    """
     if received_count(mail.raw) > door.settings.hop_limit:
         await hop.forget()
         return Reply(554, "5.4.6", f"Too many hops, this looks like a loop (id {mail.id})")
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(door.settings.judge_timeout):
-            verdict, reply = await loop.run_in_executor(pool, door.judgement.judge, mail)
+            if judged:
+                verdict, reply = await loop.run_in_executor(pool, door.judgement.judge, mail)
+            else:
+                verdict, reply = _unjudged(mail, door)
     except Exception as error:  # noqa: BLE001  # whatever failed, the client hears "later" and never "clean"
         door.log.error("judging failed", id=mail.id, error=printable(repr(error), 300))
         await hop.forget()
@@ -68,6 +76,24 @@ async def transfer(
         answer=printable(str(next(iter(answers.values()))), 300),
     )
     return outcome
+
+
+def _unjudged(mail: Mail, door: Door) -> tuple[Verdict, Reply]:
+    """What lets a message through at which nobody has looked."""
+    never = Thresholds(math.inf, math.inf, math.inf)
+    verdict = Verdict(
+        id=mail.id,
+        action=Action.RELAY,
+        outcomes=tuple(Outcome(r, Action.RELAY, 0.0, never) for r in mail.envelope.recipients),
+        score=0.0,
+        reason="",
+        reason_text="not judged",
+        contributions=(),
+        edits=(),
+        versions=Versions(program=__version__, policy="", model="none"),
+    )
+    door.log.info("not judged", id=mail.id, client=mail.session.client_ip, sender=mail.envelope.mail_from)
+    return verdict, reply_to(verdict)
 
 
 async def _settle(

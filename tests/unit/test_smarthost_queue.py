@@ -58,7 +58,7 @@ def queued(scene: Any, shelf: Shelf | None = None, **changes: Any) -> tuple[Hop,
 def test_a_message_is_queued_as_it_is_to_be_sent() -> None:
     async def scene(client: Raw, _hop: Hop, bench: Bench) -> None:
         await client.envelope("u@example.com", "v@example.org")
-        assert await client.message(SENT) == f"250 2.0.0 Ok: queued (id {bench.mails[0].id})"
+        assert await client.message(SENT) == f"250 2.0.0 Ok: accepted (id {bench.mails[0].id})"
 
     bench = Bench(edits=(Edit(EditOp.INSERT, "X-One", "1"),))
     hop, bench, shelf = queued(scene, bench=bench, other=Hop(), verify_recipients=False)
@@ -98,6 +98,26 @@ def test_what_is_not_on_disk_is_not_promised() -> None:
     shelf = Shelf(fails=True)
     queued(scene, shelf, verify_recipients=False)
     assert len(shelf.taken) == 1
+
+
+@pytest.mark.parametrize("networks", [("127.0.0.0/8",), ("192.0.2.0/24",), ()])
+def test_unjudged_networks_are_relayed_as_they_are(networks: tuple[str, ...]) -> None:
+    """Who may say so is the connection and XCLIENT; XFORWARD, which anybody could be in, is not asked."""
+
+    async def scene(client: Raw, _hop: Hop, _bench: Bench) -> None:
+        for line in ("EHLO c.example.net", "XFORWARD ADDR=192.0.2.1", "MAIL FROM:<a@example.net>"):
+            assert (await client.ask(line)).startswith("250")
+        assert (await client.ask("RCPT TO:<u@example.com>")).startswith("250")
+        assert (await client.message(SENT)).startswith("250 2.0.0 Ok: accepted (id ")
+
+    bench = Bench(edits=(Edit(EditOp.INSERT, "X-One", "1"),))
+    changes: dict[str, Any] = {"unjudged_networks": networks, "xforward_networks": ("127.0.0.0/8",)}
+    _, bench, shelf = queued(scene, bench=bench, verify_recipients=False, **changes)
+    (mail,) = shelf.taken
+    assert len(bench.mails) == (networks != ("127.0.0.0/8",))
+    assert (b"X-One" in mail.message) == bool(bench.mails)
+    assert mail.message.startswith(b"Received: from c.example.net ")
+    assert mail.may_bounce
 
 
 def test_a_next_hop_that_is_down_costs_no_client_anything() -> None:
