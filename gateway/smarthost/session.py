@@ -41,6 +41,7 @@ from gateway.smarthost.data import DataReader
 from gateway.smarthost.handover import Handover
 from gateway.smarthost.intake import Intake
 from gateway.smarthost.proxy import XCLIENT, XFORWARD, Client, attributes, merged, session_of
+from gateway.smarthost.replies import CLOSING, FAULTS, FIXED, OK, PIPELINED, UNKNOWN, wire
 from gateway.smarthost.tls import tls_facts
 from gateway.smarthost.transfer import transfer
 
@@ -49,17 +50,6 @@ if TYPE_CHECKING:
 
     from gateway.smarthost.server import Worker
 
-_OK = Reply(250, "2.0.0", "Ok")
-_PIPELINED = Reply(554, "5.5.0", "Commands sent before their time")
-_CLOSING = Reply(421, "4.3.2", "Service is closing, try again later")
-_UNKNOWN = Reply(500, "5.5.1", "Command not recognized")
-_ABSENT = ("AUTH", "BDAT", "EXPN", "ETRN", "TURN", "ATRN", "SEND", "SOML", "SAML")
-_FIXED = {
-    "NOOP": _OK,
-    "VRFY": Reply(252, "2.5.2", "Send some mail, it will be tried"),
-    "HELP": Reply(214, "2.0.0", "See RFC 5321"),
-    **{verb: Reply(502, "5.5.1", f"{verb} is not implemented") for verb in _ABSENT},
-}
 _JUNK = frozenset(("NOOP", "RSET", "VRFY", "EXPN", "HELP", "HELO", "EHLO", "XFORWARD", "XCLIENT"))
 _LONGEST_COMMAND = 2048  # octets; RFC 5321 §4.5.3.1.4 has 512, and parameters come on top
 _CHUNK = 262_144  # octets of a message read at a time
@@ -168,7 +158,7 @@ class Conversation(SMTP):
                     break
                 await self._obey(line)
                 if self._worker.closing and not self.in_transaction and not self._closing:
-                    await self._leave(_CLOSING)
+                    await self._leave(CLOSING)
         except (ConnectionError, EOFError, TLSSetupException):
             pass  # the client has gone, or TLS did not come about
         except Exception as error:  # noqa: BLE001  # a fault of ours costs this client a temporary failure
@@ -185,7 +175,7 @@ class Conversation(SMTP):
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         if refusal is None and self._pending:
-            refusal = _PIPELINED
+            refusal = PIPELINED
         if refusal is not None:
             await self._leave(refusal)
             return
@@ -229,16 +219,16 @@ class Conversation(SMTP):
             if self._errors > self._settings.error_limit:
                 await self._leave(Reply(421, "4.7.0", "Too many errors"))
                 return
-        await self.push(_wire(reply))
+        await self.push(wire(reply))
 
     async def _leave(self, reply: Reply) -> None:
         self._closing = True
-        await self.push(_wire(reply))
+        await self.push(wire(reply))
 
     def _say_now(self, reply: Reply) -> None:
         """Say it without waiting, in a callback or where the connection may be lost."""
         if self.transport is not None and not self.transport.is_closing():
-            self._writer.write(_wire(reply) + b"\r\n")
+            self._writer.write(wire(reply) + b"\r\n")
 
     async def push(self, status: str | bytes) -> None:
         """Send one reply, CRLF added here."""
@@ -263,7 +253,7 @@ class Conversation(SMTP):
                 return
             command = self._commands.get(verb)
             if command is None:
-                await self._say(_FIXED.get(verb, _UNKNOWN))
+                await self._say(FIXED.get(verb, UNKNOWN))
             else:
                 await command(rest)
         except CommandError as error:
@@ -292,7 +282,7 @@ class Conversation(SMTP):
     async def _hello(self, rest: str, *, extended: bool) -> None:
         name = helo_name(rest)
         if self._pending:  # RFC 2920 §3.1: EHLO is the last command of a group
-            await self._leave(_PIPELINED)
+            await self._leave(PIPELINED)
             return
         await self._forget()
         self._helo, self._extended = name, extended
@@ -376,7 +366,7 @@ class Conversation(SMTP):
         if not self._hop.accepted:
             raise CommandError(554, "5.5.1", "No valid recipients")
         if self._pending:  # RFC 2920 §3.1: DATA is the last command of a group
-            await self._leave(_PIPELINED)
+            await self._leave(PIPELINED)
             return
         data = DataReader(self._settings.size_limit)
         try:
@@ -392,7 +382,7 @@ class Conversation(SMTP):
         if rest:
             raise CommandError(501, "5.5.4", "RSET takes no argument")
         await self._forget()
-        await self._say(_OK)
+        await self._say(OK)
 
     async def _quit_command(self, rest: str) -> None:
         del rest
@@ -408,7 +398,7 @@ class Conversation(SMTP):
     async def _xforward_command(self, rest: str) -> None:
         self._need_right(self._settings.xforward_networks)
         self._forwarded = merged(self._forwarded, attributes(rest, XFORWARD))
-        await self._say(_OK)
+        await self._say(OK)
 
     # ---------------------------------------------------------------- the message
 
@@ -427,7 +417,7 @@ class Conversation(SMTP):
             now = time.monotonic()
             if data.fault in ("line", "nul") and not told:
                 # Said at once, and the rest read for a while: an early close would lose the reply.
-                await self._leave(_FAULTS[data.fault])
+                await self._leave(FAULTS[data.fault])
                 told = now
             if ended or (told and now - told > _LINGER):
                 break
@@ -436,11 +426,11 @@ class Conversation(SMTP):
             late = now - started - _RATE_GRACE
             if not told and late > 0 and data.size < late * self._settings.data_rate:
                 await self._leave(Reply(421, "4.4.2", "Message comes too slowly, closing"))
-                return _CLOSING
+                return CLOSING
         if not self._closing:
             # What came behind the end are the next commands (RFC 2920 §3.1).
             self._unread[:0] = data.rest
-        return _FAULTS[data.fault] if data.fault else None
+        return FAULTS[data.fault] if data.fault else None
 
     async def _pass_on(self, data: DataReader, command: MailCommand) -> Reply:
         mail = Mail(
@@ -489,16 +479,3 @@ class Conversation(SMTP):
             listener=self._settings.name,
             relay_networks=self._door.relay_networks,
         )
-
-
-_FAULTS = {
-    "size": Reply(552, "5.3.4", "Message too big"),
-    "line": Reply(521, "5.5.2", "Bare CR or LF in the message, closing"),
-    "nul": Reply(521, "5.5.2", "NUL in the message, closing"),
-    "memory": Reply(452, "4.3.1", "Insufficient memory, try again later"),
-}
-
-
-def _wire(reply: Reply) -> bytes:
-    """A reply as it is sent, one line of printable ASCII within RFC 5321 §4.5.3.1.5."""
-    return printable(str(reply), 500, ascii_only=True).encode("ascii")
