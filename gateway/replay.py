@@ -20,7 +20,7 @@ from gateway import __version__
 from gateway.mail.headers import printable
 from gateway.mail.types import Action, Mail
 from gateway.policy.decide import decide
-from gateway.store.held import State
+from gateway.store.states import State
 
 if TYPE_CHECKING:
     from gateway.mail.types import Outcome, Thresholds, Verdict

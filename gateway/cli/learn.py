@@ -233,7 +233,7 @@ def learn_items(
     if learner is None:
         return None
     from gateway.feedback.held import learn_reviewed  # noqa: PLC0415  # help stays quick
-    from gateway.store.held import State  # noqa: PLC0415  # as above
+    from gateway.store.states import State  # noqa: PLC0415  # as above
 
     found = held.known(items)
     there = [

@@ -22,8 +22,9 @@ from gateway.cli.output import console, moment, print_json, safe
 from gateway.cli.person import operator
 from gateway.mail.headers import printable
 from gateway.store.database import StoreError, open_database
-from gateway.store.held import Search, State
 from gateway.store.quarantine import Quarantine
+from gateway.store.search import Search
+from gateway.store.states import State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,9 +19,9 @@ from gateway.cli.output import console, facts, moment, octets, print_json, safe,
 from gateway.mail.headers import printable
 from gateway.mail.types import Action
 from gateway.store.database import StoreError, open_database
-from gateway.store.held import Search
 from gateway.store.journal import Filter, Journal, Record
 from gateway.store.quarantine import Quarantine
+from gateway.store.search import Search
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -1,38 +1,45 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A release: claim the held message, deliver its original bytes, settle what became of it.
+"""A release: scheduled, claimed, scanned once more, delivered as it was received, settled.
 
-Sends hostile bytes on, unchanged. Before anything is sent the recipients are leased to this release
-alone; a crash between the next hop's 250 and the settling leaves them leased, and only after the
-lease can they go out again: twice rather than never (RFC 1047). What comes back into Postfix carries
-a token on top, so that it is not held again for what it was held for.
+Sends hostile bytes on, unchanged or as an attachment. Before anything is sent the recipients are leased
+to this release alone; a crash between the next hop's 250 and the settling leaves them leased, and only
+after the lease can they go out again: twice rather than never (RFC 1047). A crash before that leaves an
+order behind, which the housekeeper carries out. What comes back into Postfix carries a token on top, so
+that it is not held again for what it was held for.
 """
 
 from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gateway.delivery.relay import RecipientResult, relay_sync
 from gateway.mail.domains import domain_of
-from gateway.mail.types import Envelope
+from gateway.mail.types import Envelope, Scan
 from gateway.policy.annotate import RELEASE_FIELD
 from gateway.store.database import StoreError
-from gateway.store.held import Claim, State
+from gateway.store.decisions import RefusedError
 from gateway.tls.outbound import OutboundTlsRule, TlsPolicy, policy_for
 
 if TYPE_CHECKING:
     from gateway.delivery.routes import NextHop, Routes
+    from gateway.store.decisions import Order
+    from gateway.store.held import Claim
     from gateway.store.quarantine import Quarantine
+    from gateway.store.states import Actor
 
 log = logging.getLogger(__name__)
 
-INFECTED = "VIRUS"  # the signal whose mail only goes out when that is asked for by name
+INFECTED = "VIRUS"  # the reason that a message is given which the scanner convicts at its release
 
 # Envelope, original bytes, token -> what became of each recipient of that envelope.
 Deliver = Callable[[Envelope, bytes, str], Mapping[str, RecipientResult]]
+# Item, original bytes, recipients -> the message that has it as an attachment.
+Wrap = Callable[[str, bytes, Sequence[str]], bytes]
 
 _ADDRESS = re.compile(r"[^\s<>@\x00-\x20\x7f]{1,64}@[^\s<>@\x00-\x20\x7f]{1,255}")
 
@@ -51,43 +58,93 @@ class Released:
     doubtful: tuple[str, ...] = ()  # delivered, but another release had taken over meanwhile
 
 
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """What a release goes out with. Without `scan` no scanner is asked again."""
+
+    deliver: Deliver
+    wrap: Wrap
+    scan: Callable[[bytes], Scan] | None = None
+
+
 def release_item(
     quarantine: Quarantine,
-    deliver: Deliver,
+    sender: Sender,
     item: str,
-    who: str,
+    who: Actor,
     *,
     to: str = "",
     only: Sequence[str] | None = None,
     infected: bool = False,
+    wrapped: bool = False,
+    why: str = "",
 ) -> Released:
-    """Release one item to its held recipients, or to the address `to` in place of them.
+    """Release one item at once to its waiting recipients, or to the address `to` in place of them.
 
-    `only` names some of the held recipients. Raises ReleaseError where nothing may be sent,
-    StoreError where the store failed; after that the lease decides when it may be tried again.
+    `only` names some of the recipients; `infected` says that malware is meant as well. Raises
+    ReleaseError where nothing may be sent, StoreError where the store failed; after that the order
+    stands, and the housekeeper carries it out.
     """
+    order = schedule(
+        quarantine, item, who, due=time.time(), to=to, only=only, infected=infected, wrapped=wrapped, why=why
+    )
+    done = send(quarantine, sender, order)
+    if done is None:
+        raise ReleaseError("it is being released already")
+    return done
+
+
+def schedule(
+    quarantine: Quarantine,
+    item: str,
+    who: Actor,
+    *,
+    due: float,
+    batch: str = "",
+    to: str = "",
+    only: Sequence[str] | None = None,
+    infected: bool = False,
+    wrapped: bool = False,
+    why: str = "",
+    approve: bool = False,
+) -> Order:
+    """Decide a release that is sent at the time `due`, by whoever calls `send` first. As `release_item`."""
     if to and not _ADDRESS.fullmatch(to):
         raise ReleaseError("not an address that a message can go to")
-    found = quarantine.find(item)
-    if found is None:
-        raise ReleaseError("no such message is held")
-    if INFECTED in found.reasons and not infected:
-        raise ReleaseError("an infected message is released only where that is asked for")
-    claim = quarantine.claim(item, only, who, why=f"to {to}" if to else "")
+    try:
+        return quarantine.decisions.schedule(
+            item,
+            only,
+            who,
+            due=due,
+            batch=batch,
+            to=to,
+            wrapped=wrapped,
+            aloud=infected,
+            why=why,
+            approve=approve,
+        )
+    except RefusedError as error:
+        raise ReleaseError(str(error)) from error
+
+
+def send(quarantine: Quarantine, sender: Sender, order: Order) -> Released | None:
+    """Send what was ordered; None if it is not due, undone, or somebody else sends it."""
+    claim = quarantine.claim(order.item, order.recipients, order.who, scheduled=True)
     if claim is None:
-        raise ReleaseError(_nothing_left(found.state))
-    results = _attempt(quarantine, deliver, claim, to)
+        return None
+    results = _attempt(quarantine, sender, claim, order)
     delivered: dict[str, str] = {}
     failed: dict[str, str] = {}
     for recipient in claim.recipients:
-        target = to or recipient
+        target = order.to or recipient
         result = results.get(target)
         if result is not None and result.status == "delivered":
             delivered[recipient] = target
         else:
             failed[recipient] = str(result) if result is not None else "no answer for this recipient"
-    doubtful = quarantine.settle(claim, who=who, delivered=delivered, failed=failed)
-    return Released(item, delivered, failed, tuple(r for r in doubtful if r in delivered))
+    doubtful = quarantine.settle(claim, who=order.who, delivered=delivered, failed=failed)
+    return Released(order.item, delivered, failed, tuple(r for r in doubtful if r in delivered))
 
 
 def deliverer(
@@ -131,15 +188,21 @@ def _send(
 
 
 def _attempt(
-    quarantine: Quarantine, deliver: Deliver, claim: Claim, to: str
+    quarantine: Quarantine, sender: Sender, claim: Claim, order: Order
 ) -> Mapping[str, RecipientResult]:
     """Deliver what was claimed. An error before or while sending is the outcome of all recipients."""
-    recipients = (to,) if to else claim.recipients
+    recipients = (order.to,) if order.to else claim.recipients
     try:
         original = quarantine.original(claim.item)
+        if sender.scan is not None and (why := _infected(quarantine, sender.scan, original.raw, order)):
+            return dict.fromkeys(recipients, RecipientResult("refused", 554, "5.7.1", why))
+        if order.wrapped:
+            message = sender.wrap(claim.item, original.raw, recipients)
+            token = quarantine.issue_token(claim.item, recipients, message)
+            return sender.deliver(Envelope("", recipients), message, token)
         token = quarantine.issue_token(claim.item, recipients)
         envelope = Envelope(original.envelope.mail_from, recipients, original.envelope.options)
-        return deliver(envelope, original.raw, token)
+        return sender.deliver(envelope, original.raw, token)
     except StoreError as error:
         text = str(error)
     except Exception as error:
@@ -148,10 +211,14 @@ def _attempt(
     return dict.fromkeys(recipients, RecipientResult("deferred", 451, "4.3.0", text))
 
 
-def _nothing_left(state: State) -> str:
-    return {
-        State.RELEASING: "it is being released already",
-        State.RELEASED: "it was released already",
-        State.DELETED: "it was deleted",
-        State.EXPIRED: "it has expired",
-    }.get(state, "it is not held for that recipient")
+def _infected(quarantine: Quarantine, scan: Callable[[bytes], Scan], raw: bytes, order: Order) -> str:
+    """Why the scanner forbids a release now, or "". What it convicts is held for that from now on."""
+    if order.aloud:
+        return ""
+    found = scan(raw)
+    if found.status == "infected":
+        quarantine.decisions.convict(order.item, INFECTED, order.who, f"at its release: {found.name}")
+        return f"the virus scanner finds {found.name}"
+    if found.status == "error":
+        return f"the virus scanner could not be asked: {found.detail}"
+    return ""

@@ -2,12 +2,8 @@
 """What a held message is, and the statements that its states are made of.
 
 Takes hostile text; every column that is searched or shown is made printable and bounded here, and
-all SQL is parameterised. `quarantine.py` says when each statement runs, and in which transaction.
-
-States of a recipient, and of the item as a whole:
-    held -> releasing (leased by one releaser) -> released
-    releasing -> held (delivery failed), releasing -> releasing (the lease ran out, another took over)
-    held -> deleted | expired
+all SQL is parameterised. `quarantine.py` and
+`decisions.py` say when each statement runs, and in which transaction.
 """
 
 from __future__ import annotations
@@ -15,16 +11,17 @@ from __future__ import annotations
 import hashlib
 import zlib
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, delete, exists, insert, select, update
+from sqlalchemy import Connection, RowMapping, and_, delete, insert, select, update
 
 from gateway.mail.headers import printable
 from gateway.store import schema
 from gateway.store.database import StoreError
 from gateway.store.encoding import from_json, to_json
 from gateway.store.journal import message_id
+from gateway.store.search import folded
+from gateway.store.states import GONE, OPEN, Event, State, after, of_item, sources
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,16 +37,7 @@ _EXACT = insert(schema.quarantine_envelopes)
 _RECIPIENT = insert(schema.quarantine_recipients)
 _JUDGEMENT = insert(schema.quarantine_judgements)
 _REASON = insert(schema.quarantine_reasons)
-
-
-class State(StrEnum):
-    """Where a held message, or its recipient, is."""
-
-    HELD = "held"
-    RELEASING = "releasing"
-    RELEASED = "released"
-    DELETED = "deleted"
-    EXPIRED = "expired"
+_WORDS = insert(schema.quarantine_words)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +70,10 @@ class Item:
     reason: str
     state: State
     changed: float
+    content: bool  # whether the message is still there
+    judged_by: str  # what looked at it last: signatures, policy and model
     reasons: tuple[str, ...]
+    answered: tuple[str, ...]  # those of the reasons that somebody answered
     recipients: tuple[HeldRecipient, ...]
 
 
@@ -115,21 +106,6 @@ class Claim:
     until: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Search:
-    """What to look for. Texts match any part, in any case; an empty one matches everything."""
-
-    sender: str = ""
-    recipient: str = ""
-    subject: str = ""
-    reason: str = ""
-    state: State | None = None
-    since: float | None = None  # by when it was held
-    until: float | None = None
-    limit: int = 100
-    offset: int = 0
-
-
 def rows_of(
     mail: Mail,
     content: Content | None,
@@ -155,6 +131,8 @@ def rows_of(
         "reason": printable(verdict.reason, 128),
         "state": State.HELD,
         "changed": now,
+        "content": 1,
+        "judged_by": stamp(judgement),
     }
     exact = {
         "item": mail.id,
@@ -175,12 +153,22 @@ def rows_of(
         "signals": to_json(judgement.signals),
         "verdict": to_json(verdict),
     }
+    words = {
+        "item": mail.id,
+        "held_at": now,
+        "score": verdict.score,
+        "size": item["size"],
+        "sender": folded(str(item["sender"])),
+        "people": folded("\n".join(str(row["address"]) for row in recipients)),
+        "subject": folded(str(item["subject"])),
+    }
     names = [{"item": mail.id, "name": name} for name in dict.fromkeys(printable(r, 128) for r in reasons)]
     found: list[tuple[Insert, Any]] = [
         (_ITEM, item),
         (_EXACT, exact),
         (_RECIPIENT, [{**recipient, **free} for recipient in recipients]),
         (_JUDGEMENT, judged),
+        (_WORDS, words),
     ]
     return [*found, (_REASON, names)] if names else found
 
@@ -212,29 +200,61 @@ def bytes_of(connection: Connection, item: str) -> bytes:
     return raw
 
 
+def stamp(judgement: Judgement) -> str:
+    """What judged: when all of it is as it was, judging again says nothing new."""
+    versions, engine = judgement.verdict.versions, judgement.evidence.antivirus.engine
+    return printable(f"{versions.policy} {versions.model} {engine}", 300)
+
+
 def lock(connection: Connection, item: str, *, gone_too: bool = False) -> tuple[str, ...]:
     """Lock the item against other writers and return its held recipients, exactly as received."""
     table, exact = schema.quarantine, schema.quarantine_envelopes
     state = connection.execute(select(table.c.state).where(table.c.id == item).with_for_update()).scalar()
-    if state is None or (state not in {State.HELD, State.RELEASING} and not gone_too):
+    if state is None or (state not in OPEN and not gone_too):
         return ()
     held = connection.execute(select(exact.c.held).where(exact.c.item == item)).scalar()
     return decode(held, tuple[str, ...]) if held is not None else ()
 
 
+def positions(people: Sequence[str], only: Sequence[str] | None) -> list[int]:
+    """Where those of `people` stand that are named, in any case; all of them for None."""
+    if only is None:
+        return list(range(len(people)))
+    names = {name.lower() for name in only}
+    return [n for n, address in enumerate(people) if address.lower() in names]
+
+
+def move(
+    connection: Connection, item: str, chosen: Sequence[int], event: Event, now: float
+) -> dict[int, State]:
+    """Let `event` happen to those of the `chosen` copies to which it may; which, and where they were."""
+    rows = schema.quarantine_recipients
+    mine = and_(rows.c.item == item, rows.c.position.in_(chosen), rows.c.state.in_(sources(event)))
+    found = connection.execute(select(rows.c.position, rows.c.state).where(mine).order_by(rows.c.position))
+    moved = {row.position: State(row.state) for row in found}
+    for state in set(moved.values()):
+        these = [position for position, was in moved.items() if was is state]
+        connection.execute(
+            update(rows)
+            .where(rows.c.item == item, rows.c.position.in_(these))
+            .values(state=after(event, state), changed=now)
+        )
+    if moved:
+        settle_item(connection, item, now)
+    return moved
+
+
 def settle_item(connection: Connection, item: str, now: float) -> None:
     """The item's state follows from its recipients'."""
     rows, table = schema.quarantine_recipients, schema.quarantine
-    states = set(connection.execute(select(rows.c.state).where(rows.c.item == item)).scalars())
-    for state in (State.RELEASING, State.HELD, State.RELEASED):
-        if state in states:
-            gone = [State.DELETED, State.EXPIRED]
-            connection.execute(
-                update(table)
-                .where(table.c.id == item, table.c.state.not_in(gone))
-                .values(state=state, changed=now)
-            )
-            return
+    found = connection.execute(select(rows.c.state).where(rows.c.item == item)).scalars()
+    state = of_item(State(one) for one in found)
+    if state is not None and state not in GONE:
+        connection.execute(
+            update(table)
+            .where(table.c.id == item, table.c.state.not_in(GONE))
+            .values(state=state, changed=now)
+        )
 
 
 def free(connection: Connection, items: Sequence[str], now: float, *states: State) -> list[str]:
@@ -256,15 +276,18 @@ def remove(connection: Connection, items: Sequence[str], state: State, now: floa
         schema.quarantine_envelopes,
         schema.quarantine_judgements,
         schema.release_tokens,
+        schema.quarantine_orders,
     ):
         connection.execute(delete(rows).where(rows.c.item.in_(items)))
+    words = schema.quarantine_words
+    connection.execute(update(words).where(words.c.item.in_(items)).values(subject=""))
     people, table = schema.quarantine_recipients, schema.quarantine
     connection.execute(
         update(people)
-        .where(people.c.item.in_(items), people.c.state != State.RELEASED)
+        .where(people.c.item.in_(items), people.c.state.in_(OPEN))
         .values(state=state, changed=now, lease="", lease_until=0.0)
     )
-    blank = {"subject": "", "message_id": "", "helo": "", "client_ip": "", "changed": now}
+    blank = {"subject": "", "message_id": "", "helo": "", "client_ip": "", "changed": now, "content": 0}
     connection.execute(update(table).where(table.c.id.in_(items)).values(**blank))
     open_ones = table.c.state != State.RELEASED
     if state is State.DELETED:
@@ -272,12 +295,12 @@ def remove(connection: Connection, items: Sequence[str], state: State, now: floa
     connection.execute(update(table).where(table.c.id.in_(items), open_ones).values(state=state))
 
 
-def reasons_by_item(connection: Connection, items: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """The reasons each item is held for."""
+def reasons_by_item(connection: Connection, items: Sequence[str]) -> dict[str, dict[str, bool]]:
+    """The reasons each item is held for, and whether each is answered."""
     table = schema.quarantine_reasons
-    found: dict[str, tuple[str, ...]] = {}
+    found: dict[str, dict[str, bool]] = {}
     for row in connection.execute(select(table).where(table.c.item.in_(items)).order_by(table.c.name)):
-        found[row.item] = (*found.get(row.item, ()), row.name)
+        found.setdefault(row.item, {})[row.name] = bool(row.answered)
     return found
 
 
@@ -293,40 +316,22 @@ def recipients_by_item(connection: Connection, items: Sequence[str]) -> dict[str
 
 
 def item_of(
-    row: RowMapping, reasons: Mapping[str, tuple[str, ...]], recipients: Mapping[str, list[HeldRecipient]]
+    row: RowMapping, reasons: Mapping[str, Mapping[str, bool]], recipients: Mapping[str, list[HeldRecipient]]
 ) -> Item:
     """An item from its row."""
     values = dict(row)
     item = values["id"]
     values["state"] = State(values["state"])
-    return Item(**values, reasons=reasons.get(item, ()), recipients=tuple(recipients.get(item, ())))
+    values["content"] = bool(values["content"])
+    names = reasons.get(item, {})
+    return Item(
+        **values,
+        reasons=tuple(names),
+        answered=tuple(name for name, answered in names.items() if answered),
+        recipients=tuple(recipients.get(item, ())),
+    )
 
 
-def has_content() -> ColumnElement[bool]:
-    """Whether an item's message is still there."""
-    return exists().where(schema.quarantine_bytes.c.item == schema.quarantine.c.id)
-
-
-def conditions(wanted: Search) -> list[ColumnElement[bool]]:
-    """`wanted` as SQL conditions on the item."""
-    table, rows, names = schema.quarantine, schema.quarantine_recipients, schema.quarantine_reasons
-    found: list[ColumnElement[bool]] = []
-    if wanted.sender:
-        found.append(table.c.sender.icontains(wanted.sender, autoescape=True))
-    if wanted.subject:
-        found.append(table.c.subject.icontains(wanted.subject, autoescape=True))
-    if wanted.recipient:
-        matching = select(rows.c.item).where(rows.c.address.icontains(wanted.recipient, autoescape=True))
-        found.append(table.c.id.in_(matching))
-    if wanted.reason:
-        # Names of signals are in capitals and "score" is not; a list of them lets the index serve.
-        spellings = {wanted.reason, wanted.reason.upper(), wanted.reason.lower()}
-        matching = select(names.c.item).where(names.c.name.in_(spellings))
-        found.append(table.c.id.in_(matching))
-    if wanted.state is not None:
-        found.append(table.c.state == wanted.state)
-    if wanted.since is not None:
-        found.append(table.c.held_at >= wanted.since)
-    if wanted.until is not None:
-        found.append(table.c.held_at < wanted.until)
-    return found
+def listed(people: Sequence[str], why: str = "") -> str:
+    """Recipients and a reason as the audit has them."""
+    return ", ".join(people) + (f" ({why})" if why else "")

@@ -13,9 +13,9 @@ import hashlib
 import os
 import time
 import zlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, delete, func, insert, literal, or_, select, update
 
 from gateway.mail.headers import printable
 from gateway.mail.types import (
@@ -31,8 +31,11 @@ from gateway.mail.types import (
 )
 from gateway.store import audit, held, schema, tokens
 from gateway.store.database import Database, StoreError, StoreSettings
+from gateway.store.decisions import Decisions
 from gateway.store.encoding import to_json
-from gateway.store.held import Claim, Item, Judgement, Original, Search, State
+from gateway.store.held import Claim, Item, Judgement, Original
+from gateway.store.search import Search, statement
+from gateway.store.states import OPEN, OURSELVES, WAITING, Event, State
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,7 +43,6 @@ if TYPE_CHECKING:
     from sqlalchemy import Select
 
 MAX_REASONS = 200
-OURSELVES = "mailwarden"  # in the audit, for what nobody asked for
 
 # Built once: most of a statement's cost is building it.
 _SHA256 = select(schema.quarantine.c.sha256).where(schema.quarantine.c.id == bindparam("item"))
@@ -54,6 +56,7 @@ class Quarantine:
         self._database = database
         self._settings = settings or StoreSettings()
         self._key: bytes | None = None
+        self.decisions = Decisions(database)
 
     # -------------------------------------------------------------- holding
 
@@ -88,13 +91,13 @@ class Quarantine:
         def work(connection: Connection) -> None:
             found = connection.execute(_SHA256, {"item": mail.id}).scalar()
             if found is not None:
-                if found != hashlib.sha256(mail.raw).hexdigest():
+                if found != _sha256(mail.raw):
                     raise StoreError("another message is held under this id")
                 return
-            for statement, values in rows:
-                connection.execute(statement, values)
+            for row, values in rows:
+                connection.execute(row, values)
             connection.execute(_BYTES, {"item": mail.id, "data": packed})
-            audit.append(connection, mail.id, OURSELVES, "held", ", ".join(names))
+            audit.append(connection, mail.id, OURSELVES.name, "held", ", ".join(names))
 
         self._database.write(work)
         return mail.id
@@ -105,22 +108,25 @@ class Quarantine:
         """One item by its id, whatever its state."""
         if not ID_PATTERN.fullmatch(item):
             return None
-        found = self._items(schema.quarantine.c.id == item, limit=1, offset=0)
+        table = schema.quarantine
+        found = self._items(select(table).where(table.c.id == item))
         return found[0] if found else None
 
     def search(self, wanted: Search) -> list[Item]:
         """Items that match, newest first."""
-        return self._items(*held.conditions(wanted), limit=wanted.limit, offset=wanted.offset)
+        return self._items(statement(wanted).limit(wanted.limit).offset(wanted.offset))
 
     def known(self, ids: Sequence[str]) -> dict[str, Item]:
         """Those of `ids` that are or were held, whatever their state; a thousand at most."""
-        items = self._items(schema.quarantine.c.id.in_(ids), limit=len(ids), offset=0) if ids else []
+        table = schema.quarantine
+        items = self._items(select(table).where(table.c.id.in_(ids))) if ids else []
         return {item.id: item for item in items}
 
-    def count(self, wanted: Search) -> int:
-        """How many items match, limit and offset aside."""
-        statement = select(func.count()).select_from(schema.quarantine).where(*held.conditions(wanted))
-        return int(self._database.read(lambda connection: connection.execute(statement).scalar_one()))
+    def count(self, wanted: Search, upto: int = 1_000_000_000) -> int:
+        """How many items match, limit and offset aside; counting ends at `upto`."""
+        found = statement(wanted, literal(1)).limit(upto).subquery()
+        counted = select(func.count()).select_from(found)
+        return int(self._database.read(lambda connection: connection.execute(counted).scalar_one()))
 
     def raw(self, item: str) -> bytes:
         """The message exactly as received, proven by its SHA-256."""
@@ -171,10 +177,12 @@ class Quarantine:
         *,
         lease_seconds: float | None = None,
         why: str = "",
+        scheduled: bool = False,
     ) -> Claim | None:
-        """Take the held ones of `recipients` (None: all), so that nobody else delivers to them.
+        """Take those of `recipients` (None: all) that wait, so that nobody else delivers to them.
 
-        Of two claims at once one gets a recipient, the other does not. None if nothing was left.
+        With `scheduled` those that were released and are due. Of two claims at once one gets a
+        recipient, the other does not. None if nothing was left.
         """
         if not ID_PATTERN.fullmatch(item):
             return None
@@ -184,23 +192,29 @@ class Quarantine:
         def work(connection: Connection) -> Claim | None:
             now = time.time()
             people = held.lock(connection, item)
-            table = schema.quarantine_recipients
-            free = or_(
-                table.c.state == State.HELD,
-                and_(table.c.state == State.RELEASING, table.c.lease_until < now),
-            )
-            wanted = [table.c.item == item, free]
-            if recipients is not None:
-                names = {recipient.lower() for recipient in recipients}
-                wanted.append(table.c.position.in_([n for n, a in enumerate(people) if a.lower() in names]))
-            values = {"state": State.RELEASING, "lease": lease, "changed": now}
-            connection.execute(update(table).where(*wanted).values(**values, lease_until=now + seconds))
-            mine = select(table.c.position).where(table.c.item == item, table.c.lease == lease)
-            taken = tuple(people[n] for n in connection.execute(mine.order_by(table.c.position)).scalars())
-            if not taken:
+            table, orders = schema.quarantine_recipients, schema.quarantine_orders
+            due = select(orders.c.position).where(orders.c.item == item, orders.c.due <= now)
+            mine = [
+                table.c.item == item,
+                table.c.position.in_(held.positions(people, recipients)),
+                or_(
+                    and_(table.c.state == State.SCHEDULED, table.c.position.in_(due))
+                    if scheduled
+                    else table.c.state.in_(WAITING),
+                    and_(table.c.state == State.RELEASING, table.c.lease_until < now),
+                ),
+            ]
+            free = connection.execute(select(table.c.position).where(*mine).order_by(table.c.position))
+            chosen = list(free.scalars())
+            if not chosen:
                 return None
-            held.settle_item(connection, item, now)
-            audit.append(connection, item, who, "claimed", _listed(taken, why))
+            held.move(connection, item, chosen, Event.CLAIM, now)
+            leased = {"lease": lease, "lease_until": now + seconds}
+            connection.execute(
+                update(table).where(table.c.item == item, table.c.position.in_(chosen)).values(**leased)
+            )
+            taken = tuple(people[n] for n in chosen)
+            audit.append(connection, item, who, Event.CLAIM, held.listed(taken, why))
             return Claim(item, lease, taken, now + seconds)
 
         return self._database.write(work)
@@ -219,49 +233,54 @@ class Quarantine:
         are held again. Returns the recipients whose lease had passed to another claimant meanwhile:
         a delivered one among them may arrive twice.
         """
-        done = [(r, State.RELEASED, to, "") for r, to in (delivered or {}).items()]
-        done += [(r, State.HELD, "", error) for r, error in (failed or {}).items()]
+        done = [(r, Event.DELIVER, to, "") for r, to in (delivered or {}).items()]
+        done += [(r, Event.FAIL, "", error) for r, error in (failed or {}).items()]
 
         def work(connection: Connection) -> tuple[str, ...]:
             now = time.time()
             people = held.lock(connection, claim.item, gone_too=True)
-            table = schema.quarantine_recipients
+            table, orders = schema.quarantine_recipients, schema.quarantine_orders
             late = []
-            for recipient, state, to, note in done:
-                mine = update(table).where(
-                    table.c.item == claim.item,
-                    table.c.position == (people.index(recipient) if recipient in people else -1),
-                    table.c.lease == claim.lease,
-                    table.c.state == State.RELEASING,
+            for recipient, event, to, note in done:
+                position = people.index(recipient) if recipient in people else -1
+                mine = (table.c.item == claim.item, table.c.position == position)
+                still = update(table).where(
+                    *mine, table.c.lease == claim.lease, table.c.state == State.RELEASING
                 )
                 values = {"delivered_to": printable(to, 320), "note": printable(note, 500)}
-                settled = connection.execute(
-                    mine.values(**values, state=state, lease="", lease_until=0.0, changed=now)
-                ).rowcount
-                if not settled:
+                settled = connection.execute(still.values(**values, lease="", lease_until=0.0)).rowcount
+                if settled:
+                    held.move(connection, claim.item, [position], event, now)
+                    ordered = (orders.c.item == claim.item, orders.c.position == position)
+                    connection.execute(delete(orders).where(*ordered))
+                else:
                     late.append(recipient)
-                word = ("released" if state is State.RELEASED else "failed") + ("" if settled else " late")
+                word = event.value + ("" if settled else " late")
                 audit.append(connection, claim.item, who, word, f"{recipient}: {to or note}")
-            held.settle_item(connection, claim.item, now)
             return tuple(late)
 
         return self._database.write(work)
 
-    def issue_token(self, item: str, recipients: Sequence[str]) -> str:
-        """Make the token that lets this message, for these recipients, in again until it expires."""
+    def issue_token(self, item: str, recipients: Sequence[str], message: bytes | None = None) -> str:
+        """Make the token that lets an item, for these recipients, in again until it expires.
+
+        `message` is what is sent where that is not the item as it was received.
+        """
         key = self._release_key()
         nonce, bound = tokens.new_nonce(), tokens.normal(recipients)
 
         def work(connection: Connection) -> tokens.Bond:
             table, issued = schema.quarantine, schema.release_tokens
-            row = connection.execute(select(table.c.sha256, table.c.state).where(table.c.id == item)).first()
+            columns = (table.c.sha256, table.c.size, table.c.state)
+            row = connection.execute(select(*columns).where(table.c.id == item)).first()
             if row is None or row.state not in {State.RELEASING, State.RELEASED}:
                 raise StoreError(f"{item} is not being released")
             now = time.time()
             connection.execute(delete(issued).where(issued.c.expires < now))
-            bond = tokens.Bond(item, nonce, row.sha256, bound, now + self._settings.token_seconds)
+            digest, size = (row.sha256, row.size) if message is None else (_sha256(message), len(message))
+            bond = tokens.Bond(item, nonce, digest, bound, now + self._settings.token_seconds)
             values = {"item": item, "recipients": to_json(bound), "expires": bond.expires}
-            connection.execute(insert(issued).values(nonce=nonce, **values))
+            connection.execute(insert(issued).values(nonce=nonce, sha256=digest, size=size, **values))
             return bond
 
         return tokens.seal(key, self._database.write(work))
@@ -285,7 +304,9 @@ class Quarantine:
                 return None
             if not tokens.same_message(raw, size, bond.sha256):
                 return None
-            return Release(token.item, held.reasons_by_item(connection, [token.item]).get(token.item, ()))
+            return Release(
+                token.item, tuple(held.reasons_by_item(connection, [token.item]).get(token.item, ()))
+            )
 
         return self._database.read(work)
 
@@ -301,10 +322,10 @@ class Quarantine:
 
         def work(connection: Connection) -> bool:
             now = time.time()
-            if not held.free(connection, [item], now, State.HELD, State.RELEASING, State.RELEASED):
+            if not held.free(connection, [item], now, *OPEN, State.RELEASED):
                 return False
             held.remove(connection, [item], State.DELETED, now)
-            audit.append(connection, item, who, "deleted", why)
+            audit.append(connection, item, who, Event.DELETE, why)
             return True
 
         done = self._database.write(work)
@@ -315,14 +336,14 @@ class Quarantine:
     def expire(self, older_than: float, batch: int = 200) -> int:
         """Remove the content of what was held before `older_than`, `batch` at most; how many it was."""
         table = schema.quarantine
-        old = select(table.c.id).where(table.c.held_at < older_than, held.has_content())
+        old = select(table.c.id).where(table.c.content == 1, table.c.held_at < older_than)
 
         def work(connection: Connection) -> int:
             now = time.time()
-            free = held.free(connection, found, now, State.HELD, State.RELEASING, State.RELEASED)
+            free = held.free(connection, found, now, *OPEN, State.RELEASED)
             held.remove(connection, free, State.EXPIRED, now)
             for item in free:
-                audit.append(connection, item, OURSELVES, "expired")
+                audit.append(connection, item, OURSELVES.name, Event.EXPIRE)
             return len(free)
 
         # Looked for first, so that nobody who wants to hold a message waits for the search.
@@ -332,11 +353,10 @@ class Quarantine:
     def forget(self, older_than: float, batch: int = 1_000) -> int:
         """Drop the empty rows of what was removed before `older_than`, `batch` at most."""
         table = schema.quarantine
-        done = table.c.state.in_([State.RELEASED, State.DELETED, State.EXPIRED])
-        old = select(table.c.id).where(done, table.c.changed < older_than, ~held.has_content())
+        old = select(table.c.id).where(table.c.content == 0, table.c.changed < older_than)
 
         def work(connection: Connection) -> int:
-            for rows in (schema.quarantine_recipients, schema.quarantine_reasons):
+            for rows in (schema.quarantine_recipients, schema.quarantine_reasons, schema.quarantine_words):
                 connection.execute(delete(rows).where(rows.c.item.in_(found)))
             return connection.execute(delete(table).where(table.c.id.in_(found))).rowcount
 
@@ -349,17 +369,12 @@ class Quarantine:
 
     # -------------------------------------------------------------- inside
 
-    def _items(self, *conditions: ColumnElement[bool], limit: int, offset: int) -> list[Item]:
-        table = schema.quarantine
-        statement = select(table).where(*conditions).order_by(table.c.id.desc()).limit(limit).offset(offset)
-
+    def _items(self, chosen: Select[Any]) -> list[Item]:
         def work(connection: Connection) -> list[Item]:
-            rows = connection.execute(statement).mappings().all()
+            rows = connection.execute(chosen).mappings().all()
             ids = [row["id"] for row in rows]
-            reasons, recipients = (
-                held.reasons_by_item(connection, ids),
-                held.recipients_by_item(connection, ids),
-            )
+            reasons = held.reasons_by_item(connection, ids)
+            recipients = held.recipients_by_item(connection, ids)
             return [held.item_of(row, reasons, recipients) for row in rows]
 
         return self._database.read(work)
@@ -389,7 +404,7 @@ def _issued(connection: Connection, token: tokens.Token) -> tuple[tokens.Bond, i
         people.c.item == table.c.id, people.c.state.in_([State.RELEASING, State.RELEASED])
     )
     row = connection.execute(
-        select(table.c.sha256, table.c.size, issued.c.recipients, issued.c.expires)
+        select(issued.c.sha256, issued.c.size, issued.c.recipients, issued.c.expires)
         .join(issued, issued.c.item == table.c.id)
         .where(table.c.id == token.item, issued.c.nonce == token.nonce, going.exists())
     ).first()
@@ -399,5 +414,5 @@ def _issued(connection: Connection, token: tokens.Token) -> tuple[tokens.Bond, i
     return tokens.Bond(token.item, token.nonce, row.sha256, bound, row.expires), row.size
 
 
-def _listed(recipients: Sequence[str], why: str) -> str:
-    return ", ".join(recipients) + (f" ({why})" if why else "")
+def _sha256(message: bytes) -> str:
+    return hashlib.sha256(message).hexdigest()

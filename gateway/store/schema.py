@@ -28,12 +28,14 @@ from sqlalchemy import (
     inspect,
     select,
     text,
+    update,
 )
+from sqlalchemy.schema import CreateColumn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-VERSION = 4
+VERSION = 5
 
 metadata = MetaData()
 _Number = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER counts by itself in SQLite
@@ -100,8 +102,26 @@ quarantine = Table(
     Column("reason", Text, nullable=False),
     Column("state", String(16), nullable=False),
     Column("changed", Float, nullable=False),
+    Column("content", Integer, nullable=False, server_default="1"),  # 1 while the message is there
+    Column("judged_by", Text, nullable=False, server_default=""),  # what looked at it last
     Index("quarantine_state", "state", "id"),
-    Index("quarantine_held_at", "held_at"),
+    Index("quarantine_content", "content", "held_at"),
+    Index("quarantine_changed", "content", "changed"),
+)
+
+# What people search by, small and in one place, so that a million of them are read within a second.
+# Texts are folded to one case. Gone with the message.
+quarantine_words = Table(
+    "quarantine_words",
+    metadata,
+    Column("item", _Id, primary_key=True),
+    Column("held_at", Float, nullable=False),
+    Column("score", Float, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("sender", Text, nullable=False),
+    Column("people", Text, nullable=False),  # one a line
+    Column("subject", Text, nullable=False),
+    sqlite_with_rowid=False,
 )
 
 # The exact session, envelope and held recipients, as JSON; gone with the message.
@@ -134,7 +154,51 @@ quarantine_reasons = Table(
     metadata,
     Column("item", _Id, primary_key=True),
     Column("name", String(128), primary_key=True),
+    Column("answered", Float, nullable=False, server_default="0"),  # when; 0 while it is open
+    Column("answered_by", Text, nullable=False, server_default=""),
+    Column("answer", Text, nullable=False, server_default=""),
     Index("quarantine_reasons_name", "name", "item"),
+    sqlite_with_rowid=False,
+)
+
+# A copy that was released, until it is delivered: when it goes out, where to, and in which form.
+quarantine_orders = Table(
+    "quarantine_orders",
+    metadata,
+    Column("item", _Id, primary_key=True),
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    Column("batch", _Id, nullable=False),
+    Column("due", Float, nullable=False),
+    Column("who", Text, nullable=False),
+    Column("send_to", Text, nullable=False),
+    Column("wrapped", Integer, nullable=False),
+    Column("aloud", Integer, nullable=False),  # malware was spoken of
+    Column("was", String(16), nullable=False),  # the state before
+    Index("quarantine_orders_due", "due"),
+    Index("quarantine_orders_batch", "batch"),
+    sqlite_with_rowid=False,
+)
+
+# Searches by name, as options of the command line.
+quarantine_filters = Table(
+    "quarantine_filters",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("who", Text, nullable=False),
+    Column("changed", Float, nullable=False),
+    Column("options", Text, nullable=False),  # JSON
+    sqlite_with_rowid=False,
+)
+
+# Senders that reviewers block or allow: an address, a domain, or ".domain" for all below it.
+senders = Table(
+    "senders",
+    metadata,
+    Column("pattern", String(320), primary_key=True),
+    Column("rule", String(16), nullable=False),
+    Column("who", Text, nullable=False),
+    Column("changed", Float, nullable=False),
+    Column("why", Text, nullable=False),
     sqlite_with_rowid=False,
 )
 
@@ -164,6 +228,8 @@ release_tokens = Table(
     Column("item", _Id, nullable=False),
     Column("recipients", Text, nullable=False),  # JSON
     Column("expires", Float, nullable=False),
+    Column("sha256", String(64), nullable=False, server_default=""),  # of what is sent
+    Column("size", BigInteger, nullable=False, server_default="0"),
     Index("release_tokens_item", "item"),
 )
 
@@ -326,8 +392,48 @@ def _add_queue(connection: Connection) -> None:
         table.create(connection)
 
 
+def _add_review(connection: Connection) -> None:
+    """Add what reviews are made of, and fill it from what is held."""
+    for table in (quarantine_words, quarantine_orders, quarantine_filters, senders):
+        table.create(connection)
+    for table, names in (
+        (quarantine, ("content", "judged_by")),
+        (quarantine_reasons, ("answered", "answered_by", "answer")),
+        (release_tokens, ("sha256", "size")),
+    ):
+        known = {column["name"] for column in inspect(connection).get_columns(table.name)}
+        for name in names:
+            if name not in known:
+                column = CreateColumn(table.c[name]).compile(dialect=connection.dialect)
+                connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {column}")
+    connection.exec_driver_sql("DROP INDEX IF EXISTS quarantine_held_at")
+    for index in quarantine.indexes:
+        index.create(connection, checkfirst=True)
+    q, words, people, issued = quarantine, quarantine_words, quarantine_recipients, release_tokens
+    there = select(quarantine_bytes.c.item).where(quarantine_bytes.c.item == q.c.id).exists()
+    connection.execute(update(q).where(~there).values(content=0))
+    listed = (
+        select(func.aggregate_strings(func.lower(people.c.address), "\n"))
+        .where(people.c.item == q.c.id)
+        .scalar_subquery()
+    )
+    texts = (func.lower(q.c.sender), func.coalesce(listed, ""), func.lower(q.c.subject))
+    columns = [c.name for c in words.c]
+    known_texts = select(q.c.id, q.c.held_at, q.c.score, q.c.size, *texts)
+    connection.execute(insert(words).from_select(columns, known_texts))
+    for name in ("sha256", "size"):
+        of_item = select(q.c[name]).where(q.c.id == issued.c.item).scalar_subquery()
+        value = func.coalesce(of_item, issued.c[name])
+        connection.execute(update(issued).values({name: value}))
+
+
 # From version n to n + 1, each within the transaction that opens the database.
-MIGRATIONS: dict[int, Callable[[Connection], None]] = {1: _add_dmarc, 2: _add_samples, 3: _add_queue}
+MIGRATIONS: dict[int, Callable[[Connection], None]] = {
+    1: _add_dmarc,
+    2: _add_samples,
+    3: _add_queue,
+    4: _add_review,
+}
 
 
 class NewerSchemaError(Exception):

@@ -19,9 +19,10 @@ from gateway.delivery import release as release_module
 from gateway.delivery.relay import RecipientResult
 from gateway.mail.mime import parse
 from gateway.store.database import Database, StoreSettings, open_database
-from gateway.store.held import Search, State
 from gateway.store.journal import Journal
 from gateway.store.quarantine import Quarantine
+from gateway.store.search import Search
+from gateway.store.states import State
 from tests.stored import EVIDENCE, RAW, REPLY, SIGNALS, execute, hold, mail_for, settings_for, verdict_for
 
 if TYPE_CHECKING:

@@ -44,7 +44,7 @@ from gateway.policy.rules import PolicySettings
 from gateway.reply import failure, reply_to, storage_failure
 from gateway.scanners.clamd import ClamdSettings
 from gateway.store.database import StoreError, StoreSettings
-from gateway.store.held import Search
+from gateway.store.search import Search
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,7 +19,8 @@ from gateway.store import database as database_module
 from gateway.store import schema
 from gateway.store.database import Database, StoreError, StoreSettings, open_database
 from gateway.store.quarantine import Quarantine
-from tests.stored import RAW, hold, mail_for
+from gateway.store.search import Search
+from tests.stored import RAW, execute, hold, mail_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -146,16 +148,25 @@ def test_an_earlier_schema_is_brought_forward(
 def test_the_first_schema_becomes_todays(path: Path, database: Database) -> None:
     """What was written before there were reports and a queue is kept, and the new tables are there."""
     mail = hold(Quarantine(database))
-    later = [
-        t for name, t in schema.metadata.tables.items() if name.startswith(("dmarc_", "samples", "queue_"))
-    ]
+    added = ("dmarc_", "samples", "queue_", "senders", "quarantine_words", "quarantine_orders")
+    added = (*added, "quarantine_filters")
+    later = [table for name, table in schema.metadata.tables.items() if name.startswith(added)]
     for table in later:
         database.write(table.drop)
+    for column in ("quarantine_reasons.answer", "release_tokens.sha256", "quarantine.judged_by"):
+        where, _, name = column.partition(".")
+        execute(database, f"ALTER TABLE {where} DROP COLUMN {name}")
+    for index in ("quarantine_content", "quarantine_changed"):
+        execute(database, f"DROP INDEX {index}")
+    execute(database, "ALTER TABLE quarantine DROP COLUMN content")
     database.write(lambda c: c.execute(update(schema.schema_version).values(version=1)))
     again = open_database(url(path))
     tables = again.read(lambda c: set(inspect(c).get_table_names()))
     assert set(schema.metadata.tables) <= tables
-    assert Quarantine(again).raw(mail.id) == RAW
+    quarantine = Quarantine(again)
+    assert quarantine.raw(mail.id) == RAW
+    assert [item.id for item in quarantine.search(Search(subject="CHANCE", recipient="bob"))] == [mail.id]
+    assert quarantine.expire(time.time() + 1) == 1
     again.close()
 
 
@@ -224,7 +235,8 @@ _FULL = """
 import os, resource, sys
 from gateway.store.database import StoreError, StoreSettings, open_database
 from gateway.store.quarantine import Quarantine
-from tests.stored import RAW, hold, mail_for
+from gateway.store.search import Search
+from tests.stored import RAW, execute, hold, mail_for
 quarantine = Quarantine(open_database(StoreSettings(database=sys.argv[1])))
 first = hold(quarantine)
 resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))

@@ -18,8 +18,8 @@ from typing import IO, TYPE_CHECKING
 import pytest
 
 from gateway.store.database import Database, StoreSettings, open_database
-from gateway.store.held import Search
 from gateway.store.quarantine import Quarantine
+from gateway.store.search import Search
 from tests.stored import RAW, hold, mail_for, settings_for
 
 if TYPE_CHECKING:

@@ -16,8 +16,9 @@ from sqlalchemy import delete, insert, select, update
 from gateway.mail.types import Evidence
 from gateway.store import schema
 from gateway.store.database import Database, StoreError, open_database
-from gateway.store.held import Claim, Search, State
 from gateway.store.quarantine import Quarantine
+from gateway.store.search import Search
+from gateway.store.states import State
 from tests.stored import (
     EVIDENCE,
     POSTGRESQL,
@@ -33,6 +34,8 @@ from tests.stored import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from gateway.store.held import Claim
 
 BOB, CAROL, DAVE = "bob@example.com", "carol@example.com", "dave@example.com"
 ME = "cli:me"

@@ -13,24 +13,26 @@ from sqlalchemy import update
 
 from gateway.delivery import release as release_module
 from gateway.delivery.relay import RecipientResult
-from gateway.delivery.release import ReleaseError, deliverer, release_item, with_token
+from gateway.delivery.release import Deliver, ReleaseError, Sender, deliverer, release_item, with_token
 from gateway.delivery.routes import RouteSettings, parse_next_hop, routes
+from gateway.delivery.wrap import wrapper
 from gateway.mail.headers import split
-from gateway.mail.types import Envelope
+from gateway.mail.types import Envelope, Scan
 from gateway.store import schema
 from gateway.store.database import Database, StoreError, open_database
-from gateway.store.held import State
 from gateway.store.quarantine import Quarantine
+from gateway.store.states import Actor, Role, State
 from gateway.tls.outbound import OutboundTlsRule
 from tests.hop import Hop as ScriptedHop
 from tests.hop import running
 from tests.stored import RAW, execute, hold, mail_for, settings_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 BOB, CAROL, DAVE = "bob@example.com", "carol@example.com", "dave@example.org"
+ME = Actor("me", Role.ADMINISTRATOR)
 TAKEN = RecipientResult("delivered", 250, "2.0.0", "Ok")
 
 
@@ -44,6 +46,10 @@ class Sink:
     def __call__(self, envelope: Envelope, raw: bytes, token: str) -> Mapping[str, RecipientResult]:
         self.got.append((envelope, raw, token))
         return {r: self.answers.get(r, TAKEN) for r in envelope.recipients}
+
+
+def sender(deliver: Deliver, scan: Callable[[bytes], Scan] | None = None) -> Sender:
+    return Sender(deliver, wrapper("gw.example.com"), scan)
 
 
 @pytest.fixture
@@ -67,7 +73,7 @@ def states(quarantine: Quarantine, item: str) -> list[State]:
 def test_the_original_goes_to_the_held_recipients(quarantine: Quarantine) -> None:
     mail = hold(quarantine, mail_for(BOB, CAROL, DAVE), held=[BOB, DAVE])
     hop = Sink()
-    done = release_item(quarantine, hop, mail.id, "me")
+    done = release_item(quarantine, sender(hop), mail.id, ME)
     assert (done.delivered, done.failed, done.doubtful) == ({BOB: BOB, DAVE: DAVE}, {}, ())
     [(envelope, raw, token)] = hop.got
     assert envelope == Envelope(mail.envelope.mail_from, (BOB, DAVE), mail.envelope.options)
@@ -79,9 +85,9 @@ def test_the_original_goes_to_the_held_recipients(quarantine: Quarantine) -> Non
 def test_what_was_released_is_not_released_again(quarantine: Quarantine) -> None:
     mail = hold(quarantine)
     hop = Sink()
-    release_item(quarantine, hop, mail.id, "me")
+    release_item(quarantine, sender(hop), mail.id, ME)
     with pytest.raises(ReleaseError, match="released already"):
-        release_item(quarantine, hop, mail.id, "me")
+        release_item(quarantine, sender(hop), mail.id, ME)
     assert len(hop.got) == 1
 
 
@@ -91,7 +97,7 @@ def test_of_twenty_at_once_one_delivers(quarantine: Quarantine) -> None:
 
     def attempt(n: int) -> int:
         try:
-            return len(release_item(quarantine, hop, mail.id, f"cli:{n}").delivered)
+            return len(release_item(quarantine, sender(hop), mail.id, Actor(f"cli:{n}")).delivered)
         except ReleaseError:
             return 0
 
@@ -103,7 +109,7 @@ def test_of_twenty_at_once_one_delivers(quarantine: Quarantine) -> None:
 def test_to_another_address(quarantine: Quarantine) -> None:
     mail = hold(quarantine, mail_for(BOB, CAROL))
     hop = Sink()
-    done = release_item(quarantine, hop, mail.id, "me", to=DAVE)
+    done = release_item(quarantine, sender(hop), mail.id, ME, to=DAVE)
     assert done.delivered == {BOB: DAVE, CAROL: DAVE}
     [(envelope, raw, token)] = hop.got
     assert (envelope.recipients, raw) == ((DAVE,), RAW)
@@ -129,28 +135,28 @@ def test_to_no_address(quarantine: Quarantine, address: str) -> None:
     mail = hold(quarantine)
     hop = Sink()
     with pytest.raises(ReleaseError, match="not an address"):
-        release_item(quarantine, hop, mail.id, "me", to=address)
+        release_item(quarantine, sender(hop), mail.id, ME, to=address)
     assert not hop.got
     assert states(quarantine, mail.id) == [State.HELD]
 
 
 def test_only_to_one_of_them(quarantine: Quarantine) -> None:
     mail = hold(quarantine, mail_for(BOB, CAROL))
-    done = release_item(quarantine, Sink(), mail.id, "me", only=[CAROL])
+    done = release_item(quarantine, sender(Sink()), mail.id, ME, only=[CAROL])
     assert done.delivered == {CAROL: CAROL}
     assert states(quarantine, mail.id) == [State.HELD, State.RELEASED]
     with pytest.raises(ReleaseError, match="not held for that recipient"):
-        release_item(quarantine, Sink(), mail.id, "me", only=[CAROL])
+        release_item(quarantine, sender(Sink()), mail.id, ME, only=[CAROL])
 
 
 def test_a_refused_recipient_is_held_again(quarantine: Quarantine) -> None:
     mail = hold(quarantine, mail_for(BOB, CAROL))
     hop = Sink({CAROL: RecipientResult("refused", 550, "5.1.1", "no such user")})
-    done = release_item(quarantine, hop, mail.id, "me")
+    done = release_item(quarantine, sender(hop), mail.id, ME)
     assert done.delivered == {BOB: BOB}
     assert done.failed == {CAROL: "550 5.1.1 no such user"}
     assert states(quarantine, mail.id) == [State.RELEASED, State.HELD]
-    assert release_item(quarantine, Sink(), mail.id, "me").delivered == {CAROL: CAROL}
+    assert release_item(quarantine, sender(Sink()), mail.id, ME).delivered == {CAROL: CAROL}
 
 
 def test_a_delivery_that_breaks_leaves_the_message_held(quarantine: Quarantine) -> None:
@@ -159,14 +165,14 @@ def test_a_delivery_that_breaks_leaves_the_message_held(quarantine: Quarantine) 
     def broken(_envelope: Envelope, _raw: bytes, _token: str) -> Mapping[str, RecipientResult]:
         raise OSError("network gone")
 
-    done = release_item(quarantine, broken, mail.id, "me")
+    done = release_item(quarantine, sender(broken), mail.id, ME)
     assert (done.delivered, done.failed) == ({}, {BOB: "451 4.3.0 OSError"})
     assert states(quarantine, mail.id) == [State.HELD]
 
 
 def test_a_delivery_that_forgets_a_recipient_did_not_deliver_to_it(quarantine: Quarantine) -> None:
     mail = hold(quarantine, mail_for(BOB, CAROL))
-    done = release_item(quarantine, lambda *_: {BOB: TAKEN}, mail.id, "me")
+    done = release_item(quarantine, sender(lambda *_: {BOB: TAKEN}), mail.id, ME)
     assert list(done.failed) == [CAROL]
     assert states(quarantine, mail.id) == [State.RELEASED, State.HELD]
 
@@ -175,7 +181,7 @@ def test_a_damaged_message_is_not_sent(quarantine: Quarantine, database: Databas
     mail = hold(quarantine)
     execute(database, update(schema.quarantine_bytes).values(data=b"1234"))
     hop = Sink()
-    done = release_item(quarantine, hop, mail.id, "me")
+    done = release_item(quarantine, sender(hop), mail.id, ME)
     assert not hop.got
     assert "damaged" in done.failed[BOB]
     assert states(quarantine, mail.id) == [State.HELD]
@@ -189,31 +195,31 @@ def test_a_store_that_fails_to_settle_says_so_and_keeps_the_lease(
     with monkeypatch.context() as patched:
         patched.setattr(Quarantine, "settle", lambda *_, **__: (_ for _ in ()).throw(StoreError("disk full")))
         with pytest.raises(StoreError):
-            release_item(quarantine, Sink(), mail.id, "me")
+            release_item(quarantine, sender(Sink()), mail.id, ME)
     assert Quarantine.settle is settle
     with pytest.raises(ReleaseError, match="being released already"):
-        release_item(quarantine, Sink(), mail.id, "me")
+        release_item(quarantine, sender(Sink()), mail.id, ME)
 
 
 def test_infected_mail_goes_out_only_when_asked_for(quarantine: Quarantine) -> None:
     mail = hold(quarantine, reasons=["VIRUS", "score"])
     with pytest.raises(ReleaseError, match="infected"):
-        release_item(quarantine, Sink(), mail.id, "me")
+        release_item(quarantine, sender(Sink()), mail.id, ME)
     assert states(quarantine, mail.id) == [State.HELD]
-    assert release_item(quarantine, Sink(), mail.id, "me", infected=True).delivered == {BOB: BOB}
+    assert release_item(quarantine, sender(Sink()), mail.id, ME, infected=True).delivered == {BOB: BOB}
 
 
 @pytest.mark.parametrize("item", ["0" * 16, "", "x", "' OR 1=1"])
 def test_what_is_not_held_is_not_released(quarantine: Quarantine, item: str) -> None:
     with pytest.raises(ReleaseError, match="no such message"):
-        release_item(quarantine, Sink(), item, "me")
+        release_item(quarantine, sender(Sink()), item, ME)
 
 
 def test_a_deleted_message_is_not_released(quarantine: Quarantine) -> None:
     mail = hold(quarantine)
     quarantine.delete(mail.id, "me")
     with pytest.raises(ReleaseError, match="deleted"):
-        release_item(quarantine, Sink(), mail.id, "me")
+        release_item(quarantine, sender(Sink()), mail.id, ME)
 
 
 # ---------------------------------------------------------------- where it goes
@@ -269,7 +275,7 @@ def test_what_goes_back_into_postfix_carries_the_token(
 def test_the_token_is_the_first_field_and_all_else_is_untouched(quarantine: Quarantine) -> None:
     mail = hold(quarantine)
     hop = Sink()
-    release_item(quarantine, hop, mail.id, "me")
+    release_item(quarantine, sender(hop), mail.id, ME)
     [(_, raw, token)] = hop.got
     message = with_token(raw, token)
     first = split(message).fields[0]
@@ -288,7 +294,7 @@ def test_over_the_wire_the_octets_are_the_same(quarantine: Quarantine, reinject:
         async with running(ScriptedHop()) as hop:
             table = routes([RouteSettings(domains=("example.com",), next_hop=str(hop.next_hop))])
             deliver = deliverer(table, (), "gw.example.com", hop.next_hop if reinject else None)
-            done = await asyncio.to_thread(release_item, quarantine, deliver, mail.id, "me")
+            done = await asyncio.to_thread(release_item, quarantine, sender(deliver), mail.id, ME)
             assert (set(done.delivered), done.failed) == ({BOB, CAROL}, {})
             return hop
 

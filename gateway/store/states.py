@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The state machine of a held message: what may happen to it, who may do that, and what it needs.
+
+Pure: no store, no clock. Each recipient's copy has a state of its own; the item's state follows from
+those of its copies. `decisions.py` and `quarantine.py` do what this module allows, in one transaction with
+the row of the audit that tells of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+
+
+class State(StrEnum):
+    """Where a held message, or the copy of one recipient, is."""
+
+    HELD = "held"
+    REQUESTED = "requested"  # its recipient asks for it
+    DENIED = "denied"  # a reviewer said no; it stays until it expires, or a reviewer thinks otherwise
+    SCHEDULED = "scheduled"  # released, and not yet sent: the undo window
+    RELEASING = "releasing"  # leased by one releaser
+    RELEASED = "released"
+    DELETED = "deleted"
+    EXPIRED = "expired"
+
+
+class Event(StrEnum):
+    """What happens to a copy. The value is the word in the audit."""
+
+    REQUEST = "requested"
+    WITHDRAW = "withdrawn"
+    DENY = "denied"
+    RELEASE = "scheduled"
+    APPROVE = "approved"
+    UNDO = "undone"
+    CLAIM = "claimed"
+    DELIVER = "released"
+    FAIL = "failed"
+    DELETE = "deleted"
+    EXPIRE = "expired"
+
+
+class Role(IntEnum):
+    """What somebody may do; each may do what those before it may."""
+
+    USER = 1  # with mail of their own
+    REVIEWER = 2
+    ADMINISTRATOR = 3
+    OURSELVES = 4  # the program, for what time or a setting asks for
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who does something, as the audit names them ("cli:alice"), and in which role."""
+
+    name: str
+    role: Role = Role.REVIEWER
+
+
+OURSELVES: Final = Actor("mailwarden", Role.OURSELVES)
+
+WAITING: Final = (State.HELD, State.REQUESTED, State.DENIED)  # for somebody's decision
+OPEN: Final = (*WAITING, State.SCHEDULED, State.RELEASING)
+GONE: Final = (State.DELETED, State.EXPIRED)
+
+_ANY = dict.fromkeys
+TRANSITIONS: Final[Mapping[Event, Mapping[State, State]]] = {
+    Event.REQUEST: {State.HELD: State.REQUESTED},
+    Event.WITHDRAW: {State.REQUESTED: State.HELD},
+    Event.DENY: _ANY((State.HELD, State.REQUESTED), State.DENIED),
+    Event.RELEASE: _ANY(WAITING, State.SCHEDULED),
+    Event.APPROVE: {State.REQUESTED: State.SCHEDULED},
+    Event.UNDO: {State.SCHEDULED: State.HELD},
+    # From RELEASING only when the lease of the one who had it is over.
+    Event.CLAIM: _ANY((*WAITING, State.SCHEDULED, State.RELEASING), State.RELEASING),
+    Event.DELIVER: {State.RELEASING: State.RELEASED},
+    Event.FAIL: {State.RELEASING: State.HELD},
+    Event.DELETE: _ANY(OPEN, State.DELETED),
+    Event.EXPIRE: _ANY(OPEN, State.EXPIRED),
+}
+
+# The least role for each event.
+NEEDS: Final[Mapping[Event, Role]] = {
+    Event.REQUEST: Role.USER,
+    Event.WITHDRAW: Role.USER,
+    Event.DENY: Role.REVIEWER,
+    Event.RELEASE: Role.REVIEWER,
+    Event.APPROVE: Role.REVIEWER,
+    Event.UNDO: Role.REVIEWER,
+    Event.CLAIM: Role.REVIEWER,
+    Event.DELIVER: Role.REVIEWER,
+    Event.FAIL: Role.REVIEWER,
+    Event.DELETE: Role.REVIEWER,
+    Event.EXPIRE: Role.OURSELVES,
+}
+
+# Reasons that only an administrator answers, and only where it is said aloud.
+MALWARE: Final = frozenset({"VIRUS"})
+
+# The item's state is the first of these that one of its copies has.
+_FIRST = (
+    State.RELEASING,
+    State.SCHEDULED,
+    State.REQUESTED,
+    State.HELD,
+    State.DENIED,
+    State.RELEASED,
+    State.DELETED,
+    State.EXPIRED,
+)
+
+
+def after(event: Event, state: State) -> State | None:
+    """The state that `event` leads to from `state`; None where it must not happen."""
+    return TRANSITIONS[event].get(state)
+
+
+def sources(event: Event) -> tuple[State, ...]:
+    """The states in which `event` may happen."""
+    return tuple(TRANSITIONS[event])
+
+
+def of_item(copies: Iterable[State]) -> State | None:
+    """The item's state by those of its copies; None if it has none."""
+    found = set(copies)
+    return next((state for state in _FIRST if state in found), None)
+
+
+def refusal(event: Event, actor: Actor) -> str:
+    """Why `actor` may not do this, or ""."""
+    if actor.role >= NEEDS[event]:
+        return ""
+    return f"{actor.name} may not do this: it takes the role {NEEDS[event].name.lower()}"
+
+
+def unanswerable(reasons: Collection[str], actor: Actor, *, aloud: bool) -> tuple[str, ...]:
+    """Those of `reasons` that `actor` may not answer; `aloud` is whether malware was spoken of."""
+    if aloud and actor.role >= Role.ADMINISTRATOR and actor.role is not Role.OURSELVES:
+        return ()
+    return tuple(reason for reason in reasons if reason in MALWARE)
