@@ -21,7 +21,7 @@ from gateway.auth.settings import AuthSettings
 from gateway.auth.sign import SignSettings
 from gateway.classifier.settings import ClassifierSettings
 from gateway.delivery.routes import RouteSettings, parse_next_hop
-from gateway.delivery.settings import QueueSettings
+from gateway.delivery.settings import QueueSettings, ReleaseSettings
 from gateway.dns import DnsSettings
 from gateway.feedback.settings import LearningSettings
 from gateway.listeners import split_host_port
@@ -89,18 +89,6 @@ class LimitSettings(Settings, frozen=True):
     def limits(self) -> MimeLimits:
         """Return what the reader takes."""
         return MimeLimits(**msgspec.structs.asdict(self))
-
-
-class ReleaseSettings(Settings, frozen=True):
-    """Where released messages go."""
-
-    # "smtp:host:port" to bring them back into Postfix (they pass the milter with a token of ours),
-    # or "" for the next hop of the recipient's route.
-    next_hop: str = ""
-
-    def __post_init__(self) -> None:
-        if self.next_hop:
-            parse_next_hop(self.next_hop)
 
 
 class HttpSettings(Settings, frozen=True):

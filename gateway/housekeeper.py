@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry, generate_latest
 
 from gateway.classifier.mapping import ModelError
+from gateway.delivery.release import outfit, send
+from gateway.delivery.routes import routes
 from gateway.learning import Learner
 from gateway.listeners import split_host_port
 from gateway.mail.headers import printable
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gateway.config import Config
+    from gateway.delivery.release import Sender
     from gateway.log import Log
     from gateway.metrics import Counters, Metrics
     from gateway.scanners.clamd import ClamdSettings
@@ -39,6 +42,8 @@ _ROUND = 600.0  # seconds between two rounds of retention
 _HOUR = 3_600.0
 _DAY = 86_400.0
 _FOLLOW = 0.4  # seconds between two looks at what is to be learned, here and on other nodes
+_LOOK = 1.0  # seconds between two looks for releases that are due
+_HEAD_START = 3.0  # seconds that the command that decided a release has to send it itself
 LEAST_FREE = 16_777_216  # octets on the store's file system below which nothing more may be held soon
 _VERSION_TIMEOUT = 10.0  # seconds for the versions of all antivirus servers
 
@@ -55,6 +60,15 @@ def serve(settings: Config, metrics: Metrics, counters: Counters, log: Log) -> N
     if (path := settings.classifier.site_path(state_directory(settings.store))) is not None:
         learner = Learner(Samples(database), settings.classifier, None, path)
         threading.Thread(target=follow, args=(learner, log), name="site model", daemon=True).start()
+    sender = outfit(
+        settings.release,
+        routes(settings.routes, settings.next_hop),
+        settings.tls.outbound,
+        settings.name,
+        settings.antivirus,
+    )
+    releases = (Quarantine(database, settings.store), sender, log)
+    threading.Thread(target=release, args=releases, name="releases", daemon=True).start()
     while True:
         try:
             tidy(settings, database)
@@ -82,6 +96,32 @@ def follow(learner: Learner, log: Log) -> None:
                 problem = str(error)
                 log.error("the site's model is not up to date", error=printable(problem, 200))
         time.sleep(_FOLLOW)
+
+
+def release(quarantine: Quarantine, sender: Sender, log: Log) -> None:
+    """Send releases that are due and that nobody else sends: those left to us, and those of the dead."""
+    while True:
+        try:
+            send_due(quarantine, sender, log)
+        except StoreError as error:
+            log.error("releases are not sent", error=printable(str(error), 200))
+        time.sleep(_LOOK)
+
+
+def send_due(quarantine: Quarantine, sender: Sender, log: Log, head_start: float = _HEAD_START) -> int:
+    """Send what is due for longer than the `head_start` that commands have; how many were sent."""
+    count = 0
+    for order in quarantine.decisions.due(time.time() - head_start):
+        done = send(quarantine, sender, order)
+        if done is None:
+            continue
+        count += 1
+        for recipient, error in done.failed.items():
+            shown = printable(recipient, 320), printable(error, 300)
+            log.warning("release failed", id=done.item, recipient=shown[0], error=shown[1])
+        if done.delivered:
+            log.info("released", id=done.item, recipients=len(done.delivered), by=printable(order.who, 100))
+    return count
 
 
 class SignatureWatch:

@@ -14,8 +14,8 @@ from gateway.mail.headers import printable, split
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gateway.mail.types import Content
-    from gateway.store.held import Item
+    from gateway.mail.types import Content, Contribution
+    from gateway.store.held import Item, Judgement
 
 NARROW = 130  # columns of a terminal below which a row of the list takes two lines
 TEXT_SHOWN = 2_000  # characters of text that `show` prints
@@ -54,7 +54,13 @@ def _people(item: Item) -> str:
     return f"{shown} and {more} more" if more > 0 else shown
 
 
-def print_item(item: Item, content: Content | None, message: bytes, events: Sequence[Sequence[str]]) -> None:
+def print_item(
+    item: Item,
+    content: Content | None,
+    message: bytes,
+    events: Sequence[Sequence[str]],
+    judgements: Sequence[Judgement] = (),
+) -> None:
     """Print all that is known of an item; `events` are when, who, what and why."""
     out = console()
     out.print(
@@ -75,6 +81,7 @@ def print_item(item: Item, content: Content | None, message: bytes, events: Sequ
     people = [(r.address, r.state.value, r.delivered_to, r.note) for r in item.recipients]
     out.print()
     out.print(table(("Recipient", "State!", "Delivered to", "Last error"), people))
+    _print_judgements(judgements)
     if content is not None:
         out.print()
         out.print(safe("Header fields", style="bold"))
@@ -85,6 +92,30 @@ def print_item(item: Item, content: Content | None, message: bytes, events: Sequ
     out.print(table(("When!", "Who", "What!", "Why"), events))
     if content is not None:
         out.print(safe(f"mailwarden explain {item.id} says how it was judged."))
+
+
+def _print_judgements(judgements: Sequence[Judgement]) -> None:
+    """What it was held for, and what later scans said."""
+    if not judgements:
+        return
+    out = console()
+    out.print()
+    shown = sorted(judgements[0].verdict.contributions, key=lambda c: (c.decides is None, -abs(c.points)))
+    rows = [
+        (f"{c.points:+.2f}", c.name, c.decides.value if c.decides else "", c.text) for c in shown if _says(c)
+    ]
+    out.print(table(("Points>", "Signal!", "Decides!", "Why"), rows, title="Why it is held"))
+    if len(judgements) > 1:
+        out.print()
+        told = [
+            (moment(j.time), j.verdict.action.value, f"{j.verdict.score:.2f}", j.verdict.reason)
+            for j in judgements
+        ]
+        out.print(table(("Judged!", "Verdict!", "Score>", "Reason"), told))
+
+
+def _says(one: Contribution) -> bool:
+    return bool(one.points or one.decides)
 
 
 def print_fields(message: bytes) -> None:
@@ -146,6 +177,7 @@ def as_dict(item: Item) -> dict[str, Any]:
         "score": item.score,
         "reason": item.reason,
         "reasons": list(item.reasons),
+        "answered": list(item.answered),
         "recipients": [
             {"address": r.address, "state": r.state.value, "delivered_to": r.delivered_to, "note": r.note}
             for r in item.recipients

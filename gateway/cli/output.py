@@ -25,13 +25,15 @@ if TYPE_CHECKING:
 WIDE = 160  # columns where no terminal says how many there are
 
 
-def console(*, stderr: bool = False) -> Console:
-    """A console that obeys no markup. A pipe or file gets wide lines and no colour."""
+def console(*, stderr: bool = False, quiet: bool = False) -> Console:
+    """A console that obeys no markup; `quiet` prints nothing. A pipe or file gets wide lines, no colour."""
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else WIDE
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="replace")  # a terminal that knows fewer characters than mail does
-    return Console(file=stream, width=width, markup=False, highlight=False, emoji=False, soft_wrap=False)
+    return Console(
+        file=stream, width=width, markup=False, highlight=False, emoji=False, soft_wrap=False, quiet=quiet
+    )
 
 
 def safe(text: object, limit: int = 200, style: str = "") -> Text:

@@ -1,45 +1,42 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`mailwarden quarantine`: look through held messages, release them, delete them.
+"""`mailwarden quarantine`: look through held messages; the group of all commands about them.
 
 Shows hostile messages: nothing is rendered, opened or fetched; every text passes `output`. Raw bytes
-go to a file or pipe only. What cannot be done for one item is told and does not stop the others; the
-exit status is then 1.
+go to a file or pipe only.
 """
 
 from __future__ import annotations
 
 import sys
-from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from gateway.cli.filters import filters
+from gateway.cli.decisions import answer, delete, deny, request
+from gateway.cli.filters import filters, plain_filters, wanted
 from gateway.cli.helditem import as_dict, content_dict, listing, print_fields, print_item
-from gateway.cli.learn import learn_held, learn_items, learning
-from gateway.cli.main import EX_DATAERR, EX_NOINPUT, EX_UNAVAILABLE, EX_USAGE, Context, Failure, config_option
-from gateway.cli.output import console, moment, print_json, safe
+from gateway.cli.heldmail import opened, saved_filter
+from gateway.cli.learn import learn_held
+from gateway.cli.main import EX_DATAERR, EX_NOINPUT, EX_USAGE, Context, Failure, config_option
+from gateway.cli.output import console, facts, moment, octets, print_json, safe, table
 from gateway.cli.person import operator
+from gateway.cli.releases import approve, release, undo
 from gateway.mail.headers import printable
-from gateway.store.database import StoreError, open_database
-from gateway.store.quarantine import Quarantine
-from gateway.store.search import Search
-from gateway.store.states import State
+from gateway.mail.types import ID_PATTERN
+from gateway.store.filters import Filters
+from gateway.store.states import OPEN, State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from gateway.store.audit import Event
 
-    from gateway.delivery.release import Deliver, Released
-    from gateway.learning import Outcome
-
-BULK = 1_000  # items that one --all-matching takes
-STATES = [*(state.value for state in State), "all"]
+STATES = ["open", *(state.value for state in State), "all"]
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @config_option
 def quarantine() -> None:
-    """Review held messages: list, show, release, delete.
+    """Review held messages.
 
     \b
     Examples:
@@ -51,38 +48,58 @@ def quarantine() -> None:
     """
 
 
-quarantine.add_command(learn_held)
+for _command in (release, approve, undo, request, deny, answer, delete, learn_held):
+    quarantine.add_command(_command)
 
 
 @quarantine.command("list")
 @filters
-@click.option("--state", type=click.Choice(STATES), default="held", show_default=True)
+@click.option("--state", type=click.Choice(STATES), default="open", show_default=True)
 @click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True)
 @click.option("--offset", type=click.IntRange(0), default=0, help="Leave out so many of the newest.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--quiet", "-q", is_flag=True, help="Print the ids only.")
 @click.pass_obj
-def list_items(context: Context, /, *, state: str, as_json: bool, **chosen: Any) -> None:
+def list_items(
+    context: Context,
+    /,
+    *,
+    state: str,
+    saved: str | None,
+    limit: int,
+    offset: int,
+    as_json: bool,
+    quiet: bool,
+    **chosen: Any,
+) -> None:
     """List messages, newest first.
 
     \b
     Examples:
       mailwarden quarantine list --reason DMARC_QUARANTINE --since 2026-01-31
+      mailwarden quarantine list --domain example.net --score 8..12 --size ..100k
       mailwarden quarantine list --state all --limit 500 --json
+      mailwarden quarantine list --state requested --quiet
     """
-    wanted = Search(state=None if state == "all" else State(state), **chosen)
-    with _opened(context) as held:
-        items = held.search(wanted)
-        total = held.count(wanted) if len(items) == wanted.limit or wanted.offset else len(items)
+    states = OPEN if state == "open" else None if state == "all" else State(state)
+    with opened(context) as held:
+        search = wanted(chosen, saved_filter(held, saved), states, limit, offset)
+        items = held.search(search)
+        plain = not (as_json or quiet)
+        full = len(items) == limit or offset
+        total = held.count(search) if plain and full else len(items)
     if as_json:
         print_json([as_dict(item) for item in items])
-        return
-    out = console()
-    if not items:
-        out.print("Nothing is held that matches." if state == "held" else "Nothing matches.")
-        return
-    out.print(listing(items, out.width))
-    if total > len(items):
-        out.print(f"{len(items)} of {total}; see --limit and --offset")
+    elif quiet:
+        for item in items:
+            click.echo(item.id)
+    elif not items:
+        console().print("Nothing is held that matches." if state == "open" else "Nothing matches.")
+    else:
+        out = console()
+        out.print(listing(items, out.width))
+        if total > len(items):
+            out.print(f"{len(items)} of {total}; see --limit and --offset")
 
 
 @quarantine.command()
@@ -106,12 +123,13 @@ def show(context: Context, /, id: str, *, raw: bool, headers: bool, as_json: boo
     if raw and sys.stdout.isatty():
         raise Failure("a held message is not written to a terminal; add: > message.eml", EX_USAGE)
     item_id = id.upper()
-    with _opened(context) as held:
+    with opened(context) as held:
         item = held.find(item_id)
         if item is None:
             raise Failure(f"no such message: {printable(id, 40)}", EX_NOINPUT)
-        gone = item.state in {State.DELETED, State.EXPIRED}
+        gone = not item.content
         message = b"" if gone else held.raw(item_id)
+        judgements = held.judgements(item_id)
         history = held.history(item_id)
     if raw or headers:
         if gone:
@@ -128,194 +146,140 @@ def show(context: Context, /, id: str, *, raw: bool, headers: bool, as_json: boo
     if as_json:
         print_json({**as_dict(item), "content": content_dict(content), "history": events})
     else:
-        print_item(item, content, message, events)
+        print_item(item, content, message, events, judgements)
 
 
 @quarantine.command()
-@click.argument("ids", nargs=-1, metavar="[ID]...")
-@filters
-@click.option("--all-matching", is_flag=True, help="Release all held messages that the filters choose.")
-@click.option("--to", default="", metavar="ADDRESS", help="Send it there, and not to its recipients.")
-@click.option("--only", multiple=True, metavar="ADDRESS", help="Only to this recipient; may be repeated.")
-@click.option("--infected", is_flag=True, help="Release even what the virus scanner convicted.")
-@click.option("--learn", is_flag=True, help="Teach the classifier that it is ham, too.")
-@click.option("--yes", is_flag=True, help="Do not ask before working on many.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
-def release(
-    context: Context,
-    /,
-    ids: tuple[str, ...],
-    *,
-    all_matching: bool,
-    to: str,
-    only: tuple[str, ...],
-    infected: bool,
-    learn: bool,
-    yes: bool,
-    as_json: bool,
-    **chosen: Any,
-) -> None:
-    """Deliver held messages exactly as they were received, once to each recipient.
+def stats(context: Context, *, as_json: bool) -> None:
+    """Say how much is held, for what, and from whom.
 
     \b
-    Examples:
-      mailwarden quarantine release 1M80JFSJGNG4SMAS 1M80JJNYHBMP1VQP
-      mailwarden quarantine release 1M80JFSJGNG4SMAS --to postmaster@example.com
-      mailwarden quarantine release --all-matching --sender news@example.com --since 2d
-      mailwarden quarantine release --learn 1M80JFSJGNG4SMAS
+    Example:
+      mailwarden quarantine stats
     """
-    from gateway.delivery.release import ReleaseError, release_item  # noqa: PLC0415  # asyncio, TLS
-
-    with _opened(context) as held, learning(context) if learn else nullcontext() as learner:
-        chosen_ids = _choose(held, ids, _held(chosen), all_matching=all_matching, yes=yes)
-        deliver, results, failed = _deliverer(context), [], False
-        for item in chosen_ids:
-            try:
-                done = release_item(
-                    held, deliver, item, operator(), to=to, only=only or None, infected=infected
-                )
-            except (ReleaseError, StoreError) as error:
-                results.append({"id": item, "delivered": {}, "failed": {}, "error": str(error)})
-                failed = True
-            else:
-                results.append(_released_dict(done))
-                failed = failed or bool(done.failed)
-        released = [str(result["id"]) for result in results if result["delivered"]]
-        outcome = learn_items(learner, held, released, spam=False)
-    _report(results, as_json=as_json, learned=outcome)
-    if failed:
-        sys.exit(1)
-
-
-@quarantine.command()
-@click.argument("ids", nargs=-1, metavar="[ID]...")
-@filters
-@click.option("--all-matching", is_flag=True, help="Delete all held messages that the filters choose.")
-@click.option("--learn", is_flag=True, help="Teach the classifier that they are spam, first.")
-@click.option("--yes", is_flag=True, help="Do not ask before working on many.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.pass_obj
-def delete(
-    context: Context,
-    /,
-    ids: tuple[str, ...],
-    *,
-    all_matching: bool,
-    learn: bool,
-    yes: bool,
-    as_json: bool,
-    **chosen: Any,
-) -> None:
-    """Delete messages for good. An empty row and the audit stay.
-
-    \b
-    Examples:
-      mailwarden quarantine delete 1M80JFSJGNG4SMAS
-      mailwarden quarantine delete --all-matching --reason VIRUS --until 7d --yes
-      mailwarden quarantine delete --learn 1M80JFSJGNG4SMAS
-    """
-    results = []
-    with _opened(context) as held, learning(context) if learn else nullcontext() as learner:
-        chosen_ids = _choose(held, ids, _held(chosen), all_matching=all_matching, yes=yes)
-        outcome = learn_items(learner, held, chosen_ids, spam=True)
-        for item in chosen_ids:
-            try:
-                done = held.delete(item, operator())
-            except StoreError as error:
-                results.append({"id": item, "deleted": False, "error": str(error)})
-            else:
-                error_text = "" if done else "no such message, or it is gone or being released"
-                results.append({"id": item, "deleted": done, "error": error_text})
-    _report(results, as_json=as_json, learned=outcome)
-    if not all(result["deleted"] for result in results):
-        sys.exit(1)
-
-
-# ---------------------------------------------------------------- opening and choosing
-
-
-@contextmanager
-def _opened(context: Context) -> Iterator[Quarantine]:
-    """The quarantine of the configured database; its errors end the program with EX_UNAVAILABLE."""
-    settings = context.config.store
-    try:
-        database = open_database(settings)
-        try:
-            yield Quarantine(database, settings)
-        finally:
-            database.close()
-    except StoreError as error:
-        raise Failure(printable(str(error), 500), EX_UNAVAILABLE) from error
-
-
-def _deliverer(context: Context) -> Deliver:
-    """How the configuration says that releases go out."""
-    from gateway.delivery.release import deliverer  # noqa: PLC0415  # only a release needs asyncio and TLS
-    from gateway.delivery.routes import parse_next_hop, routes  # noqa: PLC0415  # as above
-
-    config = context.config
-    table = routes(config.routes, config.next_hop)
-    hop = parse_next_hop(config.release.next_hop) if config.release.next_hop else None
-    if hop is None and not config.routes and not config.next_hop:
-        raise Failure("no next hop is configured to release to; set release.next_hop or next_hop", EX_DATAERR)
-    return deliverer(table, config.tls.outbound, config.name, hop)
-
-
-def _held(chosen: dict[str, Any]) -> Search:
-    return Search(state=State.HELD, limit=BULK, **chosen)
-
-
-def _choose(
-    held: Quarantine, ids: tuple[str, ...], wanted: Search, *, all_matching: bool, yes: bool
-) -> list[str]:
-    """The ids to work on: those named, or those that match once that was confirmed."""
-    filtered = wanted != Search(state=wanted.state, limit=wanted.limit)
-    if bool(ids) == all_matching or (filtered and not all_matching):
-        raise Failure("name the messages, or choose them with filters and --all-matching", EX_USAGE)
-    if ids:
-        return list(dict.fromkeys(printable(one.upper(), 40) for one in ids))
-    items = held.search(wanted)
-    if items and not yes:
-        if not sys.stdin.isatty():
-            raise Failure(f"{len(items)} messages match; add --yes to go on", EX_USAGE)
-        out = console(stderr=True)
-        out.print(listing(items, out.width))
-        click.confirm(f"{len(items)} messages. Go on?", abort=True, err=True)
-    return [item.id for item in items]
-
-
-# ---------------------------------------------------------------- printing
-
-
-def _report(results: list[dict[str, Any]], *, as_json: bool, learned: Outcome | None) -> None:
+    with opened(context) as held:
+        found = held.decisions.figures()
     if as_json:
-        print_json({"items": results, "learning": learned.told()} if learned else results)
+        print_json(asdict(found))
         return
-    out, errors = console(), console(stderr=True)
-    for result in results:
-        for recipient, target in result.get("delivered", {}).items():
-            where = f"<{target}>" if recipient == target else f"<{target}> in place of <{recipient}>"
-            out.print(safe(f"{result['id']} released to {where}", 700), soft_wrap=True)
-        for recipient in result.get("doubtful", ()):
-            errors.print(safe(f"{result['id']} may reach <{recipient}> twice", 500), soft_wrap=True)
-        for recipient, error in result.get("failed", {}).items():
-            errors.print(safe(f"{result['id']} not released to <{recipient}>: {error}", 900), soft_wrap=True)
-        if result.get("deleted"):
-            out.print(safe(f"{result['id']} deleted"))
-        if result["error"]:
-            errors.print(safe(f"{result['id']}: {result['error']}", 700), soft_wrap=True)
-    if not results:
-        out.print("Nothing matches.")
-    if learned:
-        out.print(safe("classifier: " + (", ".join(f"{n} {what}" for what, n in learned.told().items()))))
+    out = console()
+    out.print(facts([(state, found.states.get(state, 0)) for state in State if found.states.get(state)]))
+    out.print(facts([("Open", octets(found.octets)), ("Oldest", moment(found.oldest))]))
+    for title, counts in (("Reasons", found.reasons), ("Senders", found.senders)):
+        if counts:
+            out.print()
+            rows = [(f"<{name}>" if title == "Senders" else name, str(n)) for name, n in counts.items()]
+            out.print(table((title, "Messages>"), rows))
 
 
-def _released_dict(done: Released) -> dict[str, Any]:
-    return {
-        "id": done.item,
-        "delivered": dict(done.delivered),
-        "failed": dict(done.failed),
-        "doubtful": list(done.doubtful),
-        "error": "",
-    }
+# ---------------------------------------------------------------- saved filters
+
+
+@quarantine.group("filter")
+def filter_group() -> None:
+    """Searches under a name, for `list --filter NAME` and for work on many.
+
+    \b
+    Examples:
+      mailwarden quarantine filter save newsletters --reason score --score ..9 --since 7d
+      mailwarden quarantine list --filter newsletters
+      mailwarden quarantine delete --all-matching --filter newsletters
+    """
+
+
+@filter_group.command("save")
+@click.argument("name")
+@plain_filters
+@click.pass_obj
+def save_filter(context: Context, /, name: str, **options: str | None) -> None:
+    """Keep the filters given as options under NAME. Times such as 2d are counted when it is used."""
+    kept = {key: value for key, value in options.items() if value is not None}
+    if not kept:
+        raise Failure("say what it filters, such as --sender or --reason", EX_USAGE)
+    with opened(context) as held:
+        Filters(held.database).save(name, kept, operator())
+
+
+@filter_group.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def list_filters(context: Context, *, as_json: bool) -> None:
+    """List the saved filters."""
+    with opened(context) as held:
+        found = Filters(held.database).all()
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        (name, " ".join(f"--{key} {value}" for key, value in kept.items())) for name, kept in found.items()
+    ]
+    console().print(table(("Name!", "Filters"), rows) if rows else "No filter is saved.")
+
+
+@filter_group.command("remove")
+@click.argument("name")
+@click.pass_obj
+def remove_filter(context: Context, name: str) -> None:
+    """Forget the filter NAME."""
+    with opened(context) as held:
+        if not Filters(held.database).remove(name):
+            raise Failure(f"no filter is called {printable(name, 40)}", EX_NOINPUT)
+
+
+# ---------------------------------------------------------------- audit
+
+
+@quarantine.group("audit")
+def audit_group() -> None:
+    """Who did what to which message, when and why: a chain that shows what was changed.
+
+    \b
+    Examples:
+      mailwarden quarantine audit list 1M80JFSJGNG4SMAS
+      mailwarden quarantine audit verify
+    """
+
+
+@audit_group.command("list")
+@click.argument("id", required=False)
+@click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def list_audit(context: Context, /, id: str | None, *, limit: int, as_json: bool) -> None:  # noqa: A002  # the argument
+    """List what happened, to the message ID or last of all."""
+    if id is not None and not ID_PATTERN.fullmatch(id.upper()):
+        raise Failure(f"no such message: {printable(id, 40)}", EX_NOINPUT)
+    with opened(context) as held:
+        events: list[Event] = held.history(id.upper()) if id else held.latest(limit)
+    if as_json:
+        print_json([asdict(event) for event in events])
+        return
+    rows = [(str(e.number), moment(e.time), e.item, e.who, e.action, e.why) for e in events]
+    console().print(table(("Number>", "When!", "Message!", "Who", "What!", "Why"), rows))
+
+
+@audit_group.command("verify")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def verify_audit(context: Context, *, as_json: bool) -> None:
+    """Check that no row of the audit was changed, removed or added. Exit status 1 if one was.
+
+    Note the number and the hash that it prints elsewhere: they prove later that the chain up to there
+    is still the same.
+    """
+    with opened(context) as held:
+        broken, head = held.verify_audit(), held.audit_head()
+        unknown = held.unaudited() if broken is None else []
+    whole = broken is None and not unknown
+    if as_json:
+        print_json({"whole": whole, "broken_at": broken, "head": head, "items_without_audit": unknown})
+    elif whole:
+        console().print(safe(f"The audit is whole: {head or 'it is empty'}"))
+    elif broken is not None:
+        console(stderr=True).print(f"Row {broken} of the audit was changed or removed.")
+    else:
+        console(stderr=True).print(safe(f"The audit does not know {', '.join(unknown)}: rows were removed."))
+    if not whole:
+        sys.exit(1)

@@ -18,15 +18,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gateway.delivery.relay import RecipientResult, relay_sync
+from gateway.delivery.routes import parse_next_hop
+from gateway.delivery.wrap import wrapper
 from gateway.mail.domains import domain_of
+from gateway.mail.mime import parse
 from gateway.mail.types import Envelope, Scan
 from gateway.policy.annotate import RELEASE_FIELD
+from gateway.scanners.clamd import Clamd
 from gateway.store.database import StoreError
 from gateway.store.decisions import RefusedError
 from gateway.tls.outbound import OutboundTlsRule, TlsPolicy, policy_for
 
 if TYPE_CHECKING:
     from gateway.delivery.routes import NextHop, Routes
+    from gateway.delivery.settings import ReleaseSettings
+    from gateway.scanners.clamd import ClamdSettings
     from gateway.store.decisions import Order
     from gateway.store.held import Claim
     from gateway.store.quarantine import Quarantine
@@ -145,6 +151,28 @@ def send(quarantine: Quarantine, sender: Sender, order: Order) -> Released | Non
             failed[recipient] = str(result) if result is not None else "no answer for this recipient"
     doubtful = quarantine.settle(claim, who=order.who, delivered=delivered, failed=failed)
     return Released(order.item, delivered, failed, tuple(r for r in doubtful if r in delivered))
+
+
+def outfit(
+    settings: ReleaseSettings,
+    table: Routes,
+    tls: Sequence[OutboundTlsRule],
+    hostname: str,
+    antivirus: ClamdSettings,
+) -> Sender:
+    """What the configuration wants releases to go out with."""
+    hop = parse_next_hop(settings.next_hop) if settings.next_hop else None
+    scan = scanner(Clamd(antivirus), antivirus.timeout) if settings.scan_again and antivirus.enabled else None
+    return Sender(deliverer(table, tls, hostname, hop), wrapper(hostname), scan)
+
+
+def scanner(clamd: Clamd, seconds: float) -> Callable[[bytes], Scan]:
+    """Make the question to the virus scanner: the message, and what else it may be read as."""
+
+    def scan(raw: bytes) -> Scan:
+        return clamd.scan((raw, *parse(raw).readings), time.monotonic() + seconds)
+
+    return scan
 
 
 def deliverer(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The settings of the delivery agents: how the queue is emptied."""
+"""The settings of what leaves: how the queue is emptied, how held mail is released and by whom."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import Annotated
 
 import msgspec
 
+from gateway.delivery.routes import parse_next_hop
 from gateway.settings import Count, Positive, Seconds, Settings
 
+Pause = Annotated[float, msgspec.Meta(ge=0, le=3_600)]
 Lifetime = Annotated[int, msgspec.Meta(ge=1, le=2_592_000)]
 
 
@@ -41,3 +43,23 @@ class QueueSettings(Settings, frozen=True, kw_only=True):
     lease: Seconds = 60.0
     # Seconds between two looks for work that nobody announced.
     poll: Seconds = 2.0
+
+
+class ReleaseSettings(Settings, frozen=True):
+    """Where released messages go."""
+
+    # "smtp:host:port" to bring them back into Postfix (they pass the milter with a token of ours),
+    # or "" for the next hop of the recipient's route.
+    next_hop: str = ""
+    # Seconds in which a release of one message can be undone before it is sent.
+    undo_seconds: Pause = 0.0
+    # Seconds in which a release of many messages at once can be undone before it is sent.
+    undo_seconds_bulk: Pause = 10.0
+    # Ask the virus scanner again before a message goes out.
+    scan_again: bool = True
+    # Logins of this machine that may release malware, where they say so aloud (--infected).
+    administrators: tuple[str, ...] = ("root",)
+
+    def __post_init__(self) -> None:
+        if self.next_hop:
+            parse_next_hop(self.next_hop)

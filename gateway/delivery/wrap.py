@@ -20,7 +20,7 @@ from gateway.mail.headers import printable
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-_UNSENDABLE = re.compile(rb"\0|\r(?!\n)|(?<!\r)\n|[^\n]{999,}")
+_UNSENDABLE = re.compile(rb"\0|\r(?!\n)|(?<!\r)\n|[^\r\n]{999,}")
 _ADDRESS = re.compile(r"[!-;=?-~]{1,320}", re.ASCII)  # what a To field of ours may show
 
 

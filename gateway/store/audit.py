@@ -68,6 +68,19 @@ def events(connection: Connection, item: str) -> list[Event]:
     return [_event(row._mapping) for row in rows]  # noqa: SLF001  # SQLAlchemy's public name for it
 
 
+def latest(connection: Connection, limit: int) -> list[Event]:
+    """What happened last, newest first."""
+    audit = schema.audit
+    rows = connection.execute(select(audit).order_by(audit.c.number.desc()).limit(limit))
+    return [_event(row._mapping) for row in rows]  # noqa: SLF001  # as above
+
+
+def head(connection: Connection) -> str:
+    """Number and hash of the newest row, "" if there is none."""
+    found = connection.execute(_READ_HEAD).scalar()
+    return found.decode() if found else ""
+
+
 def verify(connection: Connection) -> int | None:
     """Check the whole chain. Returns None, or the number of the first row that does not fit."""
     audit = schema.audit

@@ -153,24 +153,28 @@ def rows_of(
         "signals": to_json(judgement.signals),
         "verdict": to_json(verdict),
     }
-    words = {
-        "item": mail.id,
-        "held_at": now,
-        "score": verdict.score,
-        "size": item["size"],
-        "sender": folded(str(item["sender"])),
-        "people": folded("\n".join(str(row["address"]) for row in recipients)),
-        "subject": folded(str(item["subject"])),
-    }
     names = [{"item": mail.id, "name": name} for name in dict.fromkeys(printable(r, 128) for r in reasons)]
     found: list[tuple[Insert, Any]] = [
         (_ITEM, item),
         (_EXACT, exact),
         (_RECIPIENT, [{**recipient, **free} for recipient in recipients]),
         (_JUDGEMENT, judged),
-        (_WORDS, words),
+        (_WORDS, _words(item, recipients)),
     ]
     return [*found, (_REASON, names)] if names else found
+
+
+def _words(item: Mapping[str, Any], recipients: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What an item is searched by."""
+    return {
+        "item": item["id"],
+        "held_at": item["held_at"],
+        "score": item["score"],
+        "size": item["size"],
+        "sender": folded(item["sender"]),
+        "people": folded("\n".join(row["address"] for row in recipients)),
+        "subject": folded(item["subject"]),
+    }
 
 
 def decode(text: str, kind: Any) -> Any:

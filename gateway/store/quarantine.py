@@ -53,7 +53,7 @@ class Quarantine:
     """The quarantine in one database. Thread-safe; all methods raise StoreError."""
 
     def __init__(self, database: Database, settings: StoreSettings | None = None) -> None:
-        self._database = database
+        self.database = database
         self._settings = settings or StoreSettings()
         self._key: bytes | None = None
         self.decisions = Decisions(database)
@@ -99,7 +99,7 @@ class Quarantine:
             connection.execute(_BYTES, {"item": mail.id, "data": packed})
             audit.append(connection, mail.id, OURSELVES.name, "held", ", ".join(names))
 
-        self._database.write(work)
+        self.database.write(work)
         return mail.id
 
     # -------------------------------------------------------------- looking
@@ -126,11 +126,11 @@ class Quarantine:
         """How many items match, limit and offset aside; counting ends at `upto`."""
         found = statement(wanted, literal(1)).limit(upto).subquery()
         counted = select(func.count()).select_from(found)
-        return int(self._database.read(lambda connection: connection.execute(counted).scalar_one()))
+        return int(self.database.read(lambda connection: connection.execute(counted).scalar_one()))
 
     def raw(self, item: str) -> bytes:
         """The message exactly as received, proven by its SHA-256."""
-        return self._database.read(lambda connection: held.bytes_of(connection, item))
+        return self.database.read(lambda connection: held.bytes_of(connection, item))
 
     def original(self, item: str) -> Original:
         """Session, envelope and bytes exactly as received."""
@@ -146,13 +146,13 @@ class Quarantine:
                 held.bytes_of(connection, item),
             )
 
-        return self._database.read(work)
+        return self.database.read(work)
 
     def judgements(self, item: str) -> list[Judgement]:
         """Why the item is held, oldest first. Empty once its content is gone."""
         table = schema.quarantine_judgements
         statement = select(table).where(table.c.item == item).order_by(table.c.number)
-        rows = self._database.read(lambda connection: connection.execute(statement).mappings().all())
+        rows = self.database.read(lambda connection: connection.execute(statement).mappings().all())
         return [
             Judgement(
                 row["time"],
@@ -165,7 +165,7 @@ class Quarantine:
 
     def history(self, item: str) -> list[audit.Event]:
         """The audit of one item, oldest first."""
-        return self._database.read(lambda connection: audit.events(connection, item))
+        return self.database.read(lambda connection: audit.events(connection, item))
 
     # -------------------------------------------------------------- releasing
 
@@ -217,7 +217,7 @@ class Quarantine:
             audit.append(connection, item, who, Event.CLAIM, held.listed(taken, why))
             return Claim(item, lease, taken, now + seconds)
 
-        return self._database.write(work)
+        return self.database.write(work)
 
     def settle(
         self,
@@ -259,7 +259,7 @@ class Quarantine:
                 audit.append(connection, claim.item, who, word, f"{recipient}: {to or note}")
             return tuple(late)
 
-        return self._database.write(work)
+        return self.database.write(work)
 
     def issue_token(self, item: str, recipients: Sequence[str], message: bytes | None = None) -> str:
         """Make the token that lets an item, for these recipients, in again until it expires.
@@ -283,7 +283,7 @@ class Quarantine:
             connection.execute(insert(issued).values(nonce=nonce, sha256=digest, size=size, **values))
             return bond
 
-        return tokens.seal(key, self._database.write(work))
+        return tokens.seal(key, self.database.write(work))
 
     def check_token(self, value: str, raw: bytes, recipients: Sequence[str]) -> Release | None:
         """The release that a token proves for this message and all these recipients, or None.
@@ -308,7 +308,7 @@ class Quarantine:
                 token.item, tuple(held.reasons_by_item(connection, [token.item]).get(token.item, ()))
             )
 
-        return self._database.read(work)
+        return self.database.read(work)
 
     # -------------------------------------------------------------- removing
 
@@ -328,9 +328,9 @@ class Quarantine:
             audit.append(connection, item, who, Event.DELETE, why)
             return True
 
-        done = self._database.write(work)
+        done = self.database.write(work)
         if done:
-            self._database.purge()
+            self.database.purge()
         return done
 
     def expire(self, older_than: float, batch: int = 200) -> int:
@@ -348,7 +348,7 @@ class Quarantine:
 
         # Looked for first, so that nobody who wants to hold a message waits for the search.
         found = self._ids(old.order_by(table.c.held_at).limit(batch))
-        return self._database.write(work, durable=False) if found else 0
+        return self.database.write(work, durable=False) if found else 0
 
     def forget(self, older_than: float, batch: int = 1_000) -> int:
         """Drop the empty rows of what was removed before `older_than`, `batch` at most."""
@@ -361,11 +361,25 @@ class Quarantine:
             return connection.execute(delete(table).where(table.c.id.in_(found))).rowcount
 
         found = self._ids(old.limit(batch))
-        return self._database.write(work, durable=False) if found else 0
+        return self.database.write(work, durable=False) if found else 0
 
     def verify_audit(self) -> int | None:
         """None if the audit is whole, else the number of the first row that does not fit."""
-        return self._database.read(audit.verify)
+        return self.database.read(audit.verify)
+
+    def audit_head(self) -> str:
+        """Number and hash of the newest row of the audit, "" if it is empty."""
+        return self.database.read(audit.head)
+
+    def unaudited(self) -> list[str]:
+        """Some of the items that the audit says nothing of, though it knows all that were ever held."""
+        table, told = schema.quarantine, schema.audit
+        known = select(told.c.item).where(told.c.item == table.c.id)
+        return self._ids(select(table.c.id).where(~known.exists()).limit(10))
+
+    def latest(self, limit: int) -> list[audit.Event]:
+        """The newest rows of the audit, newest first."""
+        return self.database.read(lambda connection: audit.latest(connection, limit))
 
     # -------------------------------------------------------------- inside
 
@@ -377,10 +391,10 @@ class Quarantine:
             recipients = held.recipients_by_item(connection, ids)
             return [held.item_of(row, reasons, recipients) for row in rows]
 
-        return self._database.read(work)
+        return self.database.read(work)
 
     def _ids(self, statement: Select[str]) -> list[str]:
-        return self._database.read(lambda connection: list(connection.execute(statement).scalars()))
+        return self.database.read(lambda connection: list(connection.execute(statement).scalars()))
 
     def _release_key(self) -> bytes:
         if self._key is None:
@@ -393,7 +407,7 @@ class Quarantine:
                     connection.execute(insert(table).values(name="release", value=found))
                 return bytes(found)
 
-            self._key = self._database.write(work)
+            self._key = self.database.write(work)
         return self._key
 
 

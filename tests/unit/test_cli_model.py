@@ -175,7 +175,7 @@ def test_held_mail_teaches_the_model(site: Path, tmp_path: Path) -> None:
 def test_release_and_delete_teach_on_request(
     site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    site.write_text('next_hop = "smtp:192.0.2.1:25"\n' + site.read_text())
+    site.write_text('next_hop = "smtp:192.0.2.1:25"\nantivirus.enabled = false\n' + site.read_text())
     sent = RecipientResult("delivered", 250, "2.0.0", "Ok")
     monkeypatch.setattr(release_module, "relay_sync", lambda *a, **_: dict.fromkeys(a[3], sent))
     database = open_database(StoreSettings(database=f"sqlite:///{tmp_path}/store/mailwarden.db"))
@@ -194,7 +194,8 @@ def test_release_and_delete_teach_on_request(
     assert "classifier: 1 learned" in done.stdout
     label = [(s.spam, s.origin, s.source) for s in Samples(database).read(SampleState.LEARNED)]
     assert label == [(False, "review", operator()), (True, "review", operator())]
-    assert [e.action for e in quarantine.history(wanted)] == ["held", "claimed", "released", "labelled"]
+    actions = [e.action for e in quarantine.history(wanted)]
+    assert actions == ["held", "answered", "scheduled", "claimed", "released", "labelled"]
     assert CliRunner().invoke(cli, [*words, "release", other]).exit_code == 0
     assert Samples(database).counts() == {("learned", False): 1, ("learned", True): 1}
     database.close()

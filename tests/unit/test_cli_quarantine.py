@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,9 @@ from gateway.cli.person import operator
 from gateway.cli.quarantine import quarantine
 from gateway.delivery import release as release_module
 from gateway.delivery.relay import RecipientResult
+from gateway.delivery.settings import ReleaseSettings
 from gateway.mail.mime import parse
+from gateway.scanners.clamd import ClamdSettings
 from gateway.store.database import Database, StoreSettings, open_database
 from gateway.store.journal import Journal
 from gateway.store.quarantine import Quarantine
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+ME = operator().removeprefix("cli:")
 BOB, CAROL = "bob@example.com", "carol@example.com"
 HOSTILE = (
     b"From: \x1b]0;owned\x07\x1b[31mEve <eve@example.org>\r\n"
@@ -52,7 +56,8 @@ class Bench:
             store=settings,
             routes=(),
             next_hop="smtp:192.0.2.1:25",
-            release=SimpleNamespace(next_hop=""),
+            release=ReleaseSettings(undo_seconds_bulk=0.0, administrators=(ME,)),
+            antivirus=ClamdSettings(enabled=False),
             tls=SimpleNamespace(outbound=()),
             name="gw.example.com",
         )
@@ -252,8 +257,8 @@ def test_release_delivers_and_tells(bench: Bench) -> None:
     assert bench.sent == [((BOB, CAROL), RAW), ((BOB,), RAW)]
     assert done.stdout.count("released to") == 3
     history = bench.quarantine.history(mails[0].id)
-    assert [e.action for e in history] == ["held", "claimed", "released", "released"]
-    assert history[1].who == operator()
+    assert [e.action for e in history] == ["held", "answered", "scheduled", "claimed", "released", "released"]
+    assert history[2].who == operator()
 
 
 def test_release_to_another_address(bench: Bench) -> None:
@@ -306,13 +311,145 @@ def test_release_without_a_next_hop_is_refused(bench: Bench) -> None:
 
 def test_release_back_into_postfix(bench: Bench) -> None:
     mail = hold(bench.quarantine)
-    bench.config.release.next_hop = "smtp:127.0.0.1:10025"
+    bench.config.release = ReleaseSettings(next_hop="smtp:127.0.0.1:10025")
     assert bench.run("release", mail.id).exit_code == 0
     [(_, message)] = bench.sent
     field, _, rest = message.partition(b"\r\n")
     assert field.startswith(b"X-Mailwarden-Release: ")
     assert rest == RAW
     assert bench.quarantine.check_token(field.partition(b":")[2].decode(), rest, [BOB]) is not None
+
+
+def test_a_release_can_be_undone_while_it_waits(bench: Bench) -> None:
+    mails = [hold(bench.quarantine) for _ in range(2)]
+    done = bench.run("release", *(m.id for m in mails), "--undo-window", "60", "--no-wait")
+    assert done.exit_code == 0
+    assert not bench.sent
+    batch = done.stderr.split()[-1]
+    assert "2 messages go out in 60 s" in done.stderr
+    assert [item["state"] for item in bench.json("list", "--state", "scheduled")] == ["scheduled"] * 2
+    assert bench.run("release", mails[0].id).exit_code == 1  # it waits already
+    assert bench.run("undo", batch).exit_code == 0
+    assert bench.run("undo", batch).exit_code == 1
+    assert bench.run("release", mails[0].id).exit_code == 0
+    assert len(bench.sent) == 1
+
+
+def test_many_wait_before_they_are_sent(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.config.release = ReleaseSettings(undo_seconds_bulk=30.0)
+    mails = [hold(bench.quarantine) for _ in range(2)]
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    done = bench.run("release", *(m.id for m in mails))
+    assert done.exit_code == 130
+    assert "2 messages are held again" in done.stderr
+    assert not bench.sent
+    assert slept[0] == pytest.approx(30.0, abs=1.0)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    # Time stands still in this test, so nothing is due yet.
+    assert "undone, or the service is sending it" in bench.run("release", *(m.id for m in mails)).stderr
+
+
+def test_requests_from_the_command_line(bench: Bench) -> None:
+    mail, other = hold(bench.quarantine, mail_for(BOB, CAROL)), hold(bench.quarantine)
+    assert bench.run("request", mail.id, "--only", BOB, "--why", "an invoice").exit_code == 0
+    assert [item["id"] for item in bench.json("list", "--state", "requested")] == [mail.id]
+    assert bench.run("approve", other.id).exit_code == 1
+    assert bench.run("approve", "--all-matching", "--yes", "--recipient", "bob").exit_code == 0
+    assert bench.sent == [((BOB,), RAW)]
+    assert bench.run("deny", other.id, "--why", "phishing").exit_code == 0
+    assert bench.run("request", other.id).exit_code == 1
+    assert bench.json("list", "--state", "denied")[0]["id"] == other.id
+    assert "phishing" in bench.run("audit", "list", other.id).stdout
+
+
+def test_answers_from_the_command_line(bench: Bench) -> None:
+    mail = hold(bench.quarantine, reasons=["VIRUS", "score"])
+    assert bench.run("answer", mail.id, "virus").exit_code == 1
+    assert bench.run("answer", mail.id, "virus", "--infected").exit_code == 0
+    assert bench.run("answer", mail.id, "virus", "--infected").exit_code == 1
+    assert bench.json("show", mail.id)["answered"] == ["VIRUS"]
+
+
+def test_who_is_no_administrator_releases_no_malware(bench: Bench) -> None:
+    mail = hold(bench.quarantine, reasons=["VIRUS"])
+    bench.config.release = ReleaseSettings(administrators=("nobody-of-this-name",))
+    done = bench.run("release", mail.id, "--infected")
+    assert (done.exit_code, bench.sent) == (1, [])
+    assert "administrator" in done.stderr
+
+
+def test_saved_filters(bench: Bench) -> None:
+    hold(bench.quarantine)
+    kept = hold(bench.quarantine, mail_for(sender="news@example.org"))
+    assert bench.run("filter", "save", "news", "--sender", "news@", "--since", "2d").exit_code == 0
+    assert bench.json("filter", "list") == {"news": {"sender": "news@", "since": "2d"}}
+    assert bench.run("list", "--filter", "news", "--quiet").stdout.split() == [kept.id]
+    assert bench.run("list", "--filter", "news", "--sender", "alice", "--quiet").stdout.split() != [kept.id]
+    assert bench.run("delete", "--all-matching", "--filter", "news", "--yes", "--quiet").stdout == ""
+    assert bench.quarantine.find(kept.id).state is State.DELETED  # type: ignore[union-attr]  # it is there
+    assert bench.run("list", "--filter", "old").exit_code == 66
+    assert bench.run("filter", "save", "x", "--since", "yesterday").exit_code == 64
+    assert bench.run("filter", "save", "x").exit_code == 64
+    assert bench.run("filter", "remove", "news").exit_code == 0
+    assert bench.run("filter", "remove", "news").exit_code == 66
+
+
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [
+        (("--score", "9.."), 1),
+        (("--score", "..9"), 0),
+        (("--score", "9..10", "--size", "..1k"), 1),
+        (("--size", "1k.."), 0),
+        (("--domain", "example.com"), 1),
+    ],
+)
+def test_ranges(bench: Bench, options: tuple[str, ...], count: int) -> None:
+    hold(bench.quarantine)
+    assert len(bench.json("list", *options)) == count
+
+
+@pytest.mark.parametrize("text", ["", "..", "8", "a..b", "1..2..3", "1e9..", "\x1b[31m"])
+def test_what_is_no_range(bench: Bench, text: str) -> None:
+    done = bench.run("list", "--score", text)
+    assert done.exit_code == 64
+    assert "\x1b" not in done.output
+
+
+def test_quiet_prints_nothing_that_went_well(bench: Bench) -> None:
+    mail = hold(bench.quarantine)
+    assert bench.run("release", mail.id, "--quiet").output == ""
+    assert "released already" in bench.run("release", mail.id, "--quiet").stderr
+
+
+def test_stats(bench: Bench) -> None:
+    hold(bench.quarantine, mail_for(sender="\x1b[31m@example.com"))
+    shown = bench.run("stats").stdout
+    assert "CLASSIFIER" in shown
+    assert "\x1b" not in shown
+    assert bench.json("stats")["states"] == {"held": 1}
+
+
+def test_the_audit_is_verified(bench: Bench) -> None:
+    mail = hold(bench.quarantine)
+    done = bench.run("audit", "verify")
+    assert done.exit_code == 0
+    assert "The audit is whole: 1 " in done.stdout
+    assert bench.json("audit", "list")[0]["action"] == "held"
+    for statement in ("DROP TRIGGER audit_no_update", "UPDATE audit SET who = 'nobody'"):
+        execute(bench.database, statement if bench.database.dialect == "sqlite" else "SELECT 1")
+    if bench.database.dialect == "sqlite":
+        assert "Row 1 " in bench.run("audit", "verify").stderr
+        for statement in ("DROP TRIGGER audit_no_delete", "DELETE FROM audit", "DELETE FROM secrets"):
+            execute(bench.database, statement)
+        done = bench.run("audit", "verify")
+        assert (done.exit_code, mail.id in done.stderr) == (1, True)
 
 
 @pytest.mark.parametrize("command", ["release", "delete"])
@@ -332,7 +469,7 @@ def test_work_on_many_asks_first(bench: Bench, command: str) -> None:
 
 def test_delete(bench: Bench) -> None:
     mail = hold(bench.quarantine)
-    assert bench.json("delete", mail.id) == [{"id": mail.id, "deleted": True, "error": ""}]
+    assert bench.json("delete", mail.id) == [{"id": mail.id, "did": "deleted", "deleted": True, "error": ""}]
     assert bench.run("delete", mail.id).exit_code == 1
     assert bench.quarantine.history(mail.id)[-1].who == operator()
 

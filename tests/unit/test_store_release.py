@@ -4,18 +4,31 @@
 from __future__ import annotations
 
 import asyncio
+import email
 import hashlib
+import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 from sqlalchemy import update
 
 from gateway.delivery import release as release_module
 from gateway.delivery.relay import RecipientResult
-from gateway.delivery.release import Deliver, ReleaseError, Sender, deliverer, release_item, with_token
+from gateway.delivery.release import (
+    Deliver,
+    ReleaseError,
+    Sender,
+    deliverer,
+    release_item,
+    schedule,
+    send,
+    with_token,
+)
 from gateway.delivery.routes import RouteSettings, parse_next_hop, routes
 from gateway.delivery.wrap import wrapper
+from gateway.housekeeper import send_due
+from gateway.log import LogSettings, open_log
 from gateway.mail.headers import split
 from gateway.mail.types import Envelope, Scan
 from gateway.store import schema
@@ -29,6 +42,7 @@ from tests.stored import RAW, execute, hold, mail_for, settings_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from email.message import Message
     from pathlib import Path
 
 BOB, CAROL, DAVE = "bob@example.com", "carol@example.com", "dave@example.org"
@@ -220,6 +234,97 @@ def test_a_deleted_message_is_not_released(quarantine: Quarantine) -> None:
     quarantine.delete(mail.id, "me")
     with pytest.raises(ReleaseError, match="deleted"):
         release_item(quarantine, sender(Sink()), mail.id, ME)
+
+
+# ---------------------------------------------------------------- the scanner, once more
+
+
+@pytest.mark.parametrize(
+    ("scan", "aloud", "goes", "note"),
+    [
+        (Scan("clean"), False, True, ""),
+        (Scan("infected", "Test.Name"), False, False, "finds Test.Name"),
+        (Scan("infected", "Test.Name"), True, True, ""),
+        (Scan("error", detail="connection refused"), False, False, "could not be asked: connection refused"),
+        (Scan("limit"), False, True, ""),
+    ],
+)
+def test_the_scanner_is_asked_again(
+    quarantine: Quarantine, scan: Scan, aloud: bool, goes: bool, note: str
+) -> None:
+    mail, hop = hold(quarantine), Sink()
+    done = release_item(quarantine, sender(hop, lambda _raw: scan), mail.id, ME, infected=aloud)
+    assert bool(done.delivered) == bool(hop.got) == goes
+    assert note in "".join(done.failed.values())
+    convicted = scan.status == "infected" and not aloud
+    assert ("VIRUS" in quarantine.find(mail.id).reasons) == convicted  # type: ignore[union-attr]  # it is there
+    if convicted:
+        with pytest.raises(ReleaseError, match="infected"):
+            release_item(quarantine, sender(hop), mail.id, Actor("eve"))
+    elif not goes:
+        assert release_item(quarantine, sender(hop), mail.id, Actor("eve")).delivered
+
+
+def test_malware_needs_an_administrator_and_a_word(quarantine: Quarantine) -> None:
+    mail, hop = hold(quarantine, reasons=["VIRUS", "score"]), Sink()
+    with pytest.raises(ReleaseError, match="administrator"):
+        release_item(quarantine, sender(hop), mail.id, Actor("eve"), infected=True)
+    assert not hop.got
+
+
+# ---------------------------------------------------------------- as an attachment
+
+
+@pytest.mark.parametrize(
+    ("raw", "kind"),
+    [
+        (RAW, "message/rfc822"),
+        (RAW + b"x" * 998 + b"\r\n", "message/rfc822"),
+        (RAW + b"x" * 999 + b"\r\n", "application/octet-stream"),
+        (RAW + b"\0", "application/octet-stream"),
+        (RAW + b"bare\n", "application/octet-stream"),
+        (b"", "application/octet-stream"),
+        (RAW + b"--=_\r\n", "message/rfc822"),
+    ],
+)
+def test_as_an_attachment(quarantine: Quarantine, raw: bytes, kind: str) -> None:
+    mail, hop = hold(quarantine, mail_for("bob@example.com", "b\r\nX: y@example.com", raw=raw)), Sink()
+    done = release_item(quarantine, sender(hop), mail.id, ME, wrapped=True)
+    assert len(done.delivered) == 2
+    [(envelope, message, token)] = hop.got
+    assert envelope.mail_from == ""
+    outer = email.message_from_bytes(message)
+    assert "X" not in outer
+    assert outer["To"] == "bob@example.com"
+    text, attached = cast("list[Message]", outer.get_payload())
+    assert hashlib.sha256(raw).hexdigest() in str(text)
+    assert attached.get_content_type() == kind
+    if kind == "message/rfc822":
+        assert raw in message
+    else:
+        assert attached.get_payload(decode=True) == raw
+    # The token is bound to what is sent, not to what is in it.
+    assert quarantine.check_token(token, message, envelope.recipients) is not None
+    assert quarantine.check_token(token, raw, envelope.recipients) is None
+
+
+# ---------------------------------------------------------------- sent by the service
+
+
+def test_what_a_dead_command_left_is_sent(quarantine: Quarantine) -> None:
+    mail, hop, log = hold(quarantine), Sink(), open_log(LogSettings())
+    schedule(quarantine, mail.id, ME, due=time.time() - 60, to=DAVE)
+    assert send_due(quarantine, sender(hop), log) == 1
+    assert [got[0].recipients for got in hop.got] == [(DAVE,)]
+    assert send_due(quarantine, sender(hop), log) == 0
+    assert quarantine.history(mail.id)[-1].who == "me"
+
+
+def test_the_command_has_a_head_start(quarantine: Quarantine) -> None:
+    mail, hop = hold(quarantine), Sink()
+    order = schedule(quarantine, mail.id, ME, due=time.time())
+    assert send_due(quarantine, sender(hop), open_log(LogSettings())) == 0
+    assert send(quarantine, sender(hop), order)
 
 
 # ---------------------------------------------------------------- where it goes

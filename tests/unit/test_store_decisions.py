@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What people decide about held mail: each decision is a transition, in the audit, and by who may."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import select
+
+from gateway.store import schema
+from gateway.store.database import Database, StoreError, open_database
+from gateway.store.decisions import Decisions, RefusedError
+from gateway.store.filters import Filters
+from gateway.store.quarantine import Quarantine
+from gateway.store.search import Search
+from gateway.store.states import OPEN, OURSELVES, Actor, Role, State
+from tests.stored import RAW, hold, mail_for, settings_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+BOB, CAROL = "bob@example.com", "carol@example.com"
+USER, REVIEWER, ADMIN = Actor("bob", Role.USER), Actor("eve"), Actor("root", Role.ADMINISTRATOR)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    opened = open_database(settings_for(tmp_path))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def quarantine(database: Database) -> Quarantine:
+    return Quarantine(database)
+
+
+@pytest.fixture
+def decisions(quarantine: Quarantine) -> Decisions:
+    return quarantine.decisions
+
+
+def states(quarantine: Quarantine, item: str) -> list[str]:
+    found = quarantine.find(item)
+    assert found is not None
+    return [found.state.value, *(r.state.value for r in found.recipients)]
+
+
+def told(quarantine: Quarantine, item: str) -> list[tuple[str, str, str]]:
+    return [(e.who, e.action, e.why) for e in quarantine.history(item)][1:]
+
+
+def test_a_request_and_its_denial(quarantine: Quarantine, decisions: Decisions) -> None:
+    mail = hold(quarantine, mail_for(BOB, CAROL))
+    assert decisions.request(mail.id, [BOB.upper()], USER, why="an invoice \x1b[31m") == (BOB,)
+    assert states(quarantine, mail.id) == ["requested", "requested", "held"]
+    with pytest.raises(RefusedError, match="role reviewer"):
+        decisions.deny(mail.id, None, USER)
+    assert decisions.deny(mail.id, [BOB], REVIEWER, why="phishing") == (BOB,)
+    assert states(quarantine, mail.id) == ["held", "denied", "held"]
+    with pytest.raises(RefusedError):
+        decisions.request(mail.id, [BOB], USER)
+    assert told(quarantine, mail.id) == [
+        ("bob", "requested", f"{BOB} (an invoice ?[31m)"),
+        ("eve", "denied", f"{BOB} (phishing)"),
+    ]
+    assert quarantine.verify_audit() is None
+
+
+def test_a_request_can_be_withdrawn(quarantine: Quarantine, decisions: Decisions) -> None:
+    mail = hold(quarantine)
+    decisions.request(mail.id, None, USER)
+    assert decisions.withdraw(mail.id, None, USER) == (BOB,)
+    assert states(quarantine, mail.id) == ["held", "held"]
+
+
+def test_approval_takes_what_was_requested_and_nothing_else(
+    quarantine: Quarantine, decisions: Decisions
+) -> None:
+    mail = hold(quarantine, mail_for(BOB, CAROL))
+    with pytest.raises(RefusedError, match="nothing was requested"):
+        decisions.schedule(mail.id, None, REVIEWER, due=0.0, approve=True)
+    decisions.request(mail.id, [CAROL], USER)
+    order = decisions.schedule(mail.id, None, REVIEWER, due=0.0, approve=True)
+    assert order.recipients == (CAROL,)
+    assert states(quarantine, mail.id) == ["scheduled", "held", "scheduled"]
+
+
+def test_users_release_nothing(quarantine: Quarantine, decisions: Decisions) -> None:
+    mail = hold(quarantine)
+    with pytest.raises(RefusedError, match="role"):
+        decisions.schedule(mail.id, None, USER, due=0.0)
+    with pytest.raises(RefusedError, match="role"):
+        decisions.undo(USER, item=mail.id)
+    with pytest.raises(RefusedError, match="role"):
+        decisions.answer(mail.id, ["score"], USER)
+    assert states(quarantine, mail.id) == ["held", "held"]
+    assert told(quarantine, mail.id) == []
+
+
+def test_a_release_is_claimed_only_when_it_is_due(quarantine: Quarantine, decisions: Decisions) -> None:
+    mail = hold(quarantine)
+    decisions.schedule(mail.id, None, REVIEWER, due=time.time() + 60)
+    assert quarantine.claim(mail.id, None, "x") is None
+    assert quarantine.claim(mail.id, None, "x", scheduled=True) is None
+    assert decisions.due(time.time()) == []
+    assert decisions.undo(REVIEWER, item=mail.id) == [mail.id]
+    order = decisions.schedule(mail.id, None, REVIEWER, due=time.time(), to="post@example.org", wrapped=True)
+    assert decisions.due(time.time() + 1) == [order]
+    claim = quarantine.claim(mail.id, None, "x", scheduled=True)
+    assert claim is not None
+    assert decisions.due(time.time() + 1) == []
+    assert quarantine.settle(claim, who="x", delivered={BOB: "post@example.org"}) == ()
+    assert decisions.orders(item=mail.id) == []
+
+
+def test_an_order_outlives_who_claimed_it(quarantine: Quarantine, decisions: Decisions) -> None:
+    """A crash while sending leaves the order; when the lease is over it is due again."""
+    mail = hold(quarantine)
+    order = decisions.schedule(mail.id, None, REVIEWER, due=time.time())
+    assert quarantine.claim(mail.id, None, "x", scheduled=True, lease_seconds=0.01)
+    time.sleep(0.02)
+    assert decisions.due(time.time()) == [order]
+    assert quarantine.claim(mail.id, None, "y", scheduled=True)
+
+
+def test_a_failed_delivery_is_held_again(quarantine: Quarantine, decisions: Decisions) -> None:
+    mail = hold(quarantine)
+    decisions.schedule(mail.id, None, REVIEWER, due=time.time())
+    claim = quarantine.claim(mail.id, None, "x", scheduled=True)
+    assert claim
+    quarantine.settle(claim, who="x", failed={BOB: "550 no"})
+    assert states(quarantine, mail.id) == ["held", "held"]
+    assert decisions.orders(item=mail.id) == []
+
+
+@pytest.mark.parametrize("before", ["held", "requested", "denied"])
+def test_undo_brings_back_what_was(quarantine: Quarantine, decisions: Decisions, before: str) -> None:
+    mail = hold(quarantine)
+    if before == "requested":
+        decisions.request(mail.id, None, USER)
+    elif before == "denied":
+        decisions.deny(mail.id, None, REVIEWER)
+    order = decisions.schedule(mail.id, None, REVIEWER, due=time.time() + 60)
+    assert states(quarantine, mail.id) == ["scheduled", "scheduled"]
+    assert decisions.undo(REVIEWER, batch=order.batch) == [mail.id]
+    assert states(quarantine, mail.id) == [before, before]
+    assert quarantine.find(mail.id).answered == ()  # type: ignore[union-attr]  # it is there
+    assert decisions.undo(REVIEWER, batch=order.batch) == []
+    assert quarantine.verify_audit() is None
+
+
+def test_undo_of_a_batch_is_all_of_it(quarantine: Quarantine, decisions: Decisions) -> None:
+    mails = [hold(quarantine) for _ in range(3)]
+    for mail in mails:
+        decisions.schedule(mail.id, None, REVIEWER, due=time.time() + 60, batch="0" * 16)
+    assert sorted(decisions.undo(REVIEWER, batch="0" * 16)) == sorted(m.id for m in mails)
+
+
+def test_each_reason_is_answered(quarantine: Quarantine, decisions: Decisions) -> None:
+    mail = hold(quarantine, reasons=["VIRUS", "score", "MIME_AMBIGUOUS"])
+    with pytest.raises(RefusedError, match="infected message"):
+        decisions.schedule(mail.id, None, REVIEWER, due=0.0)
+    with pytest.raises(RefusedError, match="infected"):
+        decisions.schedule(mail.id, None, REVIEWER, due=0.0, aloud=True)
+    with pytest.raises(RefusedError, match="infected"):
+        decisions.schedule(mail.id, None, ADMIN, due=0.0)
+    with pytest.raises(RefusedError, match="infected"):
+        decisions.schedule(mail.id, None, OURSELVES, due=0.0, aloud=True)
+    assert states(quarantine, mail.id) == ["held", "held"]
+    assert told(quarantine, mail.id) == []  # what was refused left nothing
+    assert decisions.answer(mail.id, ["VIRUS"], ADMIN, aloud=True, why="wanted") == ("VIRUS",)
+    assert decisions.answer(mail.id, ["VIRUS"], ADMIN, aloud=True) == ()
+    assert decisions.schedule(mail.id, None, REVIEWER, due=0.0)
+    item = quarantine.find(mail.id)
+    assert item is not None
+    assert set(item.answered) == set(item.reasons)
+
+
+def test_a_conviction_opens_a_reason_again(quarantine: Quarantine, decisions: Decisions) -> None:
+    mail = hold(quarantine, reasons=["score"])
+    assert decisions.convict(mail.id, "VIRUS", "x", "Test.Name")
+    assert not decisions.convict(mail.id, "VIRUS", "x", "Test.Name")
+    with pytest.raises(RefusedError):
+        decisions.schedule(mail.id, None, REVIEWER, due=0.0)
+    decisions.answer(mail.id, ["VIRUS"], ADMIN, aloud=True)
+    assert decisions.convict(mail.id, "VIRUS", "x", "Test.Other")
+    with pytest.raises(RefusedError):
+        decisions.schedule(mail.id, None, REVIEWER, due=0.0)
+
+
+@pytest.mark.parametrize("item", ["0" * 16, "", "' OR 1=1 --"])
+def test_what_is_not_held(decisions: Decisions, item: str) -> None:
+    for decide in (decisions.request, decisions.withdraw, decisions.deny):
+        with pytest.raises(RefusedError, match="no such message"):
+            decide(item, None, REVIEWER)
+    with pytest.raises(RefusedError, match="no such message"):
+        decisions.schedule(item, None, REVIEWER, due=0.0)
+    assert decisions.undo(REVIEWER, item=item) == []
+    assert not decisions.convict(item, "VIRUS", "x", "y")
+
+
+def test_of_twenty_at_once_one_decides(quarantine: Quarantine, decisions: Decisions) -> None:
+    mail = hold(quarantine)
+
+    def attempt(n: int) -> int:
+        try:
+            decisions.schedule(mail.id, None, Actor(f"cli:{n}"), due=0.0)
+        except RefusedError:
+            return 0
+        return 1
+
+    with ThreadPoolExecutor(20) as pool:
+        assert sum(pool.map(attempt, range(20))) == 1
+
+
+def test_what_is_scheduled_goes_with_the_message(
+    quarantine: Quarantine, decisions: Decisions, database: Database
+) -> None:
+    mail = hold(quarantine)
+    decisions.schedule(mail.id, None, REVIEWER, due=0.0)
+    assert quarantine.delete(mail.id, "eve")
+    assert decisions.due(time.time()) == []
+    rows = database.read(lambda c: c.execute(select(schema.quarantine_orders)).all())
+    assert rows == []
+
+
+def test_figures(quarantine: Quarantine, decisions: Decisions) -> None:
+    first = hold(quarantine)
+    hold(quarantine, mail_for(sender="eve@example.org"), reasons=["VIRUS"])
+    quarantine.delete(hold(quarantine).id, "x")
+    found = decisions.figures()
+    assert found.states == {"held": 2, "deleted": 1}
+    assert found.octets == 2 * len(RAW)
+    assert found.oldest == quarantine.find(first.id).held_at  # type: ignore[union-attr]  # it is there
+    assert found.reasons["VIRUS"] == 1
+    assert found.senders == {"alice@example.net": 1, "eve@example.org": 1}
+
+
+# ---------------------------------------------------------------- searches
+
+
+@pytest.mark.parametrize(
+    ("wanted", "count"),
+    [
+        (Search(domain="example.org"), 2),
+        (Search(domain="@EXAMPLE.ORG"), 2),
+        (Search(domain="xample.org"), 0),
+        (Search(domain="example"), 0),
+        (Search(domain="_xample.org"), 0),
+        (Search(subject="ÜBER"), 1),
+        (Search(subject="über", reason="VIRUS"), 1),
+        (Search(subject="über", reason="score"), 0),
+        (Search(score_from=9.5), 3),
+        (Search(score_below=9.5), 0),
+        (Search(score_from=9.0, score_below=10.0, state=OPEN), 3),
+        (Search(larger=len(RAW) + 1), 1),
+        (Search(smaller=len(RAW)), 2),
+        (Search(state=(State.HELD, State.DELETED)), 3),
+        (Search(state=State.SCHEDULED), 0),
+    ],
+)
+def test_items_are_found_by(quarantine: Quarantine, wanted: Search, count: int) -> None:
+    hold(quarantine)
+    hold(quarantine, mail_for("bob@example.com", "dave@Example.ORG"))
+    raw = RAW.replace(b"A chance", "Über uns".encode()) + b"x" * 50
+    hold(quarantine, mail_for(sender="eve@example.org", raw=raw), reasons=["VIRUS"])
+    assert quarantine.count(wanted) == count
+    assert len(quarantine.search(wanted)) == count
+
+
+def test_pages_by_id(quarantine: Quarantine) -> None:
+    ids = []
+    for _ in range(5):
+        ids.append(hold(quarantine).id)
+        time.sleep(0.002)
+    page = [item.id for item in quarantine.search(Search(limit=2))]
+    assert page == ids[:2:-1]
+    assert [item.id for item in quarantine.search(Search(limit=2, before=page[-1]))] == ids[2:0:-1]
+    assert quarantine.count(Search(after=ids[1])) == 3
+    assert quarantine.count(Search(), upto=2) == 2
+
+
+def test_saved_filters(database: Database) -> None:
+    filters = Filters(database)
+    filters.save("news", {"sender": "news@"}, "me")
+    filters.save("news", {"sender": "letter@"}, "me")
+    assert filters.all() == {"news": {"sender": "letter@"}}
+    for bad in ("", "a b", "-x", "\x1b", "a" * 65):
+        with pytest.raises(StoreError):
+            filters.save(bad, {}, "me")
+    assert filters.remove("news")
+    assert not filters.remove("news")

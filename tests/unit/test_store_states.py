@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The state machine of held mail: every transition is in the table, and nothing else happens."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+
+from gateway.store.states import (
+    GONE,
+    NEEDS,
+    OPEN,
+    OURSELVES,
+    TRANSITIONS,
+    Actor,
+    Event,
+    Role,
+    State,
+    after,
+    of_item,
+    refusal,
+    sources,
+    unanswerable,
+)
+
+
+def test_the_table_is_whole() -> None:
+    assert set(TRANSITIONS) == set(NEEDS) == set(Event)
+    reached = {to for steps in TRANSITIONS.values() for to in steps.values()}
+    assert reached | {State.HELD} == set(State)
+
+
+def test_nothing_comes_back_from_where_it_went() -> None:
+    for event, state in product(Event, (State.RELEASED, *GONE)):
+        assert after(event, state) is None
+
+
+def test_what_is_open_can_end() -> None:
+    """From each open state some way leads out, and deletion and expiry always do."""
+    for state in OPEN:
+        assert after(Event.DELETE, state) is State.DELETED
+        assert after(Event.EXPIRE, state) is State.EXPIRED
+        assert {Event.CLAIM, Event.DELIVER} & {event for event in Event if state in sources(event)}
+
+
+def test_a_message_goes_out_only_through_a_claim() -> None:
+    ways = {
+        (event, state) for event in Event for state in sources(event) if after(event, state) is State.RELEASED
+    }
+    assert ways == {(Event.DELIVER, State.RELEASING)}
+    into = {event for event in Event for state in sources(event) if after(event, state) is State.RELEASING}
+    assert into == {Event.CLAIM}
+
+
+@pytest.mark.parametrize(
+    ("copies", "item"),
+    [
+        ([State.RELEASED, State.HELD], State.HELD),
+        ([State.RELEASED, State.DENIED], State.DENIED),
+        ([State.HELD, State.REQUESTED], State.REQUESTED),
+        ([State.SCHEDULED, State.RELEASING], State.RELEASING),
+        ([State.RELEASED, State.RELEASED], State.RELEASED),
+        ([], None),
+    ],
+)
+def test_an_item_is_where_its_copies_are(copies: list[State], item: State | None) -> None:
+    assert of_item(copies) is item
+
+
+@pytest.mark.parametrize("event", Event)
+def test_roles(event: Event) -> None:
+    for role in Role:
+        assert (refusal(event, Actor("x", role)) == "") == (role >= NEEDS[event])
+    users = {one for one in Event if not refusal(one, Actor("bob", Role.USER))}
+    assert users == {Event.REQUEST, Event.WITHDRAW}
+
+
+def test_malware_needs_a_role_and_a_word() -> None:
+    reasons = ("VIRUS", "score")
+    for role, aloud in product(Role, (False, True)):
+        left = unanswerable(reasons, Actor("x", role), aloud=aloud)
+        assert left == (() if role is Role.ADMINISTRATOR and aloud else ("VIRUS",))
+    assert unanswerable(reasons, OURSELVES, aloud=True) == ("VIRUS",)
+    assert unanswerable(("score",), Actor("x", Role.USER), aloud=False) == ()
