@@ -100,6 +100,7 @@ def decision(log: Log, door: str, mail: Mail, verdict: Verdict, reply: Reply, se
         score=verdict.score,
         reason=verdict.reason,
         held=len(verdict.held),
+        stripped=len(verdict.cuts),
         reply=f"{reply.code} {reply.enhanced}",
         ms=round(seconds * 1000, 1),
     )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
 DOORS = ("milter", "smarthost")
-ACTIONS = ("relay", "tag", "learn", "quarantine", "defer", "reject")
+ACTIONS = ("relay", "tag", "strip", "learn", "quarantine", "defer", "reject")
 FAILURES = (
     "crash",
     "storage",

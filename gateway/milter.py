@@ -29,7 +29,7 @@ from typing import Annotated, Any
 import Milter
 import msgspec
 
-from gateway.mail.edits import ordered
+from gateway.mail.edits import ordered, remainder
 from gateway.mail.headers import printable
 from gateway.mail.networks import address, inside
 from gateway.mail.types import (
@@ -50,6 +50,7 @@ from gateway.reply import failure
 from gateway.settings import Positive, Seconds, Settings
 
 DOOR = "milter"
+_BODY_CHUNK = 65_535  # octets of a new body in one packet, as the protocol has it
 # Finish, by signal: all connections (after a reload), or messages under way (before a stop).
 DRAIN_CONNECTIONS, DRAIN_MESSAGES = signal.SIGUSR1, signal.SIGUSR2
 
@@ -227,7 +228,7 @@ class Connection(Milter.Base):  # type: ignore[misc]  # pymilter has no types
         )
         try:
             verdict, reply = self.judges.submit(judge_safely, mail, self.gateway, DOOR).result()
-            return self._carry_out(verdict, reply)
+            return self._carry_out(mail, verdict, reply)
         except Exception as error:  # noqa: BLE001  # an action that was not negotiated, or a pool that ends
             self.gateway.log.error("verdict not carried out", id=mail.id, error=printable(repr(error), 200))
             return self._answer(failure(mail.id))
@@ -249,13 +250,15 @@ class Connection(Milter.Base):  # type: ignore[misc]  # pymilter has no types
 
     # ---- verdicts
 
-    def _carry_out(self, verdict: Verdict, reply: Reply) -> int:
+    def _carry_out(self, mail: Mail, verdict: Verdict, reply: Reply) -> int:
         if verdict.action in (Action.REJECT, Action.DEFER):
             return self._answer(reply)
         if verdict.action in (Action.QUARANTINE, Action.LEARN):
             return int(Milter.DISCARD)
         for edit in ordered(verdict.edits):
             self._edit(edit)
+        if verdict.cuts:
+            self._replace_body(remainder(mail.raw, sum(len(f) + 2 for f in self.head) + 2, verdict.cuts))
         for recipient, outcome in zip(self.recipients, verdict.outcomes, strict=True):
             if outcome.action in (Action.QUARANTINE, Action.LEARN):
                 # One that is not UTF-8 cannot be named to the MTA: then all is deferred.
@@ -274,6 +277,10 @@ class Connection(Milter.Base):  # type: ignore[misc]  # pymilter has no types
             self.chgheader(edit.name, edit.index, value)
         else:
             self.chgheader(edit.name, edit.index, None)
+
+    def _replace_body(self, body: bytes) -> None:
+        for start in range(0, len(body), _BODY_CHUNK):
+            self.replacebody(body[start : start + _BODY_CHUNK])
 
     def _answer(self, reply: Reply) -> int:
         # libmilter reads the text as a format.
@@ -334,7 +341,7 @@ def serve(
     Bound.gateway, Bound.settings, Bound.judges, Bound.load = gateway, settings, judges, load
     Bound.relay_networks = relay_networks
     Milter.factory = Bound
-    Milter.set_flags(Milter.ADDHDRS | Milter.CHGHDRS | Milter.DELRCPT)
+    Milter.set_flags(Milter.ADDHDRS | Milter.CHGHDRS | Milter.CHGBODY | Milter.DELRCPT)
     Milter.runmilter("mailwarden", f"fd:{listener.fileno()}", int(settings.timeout), rmsock=False)
     judges.shutdown(wait=True)
 

@@ -21,7 +21,8 @@ from gateway.mail.mime import parse
 from gateway.mail.types import Action, Evidence, Mail, Outcome, Thresholds, Verdict, Versions, new_id
 from gateway.policy.annotate import annotate
 from gateway.policy.decide import decide, reasons
-from gateway.policy.examine import Spam, examine
+from gateway.policy.examine import Spam, examine, seen_in
+from gateway.policy.strip import cut
 from gateway.reply import REPORT, failure, reply_to, storage_failure
 from gateway.store.database import StoreError
 from gateway.tls.inbound import check
@@ -89,9 +90,11 @@ def consider(mail: Mail, gateway: Gateway) -> Judgement:
     signals = examine(mail, content, evidence, spam, gateway.policy)
     lifted = evidence.release.lifted if evidence.release else ()
     verdict = decide(signals, mail, gateway.policy, versions(gateway), lifted)
+    seen = seen_in(content, evidence, gateway.policy)
+    verdict = cut(mail.raw, content, seen, verdict, gateway.policy.note, gateway.authserv_id)
     edits = annotate(mail, content, evidence, verdict, gateway.policy, gateway.authserv_id)
     if verdict.relayed:
-        edits = signed(mail, content, evidence, edits, gateway.signing, gateway.authserv_id)
+        edits = signed(mail, content, evidence, edits, gateway.signing, gateway.authserv_id, verdict.cuts)
     return Judgement(content, evidence, signals, replace(verdict, edits=edits))
 
 
@@ -161,10 +164,10 @@ def classify(mail: Mail, content: Content, gateway: Gateway) -> Spam | None:
 
 
 def keep(mail: Mail, judgement: Judgement, gateway: Gateway, door: str, seconds: float) -> None:
-    """Hold what is to be held, durably, and write the journal's record."""
+    """Keep what is held or stripped, durably and as it came, and write the journal's record."""
     content, evidence, signals, verdict = judgement
     _count_failures(evidence, signals, gateway.counters)
-    if verdict.held and gateway.quarantine is not None:
+    if verdict.kept and gateway.quarantine is not None:
         gateway.quarantine.hold(mail, verdict, evidence, signals, content=content, reasons=reasons(verdict))
         gateway.counters.add("held")
     if gateway.observer is not None:

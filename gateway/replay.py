@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Literal
 
 from gateway import __version__
 from gateway.mail.headers import printable
-from gateway.mail.types import Action, Mail
-from gateway.policy.decide import decide
+from gateway.mail.types import ON_ITS_WAY, Action, Mail
+from gateway.policy.decide import STRIPPED, decide
 from gateway.store.states import State
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ FAILURE = "FAILURE"  # the reason of a message that could not be judged, see `pi
 THRESHOLDS = "thresholds"  # why a verdict changes where no signal is weighed otherwise
 EXAMPLES = 5  # kept of each change
 _SHOWN = 60  # characters of an example's texts
-_ON_ITS_WAY = (Action.RELAY, Action.TAG)
 _SEVERITY = {action: severity for severity, action in enumerate(Action)}
 
 
@@ -46,7 +45,9 @@ class Change(StrEnum):
     HELD = "newly held"
     PASSED = "newly passed"
     TAGGED = "newly tagged"
+    STRIPPED = "newly stripped"
     UNTAGGED = "no longer tagged"
+    UNSTRIPPED = "no longer stripped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ class Example:
     @property
     def rank(self) -> tuple[bool, int, float, str]:
         """Ascending from the worst: against a reviewer's word, then by severity and points."""
-        stopped = self.new not in _ON_ITS_WAY
+        stopped = self.new not in ON_ITS_WAY
         against = (self.label == "ham" and stopped) or (self.label == "spam" and not stopped)
         steps = (_SEVERITY[self.new] - _SEVERITY[self.old]) * (1 if stopped else -1)
         return not against, -steps, -abs(self.new_score - self.old_score), self.id
@@ -183,22 +184,25 @@ def judge_again(record: Record, policy: Policy) -> tuple[Verdict, tuple[str, ...
 def identical(old: Verdict, new: Verdict) -> bool:
     """Whether all that `decide` gives is equal, down to each contribution's text.
 
-    The versions say who judged and not what was decided; edits are not made by `decide`.
+    The versions say who judged and not what was decided; edits and cuts are not made by `decide`.
     """
-    return replace(new, edits=old.edits, versions=old.versions) == old
+    return replace(new, edits=old.edits, cuts=old.cuts, versions=old.versions) == old
 
 
 def change_of(old: Action, new: Action) -> Change | None:
     """What becomes of a copy otherwise than before; None if it is the same."""
     if old is new:
         return None
-    if new in _ON_ITS_WAY and old not in _ON_ITS_WAY:
+    if new in ON_ITS_WAY and old not in ON_ITS_WAY:
         return Change.PASSED
+    if old is Action.STRIP and new in (Action.RELAY, Action.TAG):
+        return Change.UNSTRIPPED
     return {
         Action.REJECT: Change.REJECTED,
         Action.DEFER: Change.DEFERRED,
         Action.QUARANTINE: Change.HELD,
         Action.TAG: Change.TAGGED,
+        Action.STRIP: Change.STRIPPED,
         Action.RELAY: Change.UNTAGGED,
     }[new]
 
@@ -225,11 +229,14 @@ def causes_of(old: Verdict, new: Verdict, before: Outcome, after: Outcome) -> tu
 
 
 def label_of(item: Item) -> Label:
-    """What a reviewer said of a held message: released to its own recipient, or deleted."""
+    """What a reviewer said of a held message: released to its own recipient, or deleted.
+
+    To delete the original of what was delivered without an attachment says nothing about it.
+    """
     for recipient in item.recipients:
         if recipient.state is State.RELEASED and recipient.delivered_to.lower() == recipient.address.lower():
             return "ham"
-    return "spam" if item.state is State.DELETED else ""
+    return "spam" if item.state is State.DELETED and STRIPPED not in item.reasons else ""
 
 
 def _weighed(verdict: Verdict) -> dict[str, tuple[float, frozenset[Action | None]]]:
@@ -247,7 +254,7 @@ def _level(score: float, thresholds: Thresholds) -> int:
 
 
 def _stopped(verdict: Verdict) -> bool:
-    return any(o.action not in _ON_ITS_WAY for o in verdict.outcomes)
+    return any(o.action not in ON_ITS_WAY for o in verdict.outcomes)
 
 
 def _count(counts: dict[str, int], key: str) -> None:

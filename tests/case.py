@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
 from contrib.lab.clamd import EICAR, TEST_VIRUS
-from gateway.mail.types import Action, Direction, Envelope, Mail, Session, Tls, new_id
+from gateway.mail.types import ON_ITS_WAY, Action, Direction, Envelope, Mail, Session, Tls, new_id
 from gateway.policy.examine import GTUBE
 from gateway.settings import Settings
 from tests.bombs import SAMPLES
@@ -92,6 +92,9 @@ class Expect(Settings, frozen=True):
     header: tuple[str, ...] = ()  # unfolded fields that must be in what is passed on
     no_header: tuple[str, ...] = ()  # names that must not
     no_text: tuple[str, ...] = ()  # what must not be anywhere in what is passed on
+    kept_text: tuple[str, ...] = ()  # what must
+    stripped: tuple[str, ...] = ()  # recipients who get it with something cut out, and whose original is kept
+    cuts: int | None = None
     authentication_results: str = ""  # unfolded, the exact value of the topmost field
     text: tuple[str, ...] = ()  # what the parts that are read as text must contain
     attachments: tuple[str, ...] | None = None  # first names of the attachments
@@ -169,7 +172,7 @@ class Case:
         """The recipients that must get the message."""
         if self.expect.relayed is not None:
             return self.expect.relayed
-        goes_on = self.expect.action in (Action.RELAY, Action.TAG)
+        goes_on = self.expect.action in ON_ITS_WAY
         return tuple(r for r in self.envelope.recipients if goes_on and r not in self.expect.held)
 
     @property

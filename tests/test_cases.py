@@ -31,7 +31,7 @@ from gateway import assembly, config
 from gateway.log import LogSettings, open_log
 from gateway.mail.edits import apply
 from gateway.mail.headers import split
-from gateway.mail.types import Action, Direction
+from gateway.mail.types import ON_ITS_WAY, Action, Direction, Verdict
 from gateway.metrics import Metrics
 from gateway.pipeline import Judgement, admit, consider
 from gateway.policy.signals import NAMES
@@ -74,6 +74,14 @@ ZONES = [
 ON_ERROR = {"clamd-down": "defer", "clamd-down-hold": "quarantine", "clamd-down-ignore": "ignore"}
 ACTIONS = {"accept": "relay", "discard": "quarantine", "reject": "reject", "tempfail": "defer"}
 _ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{16}")
+_KEPT = re.compile(rb"X-Quarantine-ID: <([0-9A-HJKMNP-TV-Z]{16})>\r\n")
+STRIPPED = (
+    "ATTACHMENT_EXECUTABLE",
+    "ARCHIVE_EXECUTABLE",
+    "ARCHIVE_DOUBLE_EXTENSION",
+    "ARCHIVE_ENCRYPTED",
+    "ATTACHMENT_NAME_REVERSED",
+)
 
 
 class Result(NamedTuple):
@@ -196,6 +204,8 @@ class Lab:
         match name:
             case "standard":
                 pass
+            case "strip":
+                policy |= {"actions": dict.fromkeys(STRIPPED, "strip")}
             case "unpack-fails":
                 base["unpack"] = {"timeout": 0.001}
             case "tagging":
@@ -269,8 +279,9 @@ def direct(case: cases.Case, raw: bytes, laboratory: Lab) -> Result:
     if refusal:
         return Result("reject" if refusal.code >= 500 else "defer", _codes(str(refusal)), (), b"")
     verdict = laboratory.judged(case, raw).verdict
-    if verdict.action in (Action.RELAY, Action.TAG):
-        return Result("relay", "", verdict.relayed, apply(raw, verdict.edits))
+    if verdict.action in ON_ITS_WAY:
+        message = apply(raw, verdict.edits, verdict.cuts)
+        return Result("relay", "", verdict.relayed, _without_id(message))
     return Result(verdict.action.value, _codes(str(reply_to(verdict))), (), b"")
 
 
@@ -292,7 +303,7 @@ def by_milter(case: cases.Case, laboratory: Lab) -> tuple[Result, str]:
     reply = "" if action == "relay" else _codes(outcome.reply)
     if action != "relay":
         return Result(action, reply, (), b""), queue_id
-    return Result(action, reply, outcome.recipients, outcome.message), queue_id
+    return Result(action, reply, outcome.recipients, _without_id(outcome.message)), queue_id
 
 
 def by_smarthost(case: cases.Case, laboratory: Lab) -> tuple[Result, str]:
@@ -314,7 +325,8 @@ def by_smarthost(case: cases.Case, laboratory: Lab) -> tuple[Result, str]:
         return Result("quarantine", _codes(said), (), b""), item
     [passed_on] = laboratory.sink.wait_for(1)  # out of the queue
     assert passed_on.mail_from == case.envelope.mail_from
-    return Result("relay", "", passed_on.recipients, _without_received(passed_on.data, item)), item
+    message = _without_id(_without_received(passed_on.data, item))
+    return Result("relay", "", passed_on.recipients, message), item
 
 
 def _converse(client: smtplib.SMTP, case: cases.Case) -> tuple[int, bytes]:
@@ -358,6 +370,12 @@ def _without_received(message: bytes, item: str) -> bytes:
     return message[section.spans[0][1] :]
 
 
+def _without_id(message: bytes) -> bytes:
+    """Put a fixed word for the id that a stripped message names, a new one each time it is sent."""
+    found = _KEPT.search(message, 0, 2_000)
+    return message.replace(found[1], b"0" * 16) if found else message
+
+
 def _codes(reply: str) -> str:
     return " ".join(reply.split()[:2])
 
@@ -377,7 +395,7 @@ def test_judged_directly(case: cases.Case, laboratory: Lab) -> None:
     """The pipeline says what the case expects."""
     expect = case.expect
     result = direct(case, case.raw, laboratory)
-    assert result.action == ("relay" if expect.action is Action.TAG else expect.action.value)
+    assert result.action == ("relay" if expect.action in ON_ITS_WAY else expect.action.value)
     assert result.reply == expect.reply or (expect.action is Action.QUARANTINE and not expect.reply)
     assert result.relayed == case.relayed
     if expect.refused:
@@ -389,6 +407,10 @@ def test_judged_directly(case: cases.Case, laboratory: Lab) -> None:
     assert verdict.action is expect.action
     assert verdict.reason == expect.reason
     assert verdict.held == case.held
+    assert verdict.stripped == expect.stripped
+    assert bool(verdict.cuts) == bool(expect.stripped)
+    if expect.cuts is not None:
+        assert len(verdict.cuts) == expect.cuts
     assert hits >= set(expect.signals), hits
     assert errors >= set(expect.errors), errors
     assert not (hits | errors) & set(expect.absent), hits | errors
@@ -400,6 +422,7 @@ def test_judged_directly(case: cases.Case, laboratory: Lab) -> None:
         assert tuple(a.names[0] if a.names else "" for a in content.attachments) == expect.attachments
     if verdict.relayed:
         _check_fields(case, result.message)
+        _check_rest(case, result.message, verdict)
     else:
         assert not verdict.edits
     assert evidence.release is None
@@ -422,6 +445,23 @@ def _check_fields(case: cases.Case, message: bytes) -> None:
     if expect.authentication_results:
         shown = re.sub(r"header\.b=\S+(?<!;)", "header.b=*", fields[0])
         assert shown == f"Authentication-Results: {expect.authentication_results}"
+
+
+def _check_rest(case: cases.Case, message: bytes, verdict: Verdict) -> None:
+    """All of the body that was not cut out is there, octet for octet and in order."""
+    for text in case.expect.kept_text:
+        assert text.encode() in message
+    start = split(case.raw).end
+    rest = message[split(message).end :]
+    for one in verdict.cuts:
+        assert rest.startswith(case.raw[start : one.start])
+        rest = rest[one.start - start :]
+        note, end, rest = rest.partition(b"0" * 16)
+        assert end
+        assert b"\r\n* " in note
+        start = one.end
+        rest = rest.removeprefix(b"\r\n") if start == len(case.raw) else rest
+    assert rest == case.raw[start:]
 
 
 @every
@@ -475,9 +515,11 @@ def _check_record(case: cases.Case, raw: bytes, laboratory: Lab, key: str, value
     try:
         quarantine = Quarantine(database)
         item = quarantine.find(line["id"])
-        assert (item is not None) == bool(verdict.held)
+        assert (item is not None) == bool(verdict.kept)
         if item is not None:
-            assert {r.address for r in item.recipients} == set(verdict.held)
+            assert {r.address for r in item.recipients} == set(verdict.kept)
+            assert {r.address for r in item.recipients if r.note} == set(verdict.stripped)
+            assert ("STRIPPED" in item.reasons) == bool(verdict.stripped)
             assert quarantine.raw(item.id) == raw
     finally:
         database.close()

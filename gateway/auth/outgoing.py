@@ -24,7 +24,7 @@ from gateway.mail.headers import MAX_FIELD, split
 from gateway.mail.types import Direction, Edit, EditOp
 
 if TYPE_CHECKING:
-    from gateway.mail.types import Content, Evidence, Mail
+    from gateway.mail.types import Content, Cut, Evidence, Mail
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,22 +56,23 @@ def signed(
     edits: tuple[Edit, ...],
     signing: Signing,
     authserv_id: str,
+    cuts: tuple[Cut, ...] = (),
 ) -> tuple[Edit, ...]:
-    """The edits of a message that goes on, with those that sign it added.
+    """The edits of a message that goes on, with those that sign it added; it is signed with `cuts` made.
 
     Outbound mail is signed by the keys of its author domain; mail without exactly one author, or
     of a domain without a key, stays unsigned. `authserv_id` is ours, in what a seal states.
     """
     if mail.session.direction is Direction.OUTBOUND:
         keys = sign.keys_for(author_domain(content)[0], signing.keys)
-        material = _leaving(mail, edits) if keys else None
+        material = _leaving(mail, edits, cuts) if keys else None
         if material is None:
             return edits
         values = [sign.sign(material, key, expire=signing.expire) for key in keys]
         return edits + tuple(Edit(EditOp.INSERT, sign.NAME, value) for value in values)
     if signing.sealer is None or evidence.arc is None:
         return edits
-    material = _leaving(mail, edits)
+    material = _leaving(mail, edits, cuts)
     if material is None:
         return edits
     results = authentication_results(authserv_id, evidence, mail)
@@ -79,9 +80,9 @@ def signed(
     return edits + tuple(Edit(EditOp.INSERT, name, value) for name, value in reversed(fields))
 
 
-def _leaving(mail: Mail, edits: tuple[Edit, ...]) -> Material | None:
+def _leaving(mail: Mail, edits: tuple[Edit, ...], cuts: tuple[Cut, ...]) -> Material | None:
     """The message as it leaves; None if its header section is beyond what we read, and so sign."""
-    raw = apply(mail.raw, edits)
+    raw = apply(mail.raw, edits, cuts)
     section = split(raw)
     if section.truncated or any(len(field.raw) >= MAX_FIELD for field in section.fields):
         return None

@@ -32,6 +32,7 @@ _COUNTED = (EditOp.REPLACE, EditOp.DELETE)
 _STYLES = {
     Action.RELAY: "green",
     Action.TAG: "yellow",
+    Action.STRIP: "yellow",
     Action.LEARN: "cyan",
     Action.QUARANTINE: "magenta",
     Action.DEFER: "yellow",
@@ -96,6 +97,9 @@ def render_verdict(out: Console, record: Record) -> None:
     if verdict.edits:
         edits = [(e.op.value, e.name, e.index if e.op in _COUNTED else "", e.value) for e in verdict.edits]
         _section(out, "Changes to the header", ("Edit!", "Field!", "Number>", "Value"), edits)
+    if verdict.cuts:
+        gone = [(f"{c.start}-{c.end}", part) for c in verdict.cuts for part in c.parts]
+        _section(out, "Taken out, and kept in the quarantine", ("Octets!", "What"), gone)
     versions = verdict.versions
     judged_by = [("Program", versions.program), ("Policy", versions.policy), ("Model", versions.model)]
     out.print(facts([("Reply", str(record.reply)), *judged_by]))

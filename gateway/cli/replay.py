@@ -198,7 +198,7 @@ class _Plan:
             journal, quarantine = Journal(database), Quarantine(database, self.store)
             for first, last in slices:
                 records, unreadable = journal.between(first, last, self.wanted)
-                held = quarantine.known([record.id for record in records if record.verdict.held])
+                held = quarantine.known([record.id for record in records if record.verdict.kept])
                 tally = Tally(unreadable=unreadable)
                 for record in records:
                     item = held.get(record.id)

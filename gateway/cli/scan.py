@@ -20,7 +20,14 @@ if TYPE_CHECKING:
     from gateway.assembly import Opened
     from gateway.config import Config
 
-STATUS = {Action.RELAY: 0, Action.TAG: 1, Action.QUARANTINE: 2, Action.REJECT: 3, Action.DEFER: EX_TEMPFAIL}
+STATUS = {
+    Action.RELAY: 0,
+    Action.TAG: 1,
+    Action.STRIP: 1,
+    Action.QUARANTINE: 2,
+    Action.REJECT: 3,
+    Action.DEFER: EX_TEMPFAIL,
+}
 _SIZE_LIMIT = 200_000_000
 
 
@@ -52,7 +59,7 @@ def scan(
     """Judge messages from FILES ("-" is standard input) and explain each verdict.
 
     Nothing is relayed, held or recorded. The exit status is that of the worst verdict:
-    0 relay, 1 tag, 2 quarantine, 3 reject, 75 defer (something could not be asked).
+    0 relay, 1 tag or strip, 2 quarantine, 3 reject, 75 defer (something could not be asked).
 
     \b
     Examples:

@@ -22,6 +22,7 @@ from gateway.store.database import StoreError, open_database
 from gateway.store.journal import Filter, Journal, Record
 from gateway.store.quarantine import Quarantine
 from gateway.store.search import Search
+from gateway.store.states import State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -114,7 +115,7 @@ def _routes(context: Context) -> Routes:
 def _copies(records: Sequence[Record], quarantine: Quarantine, table: Routes) -> dict[str, list[Copy]]:
     """What became of each recipient's copy, by the message's id."""
     held: dict[str, Item] = {}
-    ids = [record.id for record in records if record.verdict.held]
+    ids = [record.id for record in records if record.verdict.kept]
     for start in range(0, len(ids), _MANY):
         held |= quarantine.known(ids[start : start + _MANY])
     refused = _refused(records, quarantine)
@@ -149,6 +150,8 @@ def _copy(
         return Copy(
             address, action, "deferred" if action is Action.DEFER else "rejected", note=str(record.reply)
         )
+    if action is Action.STRIP:
+        return _stripped_copy(address, held)
     if action is Action.LEARN:
         return Copy(address, action, "learned", note=printable(record.verdict.reason_text, _ADDRESS))
     if action is Action.QUARANTINE:
@@ -160,6 +163,18 @@ def _copy(
             return _held_copy(address, action, one, item, "the next hop refused it")
     hop = table.route(recipient) if record.door == "smarthost" else None
     return Copy(address, action, "relayed", str(hop or "") if record.door == "smarthost" else "Postfix")
+
+
+def _stripped_copy(address: str, held: Item | None) -> Copy:
+    """What was delivered without an attachment, and what became of the original."""
+    one = _of(held, address)
+    if held is None or one is None:
+        return Copy(
+            address, Action.STRIP, "stripped", note="the quarantine does not know the original any more"
+        )
+    kept = one.state is State.HELD
+    note = "the original is held" if kept else f"the original is {one.state.value}"
+    return Copy(address, Action.STRIP, "stripped", one.delivered_to, note, one.changed, held.id)
 
 
 def _of(item: Item | None, address: str) -> HeldRecipient | None:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Edits applied to a message: the only place where header bytes of ours are written.
+"""Edits and cuts applied to a message: the only place where bytes of ours are written into one.
 
 Reads hostile bytes (the message) and edits of our own, whose names and values `Edit` has
-checked: no CR, no NUL, no line break but a folded one, so nothing can be injected here.
+checked: no CR, no NUL, no line break but a folded one, so nothing can be injected here. A cut puts
+a text of ours in place of a stretch of the body.
 
 The result is what Postfix makes of the same edits sent by a milter, so both doors agree:
 
@@ -12,7 +13,7 @@ The result is what Postfix makes of the same edits sent by a milter, so both doo
 - Each INSERT goes to the very top, in the order given: the last one inserted stands topmost.
 - ADD goes to the end of the header section, in the order given.
 
-Everything else, the body included, stays byte for byte as it was received.
+Everything else stays byte for byte as it was received.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from gateway.mail.types import Edit, EditOp
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from gateway.mail.types import Cut
 
 
 def field_bytes(edit: Edit) -> bytes:
@@ -47,9 +50,23 @@ def ordered(edits: Iterable[Edit]) -> tuple[Edit, ...]:
     return (*replaced, *deleted, *added, *inserted)
 
 
-def apply(raw: bytes, edits: tuple[Edit, ...]) -> bytes:
-    """The message `raw` with `edits` applied, see the module's own words. Never raises."""
-    if not edits:
+def remainder(raw: bytes, start: int, cuts: Iterable[Cut]) -> bytes:
+    """What stands from `start` on, with `cuts` made. Raises ValueError if one is not within, or overlaps."""
+    pieces: list[bytes] = []
+    for cut in sorted(cuts, key=lambda c: c.start):
+        if cut.start < start or cut.end > len(raw):
+            raise ValueError("a cut outside of the body, or in another one")
+        pieces += (raw[start : cut.start], cut.text.replace("\n", "\r\n").encode("ascii"))
+        start = cut.end
+    return b"".join((*pieces, raw[start:]))
+
+
+def apply(raw: bytes, edits: tuple[Edit, ...], cuts: tuple[Cut, ...] = ()) -> bytes:
+    """The message `raw` with `edits` and `cuts` applied, see the module's own words.
+
+    Raises ValueError for cuts that are not within the body, or overlap; nothing else.
+    """
+    if not edits and not cuts:
         return raw
     section = split(raw)
     places: dict[tuple[str, int], int] = {}
@@ -79,5 +96,5 @@ def apply(raw: bytes, edits: tuple[Edit, ...]) -> bytes:
     if end and section.end and raw[section.end - 1] != 10:
         pieces.append(b"\r\n")  # the message ended inside its last field
     pieces += end
-    pieces.append(raw[section.end :])
+    pieces.append(remainder(raw, section.end, cuts) if cuts else raw[section.end :])
     return b"".join(pieces)

@@ -53,6 +53,7 @@ def textual(data: bytes) -> bool:
 class Findings:
     """The notes of one `parse`. `plain` says that every reader reads the message alike.
 
+    `certain` says less: that they find the parts at the same places, whatever is in them.
     `leaves` are the decoded parts of the first reading, `names` the file names in it. `readings`
     are, by SHA-256, what a content scanner must see besides the message as it is.
     """
@@ -68,8 +69,13 @@ class Findings:
     leaves: list[bytes] = field(default_factory=list)
     names: set[str] = field(default_factory=set)
     plain: bool = True
+    certain: bool = True
     _decoded: int = 0
     _characters: int = 0
+
+    def doubt(self) -> None:
+        """Note that readers may find other parts, or at other places."""
+        self.plain = self.certain = False
 
     def keep(self, data: bytes) -> bool:
         """Keep `data` for the content scanners; False if it is kept already, or cannot be."""
@@ -94,7 +100,7 @@ class Findings:
         """Note what another reading makes of a leaf: an ambiguity if it is a file, not only text."""
         if not data or data in self.leaves:
             return
-        self.plain = False
+        self.doubt()
         if self.keep(data) and not textual(data):
             self.ambiguities.setdefault(reason)
 
@@ -102,8 +108,18 @@ class Findings:
         """Whether one of `names` does not stand in the first reading."""
         return not self.names.issuperset(names)
 
-    def attach(self, names: tuple[str, ...], kind: str, data: bytes, depth: int) -> None:
-        """Note an attachment, and the files that stand in it by TNEF or BinHex."""
+    def attach(
+        self,
+        names: tuple[str, ...],
+        kind: str,
+        data: bytes,
+        depth: int,
+        part: tuple[int, int] | None = None,
+    ) -> None:
+        """Note an attachment, and the files that stand in it by TNEF or BinHex.
+
+        `part` is what is to be cut out to be rid of it.
+        """
         if len(self.attachments) >= self.limits.attachments:
             self.hit.setdefault("attachments")
             return
@@ -111,18 +127,20 @@ class Findings:
         self.leaves.append(data)
         detected = magic.detect(data)
         digest = hashlib.sha256(data).hexdigest()
-        self.attachments.append(Attachment(names, kind, detected, len(data), digest, max(1, depth), data))
+        found = Attachment(names, kind, detected, len(data), digest, max(1, depth), data, part)
+        self.attachments.append(found)
         if detected == "application/ms-tnef":
-            self.files(containers.tnef(data), depth)
+            self.files(containers.tnef(data), depth, part)
         elif kind in _BINHEX_TYPES:
-            self.files(containers.binhex(data), depth)
+            self.files(containers.binhex(data), depth, part)
 
-    def files(self, files: containers.Files, depth: int) -> None:
+    def files(self, files: containers.Files, depth: int, part: tuple[int, int] | None = None) -> None:
         """Attach files that stand inside other bytes."""
         for name, content in files:
             if content and self.spend(len(content)):
                 self.plain = False
-                self.attach((decode(name),) if name else (), "application/octet-stream", content, depth)
+                names = (decode(name),) if name else ()
+                self.attach(names, "application/octet-stream", content, depth, part)
 
     def read_text(self, kind: str, data: bytes, charset: str) -> None:
         """Note the text of a part, "plain" or "html", and its links."""

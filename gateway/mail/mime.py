@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gateway.mail import containers, entity, headers, magic, structure, transfer
 from gateway.mail.addresses import mailboxes
@@ -40,6 +40,8 @@ class _Item:
     media: entity.Media | None = None  # read a body without header section as this
     mend: bool = True
     outer: tuple[bytes, ...] = ()  # boundaries of the multiparts around
+    part: structure.Span | None = None  # what is to be cut out of the raw message to be rid of it
+    embedded: bool = False  # within a message in the message, which only goes as a whole
 
 
 _BLANK = re.compile(rb"\s*+\Z")
@@ -81,6 +83,7 @@ def parse(raw: bytes, limits: MimeLimits = MimeLimits()) -> Content:  # noqa: B0
         ambiguities=tuple(found.ambiguities),
         limits=tuple(found.hit),
         readings=tuple(found.readings.values()),
+        certain=found.certain and not found.ambiguities and not found.hit,
     )
 
 
@@ -97,7 +100,7 @@ class _Reader:
         self.limits = limits
         self.found = Findings(limits)
         self.section = headers.HeaderSection((), (), 0, 0, 0, empty_line=False)
-        self._stack = [_Item(raw, 0, len(raw), 0)]
+        self._stack = [_Item(raw, 0, len(raw), 0, part=(0, len(raw)))]
         self._further: deque[_Item] = deque()
         self._tried = 0
         self._work = 0  # octets of further readings
@@ -120,7 +123,7 @@ class _Reader:
         if self._tried > self.limits.readings or self._work > _MAX_WORK + _MAX_WORK_TIMES * len(self.raw):
             self.found.hit.setdefault("readings")
             return
-        self.found.plain = False
+        self.found.doubt()
         self._further.append(item)
 
     # ------------------------------------------------------------ entities
@@ -142,7 +145,7 @@ class _Reader:
         if read.section.truncated or (item.depth and len(read.section.fields) > self.limits.fields):
             self.found.hit.setdefault("fields")
         if not read.plain:
-            self.found.plain = False
+            self.found.doubt()
             self.found.defects.update(dict.fromkeys(read.defects))
             self.found.ambiguities.update(dict.fromkeys(read.reasons))
             for reason, variant in read.variants:
@@ -189,12 +192,14 @@ class _Reader:
         raw, end = item.raw, item.end
         if read.encodings[0] in ("base64", "quoted-printable"):
             # RFC 2046 §5.2.1 forbids it, and clients differ on it.
-            self.found.plain = False
+            self.found.doubt()
             self.found.defects.setdefault("encoded-message")
             data = transfer.readings(raw[start:end], read.encodings[0])[0]
             if self.found.spend(len(data)):
-                self._stack.append(_Item(data, 0, len(data), item.depth + 1, item.reason))
-        self._stack.append(_Item(raw, start, end, item.depth + 1, item.reason, outer=item.outer))
+                inner = _Item(data, 0, len(data), item.depth + 1, item.reason)
+                self._stack.append(replace(inner, part=item.part, embedded=True))
+        inner = _Item(raw, start, end, item.depth + 1, item.reason, outer=item.outer)
+        self._stack.append(replace(inner, part=item.part, embedded=True))
 
     def _multipart(self, item: _Item, read: entity.Entity, media: entity.Media, start: int) -> None:
         raw, end = item.raw, item.end
@@ -231,7 +236,7 @@ class _Reader:
             self._no_parts(item, read, media, start)
             return
         if any(b.startswith(used) or used.startswith(b) for b in item.outer) or not best.closed:
-            self.found.plain = False
+            self.found.doubt()
         if not best.closed:
             self.found.defects.setdefault("boundary-unclosed")
         if best.more:
@@ -241,7 +246,11 @@ class _Reader:
         self._encoded_multipart(item, read, media, start, found=True)
         outer = (*item.outer, used)
         for first, last in reversed(best.spans):
-            self._stack.append(_Item(raw, first, last, item.depth + 1, item.reason, default, outer=outer))
+            # In place of an alternative a note would hide the others.
+            part = (first, last) if media.type != "multipart/alternative" else None
+            child = _Item(raw, first, last, item.depth + 1, item.reason, default, outer=outer)
+            part = item.part if item.embedded else part
+            self._stack.append(replace(child, part=part, embedded=item.embedded))
         self._outside(item, best.preamble)
         self._outside(item, best.epilogue)
 
@@ -254,7 +263,7 @@ class _Reader:
         default: str,
     ) -> None:
         """Read lines that only start with the boundary as delimiters, as RFC 2046 §5.1.1 allows."""
-        self.found.plain = False
+        self.found.doubt()
         parts = structure.cut(item.raw, start, item.end, boundary, self.limits.parts, lenient=True)
         if parts.spans != best.spans:
             for first, last in parts.spans:
@@ -268,7 +277,7 @@ class _Reader:
         encoding = read.encodings[0]
         if encoding == "7bit":
             return
-        self.found.plain = False
+        self.found.doubt()
         self.found.defects.setdefault("encoded-multipart")
         body = item.raw[start : item.end]
         if _BASE64_BODY.match(body) is None and (encoding == "base64" or found):
@@ -283,7 +292,7 @@ class _Reader:
         if _BLANK.match(raw, start, end):
             self.found.defects.setdefault("multipart-empty")
             return
-        self.found.plain = False
+        self.found.doubt()
         if not item.reason:
             self.found.defects.setdefault("multipart-without-parts")
         sniffed = structure.sniff_boundaries(raw, start, end)
@@ -325,7 +334,7 @@ class _Reader:
         elif not self.found.spend(len(data)):
             return
         if encoding in transfer.UUENCODE:
-            self.found.plain = False
+            self.found.doubt()
         if encoding != "base64" and media.type not in READ_AS_TEXT and not textual(data):
             # A file whose line ends went through the mail: a client on Unix saves it with LF.
             self.found.keep(data.replace(b"\r\n", b"\n"))
@@ -343,7 +352,7 @@ class _Reader:
             self._further_leaf(item, read, kind, data, attached=attached)
             return
         if attached:
-            self.found.attach(read.names, kind, data, item.depth)
+            self.found.attach(read.names, kind, data, item.depth, item.part)
             self._inner_message(item, kind, data)
         else:
             self.found.leaves.append(data)
@@ -361,11 +370,12 @@ class _Reader:
             inner = data
         if inner and self.found.spend(len(inner)):
             self.found.plain = False
-            self._stack.append(_Item(inner, 0, len(inner), item.depth + 1, item.reason))
+            within = _Item(inner, 0, len(inner), item.depth + 1, item.reason)
+            self._stack.append(replace(within, part=item.part, embedded=True))
 
     def _odd_encoding(self, item: _Item, kind: str, body: bytes, encoding: str) -> bytes:
         """Decode what decoders differ on. Text is only broken by that; a file may be hidden."""
-        self.found.plain = False
+        self.found.doubt()
         data, *others = transfer.readings(body, encoding)
         if not self.found.spend(len(body) * (1 + len(others))):
             return data

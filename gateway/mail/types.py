@@ -116,6 +116,7 @@ class Attachment:
     sha256: str
     depth: int  # nesting, 1 for a part of the message itself
     data: bytes = field(default=b"", repr=False, compare=False)
+    part: tuple[int, int] | None = None  # what to cut out of the raw message to be rid of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,7 @@ class Content:
 
     `defects` names what was broken, `ambiguities` what clients may read in more than one way,
     `limits` which bound stopped the reading; none of the last two is ever "clean".
-    `readings` are further byte strings that a content scanner must see besides the raw message.
+    A scanner must also see `readings`. `certain`: all readers find the same parts at the same places.
     """
 
     fields: tuple[HeaderField, ...]
@@ -139,6 +140,7 @@ class Content:
     ambiguities: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
     readings: tuple[bytes, ...] = field(default=(), repr=False)
+    certain: bool = True
 
     def all(self, name: str) -> list[HeaderField]:
         """The fields called `name`, in order, case ignored."""
@@ -257,14 +259,14 @@ class Finding:
     kind: str
     where: str = ""  # name of the container
     detail: str = ""
+    attachment: int = -1  # which of `Content.attachments` it is about, -1 if it is about them all
 
 
 @dataclass(frozen=True, slots=True)
 class Unpacked:
     """What archives and documents have in them. "error": the child process failed or timed out.
 
-    Of many members only the first are kept, and one of each further combination of extensions,
-    type and encryption; `count` counts all.
+    Of many members the first are kept, and one of each further kind in each attachment; `count` counts all.
     """
 
     status: Literal["ok", "error"]
@@ -340,7 +342,7 @@ class EditOp(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """One change to the header section, the only way a message changes.
+    """One change to the header section; with `Cut` the only way a message changes.
 
     `index` counts the fields of this name from 1, as a milter does, and serves replace and
     delete. `value` has neither CR nor NUL; a line break is LF followed by white space.
@@ -362,15 +364,33 @@ _FIELD_NAME = re.compile(r"[!-9;-~]{1,76}")
 _BAD_VALUE = re.compile(r"[\r\0]|\n(?![ \t])|\n[ \t]*(?:\n|\Z)|[^\x00-\x7f]")
 
 
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Octets taken out, and the ASCII text (lines end with LF) in their place; `parts` tells why."""
+
+    start: int
+    end: int
+    text: str
+    parts: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.start <= self.end and self.text.isascii() and not {"\r", "\0"} & set(self.text)):
+            raise ValueError("not within a message, or an unsafe text")
+
+
 class Action(StrEnum):
-    """What happens to a message, mildest first."""
+    """What happens to a message, mildest first. STRIP delivers it without some of its attachments."""
 
     RELAY = "relay"
     TAG = "tag"
+    STRIP = "strip"
     LEARN = "learn"  # a report: taken to be learned, and passed on to nobody
     QUARANTINE = "quarantine"
     DEFER = "defer"
     REJECT = "reject"
+
+
+ON_ITS_WAY = (Action.RELAY, Action.TAG, Action.STRIP)  # the message goes on to whoever has one of these
 
 
 @dataclass(frozen=True, slots=True)
@@ -416,8 +436,8 @@ class Versions:
 class Verdict:
     """The judgement, complete enough to explain itself.
 
-    `action` is what the client is told about: RELAY and TAG go on to all whose outcome says
-    so, while recipients whose outcome is QUARANTINE are held and left out.
+    `action` is what the client is told about: RELAY, TAG and STRIP go on to all whose outcome
+    says so, while recipients whose outcome is QUARANTINE are held and left out.
     `reason` is the deciding signal's name, or "score".
     """
 
@@ -430,6 +450,7 @@ class Verdict:
     contributions: tuple[Contribution, ...]
     edits: tuple[Edit, ...]
     versions: Versions
+    cuts: tuple[Cut, ...] = ()
 
     def recipients(self, *actions: Action) -> tuple[str, ...]:
         """The recipients whose outcome is one of `actions`, in envelope order."""
@@ -438,7 +459,17 @@ class Verdict:
     @property
     def relayed(self) -> tuple[str, ...]:
         """The recipients the message goes on to."""
-        return self.recipients(Action.RELAY, Action.TAG)
+        return self.recipients(*ON_ITS_WAY)
+
+    @property
+    def stripped(self) -> tuple[str, ...]:
+        """The recipients who get the message without what was cut out of it."""
+        return self.recipients(Action.STRIP)
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The recipients for whom the quarantine has the message as it came: held or stripped."""
+        return self.recipients(Action.QUARANTINE, Action.STRIP)
 
     @property
     def held(self) -> tuple[str, ...]:

@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING
 from gateway.auth import received_spf
 from gateway.auth.results import authentication_results, forged
 from gateway.mail.headers import printable
-from gateway.mail.types import Action, Content, Direction, Edit, EditOp, Evidence, Mail, Verdict
+from gateway.mail.types import (
+    ON_ITS_WAY,
+    Action,
+    Content,
+    Direction,
+    Edit,
+    EditOp,
+    Evidence,
+    Mail,
+    Verdict,
+)
+from gateway.policy import strip
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,6 +31,7 @@ if TYPE_CHECKING:
     from gateway.policy.rules import Policy
 
 RELEASE_FIELD = "X-Mailwarden-Release"
+KEPT_FIELD = "X-Quarantine-ID"
 # Everything that we write, or that a mail client may take for ours.
 OURS = (
     "X-Spam-Flag",
@@ -29,7 +41,7 @@ OURS = (
     "X-Spam-Report",
     "X-Virus-Scanned",
     "X-Virus-Status",
-    "X-Quarantine-ID",
+    KEPT_FIELD,
     RELEASE_FIELD,
 )
 _OURS_LOWER = {name.lower(): name for name in OURS}
@@ -40,19 +52,21 @@ def annotate(
     mail: Mail, content: Content, evidence: Evidence, verdict: Verdict, policy: Policy, authserv_id: str
 ) -> tuple[Edit, ...]:
     """Return the edits of a message that goes on, deletions first; () for one that does not."""
-    if not verdict.relayed or verdict.action not in (Action.RELAY, Action.TAG):
+    if not verdict.relayed or verdict.action not in ON_ITS_WAY:
         return ()
     inbound = mail.session.direction is Direction.INBOUND
-    edits = [*_removed(content, authserv_id, inbound=inbound)]
+    edits = [*_removed(content, authserv_id, inbound=inbound), *strip.fields(content, verdict)]
     spf = ""
     if inbound and policy.received_spf:
         # Readers do not look who wrote one, so that of anybody else may be taken for ours.
         count = len(content.all(received_spf.NAME))
         edits += [Edit(EditOp.DELETE, received_spf.NAME, index=index) for index in range(count, 0, -1)]
         spf = received_spf.received_spf(authserv_id, evidence, mail)
-    tagged = verdict.action is Action.TAG
+    tagged = _tagged(verdict)
     if inbound and tagged and policy.subject_tag:
         edits += _subject(content, policy.subject_tag)
+    if inbound and verdict.stripped:
+        edits.append(Edit(EditOp.INSERT, KEPT_FIELD, f"<{verdict.id}>"))
     if evidence.antivirus.status == "clean":
         edits.append(Edit(EditOp.INSERT, "X-Virus-Scanned", f"Mailwarden at {authserv_id}"))
     if inbound and (policy.spam_headers == "all" or (policy.spam_headers == "tagged" and tagged)):
@@ -64,6 +78,14 @@ def annotate(
             Edit(EditOp.INSERT, "Authentication-Results", authentication_results(authserv_id, evidence, mail))
         )
     return tuple(edits)
+
+
+def _tagged(verdict: Verdict) -> bool:
+    """Whether a recipient's threshold or a signal asks for the mark; what is stripped may have it, too."""
+    going = [o for o in verdict.outcomes if o.action in ON_ITS_WAY]
+    return any(o.action is Action.TAG or o.score >= o.thresholds.tag for o in going) or any(
+        c.decides is Action.TAG for c in verdict.contributions
+    )
 
 
 def _removed(content: Content, authserv_id: str, *, inbound: bool) -> Iterator[Edit]:
@@ -96,7 +118,7 @@ def _subject(content: Content, tag: str) -> Iterator[Edit]:
 
 def _spam_fields(verdict: Verdict, *, tagged: bool) -> Iterator[Edit]:
     # Of those who get this copy: who does not is none of their business.
-    required = min(o.thresholds.tag for o in verdict.outcomes if o.action in (Action.RELAY, Action.TAG))
+    required = min(o.thresholds.tag for o in verdict.outcomes if o.action in ON_ITS_WAY)
     tests = [f"{c.name}={c.points:g}" for c in verdict.contributions if c.points or c.decides]
     status = f"{'Yes' if tagged else 'No'}, score={verdict.score:g} required={required:g} tests=["
     yield Edit(EditOp.INSERT, "X-Spam-Status", _folded(status, tests) + "]")

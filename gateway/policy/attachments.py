@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _NAME_LIMIT = 150
 _HTML_LIMIT = 300_000  # octets of a page that are looked at
-_PAGES = 10  # pages looked into
+_PAGES = 3_000_000  # octets of all pages together, likewise
 
 _OVERRIDE = re.compile("[\u202d\u202e]")
 _PADDED = re.compile(r"\.\w{1,5}[\s_\u00a0\u2000-\u200a\u3000\u2800]{8,}\.\s*\w+\s*\Z")
@@ -157,18 +157,28 @@ def rules(file: AttachmentFile, settings: AttachmentSettings) -> AttachmentRules
     )
 
 
-def examine(content: Content, rules: AttachmentRules) -> Iterator[Signal]:
-    """Give each kind of doubtful attachment once, with the first attachment that shows it."""
-    seen: dict[str, Signal] = {}
-    pages = 0
-    for attachment in content.attachments:
-        for signal in _by_name_and_type(attachment, rules):
-            seen.setdefault(signal.name, signal)
-        if pages < _PAGES and "ATTACHMENT_HTML" in seen and _is_page(attachment, rules):
-            pages += 1
-            for signal in _page(attachment):
-                seen.setdefault(signal.name, signal)
-    yield from seen.values()
+class Sight(NamedTuple):
+    """A signal, and which attachment shows it; -1 if that cannot be said."""
+
+    signal: Signal
+    attachment: int
+
+
+def sights(content: Content, rules: AttachmentRules) -> Iterator[Sight]:
+    """Give what each attachment shows, in their order. Pages beyond a bound show what others do."""
+    left = _PAGES
+    pages: dict[str, Signal] = {}
+    for index, attachment in enumerate(content.attachments):
+        found = list(_by_name_and_type(attachment, rules))
+        if found and _is_page(attachment, rules):
+            if left > 0:
+                left -= max(1_000, min(attachment.size, _HTML_LIMIT))
+                found += (seen := list(_page(attachment)))
+                pages |= {signal.name: signal for signal in seen}
+            else:
+                found += pages.values()
+        for signal in found:
+            yield Sight(signal, index)
 
 
 def _by_name_and_type(attachment: Attachment, rules: AttachmentRules) -> Iterator[Signal]:

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from gateway.mail.types import Action, Contribution, Outcome, Signal, Verdict, Versions
+from gateway.mail.types import ON_ITS_WAY, Action, Contribution, Outcome, Signal, Verdict, Versions
+from gateway.policy.strip import UNSAFE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from gateway.policy.rules import Policy
 
 SCORE = "score"  # the reason of a verdict that no signal forced
+STRIPPED = "STRIPPED"  # a reason for which a message is kept: it went on without some of its attachments
 UNANSWERED = ":error"  # behind a signal's name: held because its question had no answer
 _SEVERITY = {action: severity for severity, action in enumerate(Action)}
 
@@ -29,6 +32,11 @@ def decide(
     """
     answered = frozenset(lifted)
     contributions = tuple(_weigh(signal, policy, answered) for signal in signals)
+    if any(c.name == UNSAFE for c in contributions):
+        # What cannot be cut out may not go on.
+        contributions = tuple(
+            replace(c, decides=Action.QUARANTINE) if c.decides is Action.STRIP else c for c in contributions
+        )
     score = round(sum(c.points for c in contributions), 3)
     forced = max((c for c in contributions if c.decides), key=lambda c: _SEVERITY[c.decides], default=None)  # type: ignore[index]  # filtered
     outcomes = tuple(
@@ -99,19 +107,19 @@ def _settle(outcomes: tuple[Outcome, ...]) -> tuple[tuple[Outcome, ...], Action]
         Outcome(o.recipient, Action.QUARANTINE, o.score, o.thresholds) if o.action is Action.REJECT else o
         for o in outcomes
     )
-    actions = {o.action for o in outcomes}
-    if Action.TAG in actions:
-        return outcomes, Action.TAG
-    return outcomes, Action.RELAY if Action.RELAY in actions else Action.QUARANTINE
+    going = [o.action for o in outcomes if o.action in ON_ITS_WAY]
+    return outcomes, max(going, key=lambda action: _SEVERITY[action], default=Action.QUARANTINE)
 
 
 def reasons(verdict: Verdict) -> tuple[str, ...]:
-    """All that a message is held for: each signal that forces it, and "score" if that suffices."""
+    """All that a message is kept for: each signal that forces it, and "score" if that suffices."""
     forcing = [
         c.name if c.answered else c.name + UNANSWERED
         for c in verdict.contributions
-        if c.decides in (Action.QUARANTINE, Action.REJECT)
+        if c.decides in (Action.STRIP, Action.QUARANTINE, Action.REJECT)
     ]
     if any(o.score >= o.thresholds.quarantine for o in verdict.outcomes):
         forcing.append(SCORE)
+    if verdict.stripped:
+        forcing.append(STRIPPED)
     return tuple(dict.fromkeys(forcing))

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gateway.mail.headers import printable
 from gateway.mail.types import Content, Direction, Evidence, Mail, Signal
-from gateway.policy import attachments, authorship, links, sender, unpacked
+from gateway.policy import attachments, authorship, links, sender, strip, unpacked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from gateway.mail.types import Listing
+    from gateway.policy.attachments import Sight
     from gateway.policy.rules import Policy
 
 # Split, so that this file and mail about it do not trip a filter.
@@ -42,10 +43,25 @@ def examine(
     signals += _lists(evidence)
     signals += _structure(mail, content)
     signals += links.examine(content.urls, policy.links, policy.authors.own)
-    signals += attachments.examine(content, policy.attachments)
-    signals += unpacked.examine(evidence.unpacked, policy.attachments)
+    signals += _attached(content, evidence, policy)
     signals += (Signal(name, f"“{printable(text, 80)}”") for name, text in policy.patterns.matches(content))
     return tuple(signals)
+
+
+def seen_in(content: Content, evidence: Evidence, policy: Policy) -> Iterator[Sight]:
+    """What is to be seen in attachments, by name and type, and once they are opened."""
+    yield from attachments.sights(content, policy.attachments)
+    yield from unpacked.sights(evidence.unpacked, policy.attachments)
+
+
+def _attached(content: Content, evidence: Evidence, policy: Policy) -> Iterator[Signal]:
+    """Give each signal of attachments once, with the first that shows it."""
+    found = tuple(seen_in(content, evidence, policy))
+    first: dict[str, Signal] = {}
+    for sight in found:
+        first.setdefault(sight.signal.name, sight.signal)
+    yield from first.values()
+    yield from strip.doubts(content, found)
 
 
 def _test_strings(mail: Mail, content: Content) -> Iterator[Signal]:

@@ -18,19 +18,20 @@ from typing import Annotated, Literal, TypeVar
 import msgspec
 
 from gateway.mail.types import Action, Thresholds
-from gateway.policy import attachments, authorship, patterns
+from gateway.policy import attachments, authorship, patterns, strip
 from gateway.policy.attachments import AttachmentRules, AttachmentSettings
 from gateway.policy.authorship import Authors, ImpersonationSettings
 from gateway.policy.forwarders import NOBODY, Forwarders, ForwarderSettings
 from gateway.policy.links import LinkRules, LinkSettings
 from gateway.policy.patterns import RuleError
 from gateway.policy.signals import NAMES
+from gateway.policy.strip import Note, StripSettings
 from gateway.settings import Settings
 
 Points = Annotated[float, msgspec.Meta(ge=-1000, le=1000)]
-Decides = Literal["none", "tag", "quarantine", "defer", "reject"]
+Decides = Literal["none", "tag", "strip", "quarantine", "defer", "reject"]
 OnError = Literal["ignore", "tag", "quarantine", "defer"]
-_FILES = ("signals.toml", "policy.toml", "attachments.toml", "domains.toml")
+_FILES = ("signals.toml", "policy.toml", "attachments.toml", "domains.toml", "notes.toml")
 _T = TypeVar("_T")
 
 
@@ -68,7 +69,8 @@ class PolicySettings(Settings, frozen=True):
     # Other weights, by signal: SPF_FAIL = 3.0
     weights: dict[str, Points] = msgspec.field(default_factory=dict)
     # Other actions of signals that decide; "none" leaves it to the score. DMARC_REJECT = "quarantine" holds
-    # what a domain wants rejected, "tag" only marks it.
+    # what a domain wants rejected, "tag" only marks it. ATTACHMENT_EXECUTABLE = "strip" delivers a message
+    # with a note in place of the attachment, and keeps all of it in the quarantine.
     actions: dict[str, Decides] = msgspec.field(default_factory=dict)
     # What happens when a question could not be answered: VIRUS = "quarantine"
     on_error: dict[str, OnError] = msgspec.field(default_factory=dict)
@@ -76,6 +78,8 @@ class PolicySettings(Settings, frozen=True):
     patterns_dir: str = ""
     # Other classes of attachments than `rules/attachments.toml` has.
     attachments: AttachmentSettings = AttachmentSettings()
+    # The note in place of what was stripped.
+    strip: StripSettings = StripSettings()
     # Services whose links mean something.
     links: LinkSettings = LinkSettings()
     # Names and domains that outsiders must not use.
@@ -146,6 +150,7 @@ class Policy:
     attachments: AttachmentRules
     links: LinkRules
     authors: Authors
+    note: Note
     spam_headers: Literal["all", "tagged", "none"]
     subject_tag: str
     received_spf: bool = False
@@ -186,6 +191,7 @@ def load(
         sorts = attachments.rules(
             _table(rules / "attachments.toml", attachments.AttachmentFile), settings.attachments
         )
+        note = strip.load(rules / "notes.toml", settings.strip, names)
         known = authorship.authors(own_domains, settings.impersonation, domains.freemail, domains.affixes)
     except ValueError as error:
         raise RuleError(str(error)) from error
@@ -196,6 +202,7 @@ def load(
     }
     sources = [path.read_bytes() for directory in pattern_dirs for path in sorted(directory.glob("*.toml"))]
     sources += [(rules / name).read_bytes() for name in _FILES]
+    sources.append(msgspec.json.encode(note))
     sources.append(msgspec.json.encode((settings, networks, own_domains), order="deterministic"))
     return Policy(
         hash=hashlib.sha256(b"\0".join(sources)).hexdigest()[:12],
@@ -211,6 +218,7 @@ def load(
             trackers=domains.trackers | set(settings.links.trackers),
         ),
         authors=known,
+        note=note,
         spam_headers=settings.spam_headers,
         subject_tag=settings.subject_tag,
         received_spf=settings.received_spf,
@@ -243,6 +251,10 @@ def _compare(path: Path, entries: dict[str, _Entry], names: frozenset[str], sett
         for name in keys:
             if name not in names:
                 raise RuleError(f"[policy.{table}] {name}: no such signal{_meant(name, names)}")
+    for name in (*entries, *settings.actions):
+        decides = settings.actions.get(name, entries[name].action if name in entries else None)
+        if decides == "strip" and not strip.may_strip(name):
+            raise RuleError(f"[policy.actions] {name}: only what is about single attachments can be stripped")
     for name in settings.on_error:
         if name not in entries or entries[name].on_error is None:
             raise RuleError(f"[policy.on_error] {name}: this signal has no error to act on")

@@ -80,6 +80,7 @@ NAMES: frozenset[str] = frozenset(
         "ATTACHMENT_NAME_ODD",
         "ATTACHMENT_DOUBLE_EXTENSION",
         "ATTACHMENT_TYPE_MISMATCH",
+        "STRIP_UNSAFE",
         "UNPACK",
         "ARCHIVE_ENCRYPTED",
         "ARCHIVE_OPENED",

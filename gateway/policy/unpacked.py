@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from gateway.mail.headers import printable
 from gateway.mail.names import extensions
 from gateway.mail.types import Member, Signal, Unpacked
+from gateway.policy.attachments import Sight
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,26 +44,24 @@ SIGNALS = {
 }
 
 
-def examine(unpacked: Unpacked | None, rules: AttachmentRules) -> Iterator[Signal]:
-    """Give each signal once, with the first finding or member that shows it."""
+def sights(unpacked: Unpacked | None, rules: AttachmentRules) -> Iterator[Sight]:
+    """Give what each attachment shows once it is opened, findings first."""
     if unpacked is None:
         return
     if unpacked.status == "error":
-        yield Signal("UNPACK", printable(unpacked.detail, 200), state="error")
-    seen: dict[str, Signal] = {}
-    opens = {finding.where for finding in unpacked.findings if finding.kind == "pdf-open"}
+        yield Sight(Signal("UNPACK", printable(unpacked.detail, 200), state="error"), -1)
+    opens = {(f.attachment, f.where) for f in unpacked.findings if f.kind == "pdf-open"}
     for finding in unpacked.findings:
         name = SIGNALS.get(finding.kind)
         # A script of a PDF is a stronger sign when it starts by itself.
-        if name == "PDF_JAVASCRIPT" and finding.where in opens:
+        if name == "PDF_JAVASCRIPT" and (finding.attachment, finding.where) in opens:
             name = "PDF_AUTORUN"
-        if name is not None and name not in seen:
+        if name is not None:
             text = ": ".join(filter(None, (finding.where, finding.detail)))
-            seen[name] = Signal(name, printable(text, 300))
+            yield Sight(Signal(name, printable(text, 300)), finding.attachment)
     for member in unpacked.members:
         for signal in _member(member, rules):
-            seen.setdefault(signal.name, signal)
-    yield from seen.values()
+            yield Sight(signal, member.attachment)
 
 
 def _member(member: Member, rules: AttachmentRules) -> Iterator[Signal]:

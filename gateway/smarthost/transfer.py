@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from gateway import __version__
 from gateway.mail.edits import apply
 from gateway.mail.headers import printable
-from gateway.mail.types import Action, Mail, Outcome, Reply, Thresholds, Verdict, Versions
+from gateway.mail.types import ON_ITS_WAY, Action, Mail, Outcome, Reply, Thresholds, Verdict, Versions
 from gateway.reply import failure, reply_to, storage_failure
 from gateway.smarthost.handover import to_client
 from gateway.smarthost.intake import Intake
@@ -51,7 +51,7 @@ async def transfer(
         door.log.error("judging failed", id=mail.id, error=printable(repr(error), 300))
         await hop.forget()
         return failure(mail.id)
-    if verdict.action not in (Action.RELAY, Action.TAG):
+    if verdict.action not in ON_ITS_WAY:
         await hop.forget()
         return reply
     if not verdict.relayed:
@@ -60,7 +60,7 @@ async def transfer(
         everybody_held = set(verdict.held) == set(mail.envelope.recipients)
         return reply if everybody_held else failure(mail.id)
     field = received_field(mail, door.hostname, extended=extended)
-    message = field + apply(mail.raw, verdict.edits)
+    message = field + apply(mail.raw, verdict.edits, verdict.cuts)
     if isinstance(hop, Intake):
         return await hop.take(mail, verdict, message, pool)
     answers = await hop.deliver(message, verdict.relayed)

@@ -39,6 +39,8 @@ _JUDGEMENT = insert(schema.quarantine_judgements)
 _REASON = insert(schema.quarantine_reasons)
 _WORDS = insert(schema.quarantine_words)
 
+DELIVERED_WITHOUT = "delivered without what was stripped"  # the note of a recipient who has a copy
+
 
 @dataclass(frozen=True, slots=True)
 class HeldRecipient:
@@ -48,7 +50,7 @@ class HeldRecipient:
     state: State
     changed: float
     delivered_to: str = ""
-    note: str = ""  # the last failure
+    note: str = ""  # the last failure, or what was delivered already
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +142,10 @@ def rows_of(
         "envelope": to_json(mail.envelope),
         "held": to_json(people),
     }
-    free = {"lease": "", "lease_until": 0.0, "delivered_to": "", "note": ""}
+    free = {"lease": "", "lease_until": 0.0, "delivered_to": ""}
     recipients = [
         {"item": mail.id, "position": n, "address": printable(a, 320), "state": State.HELD, "changed": now}
+        | {"note": DELIVERED_WITHOUT if a in verdict.stripped else ""}
         for n, a in enumerate(people)
     ]
     judged = {

@@ -70,12 +70,12 @@ class Quarantine:
         content: Content | None,
         reasons: Sequence[str],
     ) -> str:
-        """Keep a message for the recipients that `verdict` holds it for; on disk when this returns.
+        """Keep a message for those for whom `verdict` holds or strips it; on disk when this returns.
 
         `reasons` are what it is held for, and what its release lifts. Holding the same `mail.id`
         again changes nothing. Returns the item's id, which is the mail's.
         """
-        people = tuple(dict.fromkeys(verdict.held))
+        people = tuple(dict.fromkeys(verdict.kept))
         if not people:
             raise StoreError("nobody to hold the message for")
         if not ID_PATTERN.fullmatch(mail.id):

@@ -23,6 +23,7 @@ from gateway.policy.lookalikes import Lookalikes
 from gateway.policy.patterns import Patterns, RuleError
 from gateway.policy.rules import Policy, PolicySettings, Weight
 from gateway.policy.signals import NAMES
+from gateway.policy.strip import Note
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,6 +74,7 @@ POLICY = Policy(
     ),
     links=LinkRules(),
     authors=Authors(own=Lookalikes()),
+    note=Note(text="{parts} {id}", part="{name}: {why}", more="{count}", unnamed="?", other="no", why={}),
     spam_headers="all",
     subject_tag="",
 )

@@ -171,10 +171,11 @@ def attached(
     policy: Policy, *names: str, data: bytes = b"text", detected: str = "", declared: str = ""
 ) -> list[str]:
     one = Attachment(names, declared or "application/octet-stream", detected, len(data), "", 1, data)
-    return [
-        s.name.removeprefix("ATTACHMENT_")
-        for s in attachments.examine(_content(attachments=(one,)), policy.attachments)
+    seen = [
+        s.signal.name.removeprefix("ATTACHMENT_")
+        for s in attachments.sights(_content(attachments=(one,)), policy.attachments)
     ]
+    return list(dict.fromkeys(seen))
 
 
 def _content(**more: object) -> Content:

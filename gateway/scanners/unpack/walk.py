@@ -51,7 +51,8 @@ class Walker:
         self._passwords = passwords
         self._members: list[Member] = []
         self._kinds: set[tuple[object, ...]] = set()
-        self._findings: dict[tuple[str, str], Finding] = {}
+        self._findings: dict[tuple[str, str, int], Finding] = {}
+        self._noted: set[tuple[str, int]] = set()
         self._count = 0
         self._attachment = 0
         self._left = limits.parts
@@ -72,8 +73,11 @@ class Walker:
     # ------------------------------------------------------------ notes
 
     def _note(self, kind: str, where: str, detail: str = "") -> None:
-        if len(self._findings) < MAX_FINDINGS:
-            self._findings.setdefault((kind, where), Finding(kind, where, _clean(detail[:300])))
+        # One of each kind is kept of each attachment, however many there are.
+        if len(self._findings) < MAX_FINDINGS or (kind, self._attachment) not in self._noted:
+            self._noted.add((kind, self._attachment))
+            found = Finding(kind, where, _clean(detail[:300]), self._attachment)
+            self._findings.setdefault((kind, where, self._attachment), found)
 
     def _member(
         self,
@@ -89,7 +93,7 @@ class Walker:
         name = _clean(name)
         kind = magic.detect(data) if data else ""
         self._count += 1
-        key = (extensions(name), kind, encrypted)
+        key = (self._attachment, extensions(name), kind, encrypted)
         if listed and (len(self._members) < MAX_MEMBERS or key not in self._kinds):
             if len(self._members) >= MAX_MEMBER_KINDS:
                 raise LimitHit("files", "too many kinds of members")
