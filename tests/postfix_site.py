@@ -74,6 +74,7 @@ class Site:
                     {"recipients": ["strict.example.com"], "tag": 1, "quarantine": 2, "reject": 50}
                 ],
                 "weights": {"CLASSIFIER": 0},
+                "actions": {"ATTACHMENT_EXECUTABLE": "strip"},
             },
             "tls": {
                 "inbound": [

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import re
 import smtplib
+import sqlite3
 import subprocess
 import threading
 import time
@@ -206,6 +207,91 @@ def test_recipients_part_ways(site: Site) -> None:
     assert all(one.data.endswith(raw) for one in arrived)
     [item] = site.held("mixed")
     assert [r["address"] for r in item["recipients"]] == ["dave@strict.example.com"]
+
+
+# ---------------------------------------------------------------- attachments cut out
+
+PROGRAM = b'Content-Type: application/octet-stream; name="setup.exe"\r\n\r\nnot really a program'
+
+
+def _with_program(name: str, text: bytes = b"Text.") -> bytes:
+    fields = b'MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary="b"\r\n'
+    return message(
+        name, b"--b\r\n\r\n" + text + b"\r\n--b\r\n" + PROGRAM + b"\r\n--b--\r\nBehind.\r\n", fields
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"Text.",
+        b".\r\n..\r\n.dot\r\n",
+        b"Gr\xfc\xdfe \xe2\x82\xac \t \r\n\r\n",
+        b"A line of text that comes again and again.\r\n" * 5_000,
+        b"x" * 65_400 + b"\r\n" + b"y" * 3_000 + b"\r\n" + b"z" * 70_000,
+        b"long " * 190 + b"\r\n" + b"e" * 996,
+    ],
+    ids=["plain", "dots", "eight-bit", "several-packets", "too-long-lines", "long-lines"],
+)
+def test_stripped_and_released(site: Site, text: bytes, request: pytest.FixtureRequest) -> None:
+    """A note in place of the program, the rest to the octet; the whole message once it is released."""
+    name = f"strip-{request.node.callspec.id}"
+    raw = _with_program(name, text)
+    assert site.send(raw)[0] == 250
+    [arrived] = site.arrived(name)
+    [item] = site.held(name)
+    assert f"\r\nX-Quarantine-ID: <{item['id']}>\r\n".encode() in arrived.data
+    assert item["reasons"] == ["ATTACHMENT_EXECUTABLE", "STRIPPED"]
+    head, tail = raw.split(PROGRAM)
+    body = _rejoined(arrived.data)
+    assert body.startswith(head + b"Content-Type: text/plain; charset=utf-8\r\n")
+    assert body.endswith(item["id"].encode() + tail)
+    assert PROGRAM not in arrived.data
+    site.sink.clear()
+    site.command("quarantine", "release", item["id"])
+    [released] = site.arrived(name)
+    assert _rejoined(released.data) == raw
+    assert released.recipients == ("bob@example.com",)
+    assert site.arrivals(name) == 1
+
+
+def _rejoined(data: bytes) -> bytes:
+    """Our own message, with the lines whole that Postfix's client has broken (smtp_line_length_limit)."""
+    return data[data.index(b"From:  Alice") :].replace(b"\r\n ", b"")
+
+
+def test_stripped_for_one_and_held_for_another(site: Site) -> None:
+    """One item has both; what is released to the one who was held is whole."""
+    raw = _with_program("strip-mixed", DOUBTFUL)
+    assert site.send(raw, "bob@example.com", "dave@strict.example.com")[0] == 250
+    [arrived] = site.arrived("strip-mixed")
+    assert arrived.recipients == ("bob@example.com",)
+    assert PROGRAM not in arrived.data
+    [item] = site.held("strip-mixed")
+    notes = {r["address"]: r["note"] for r in item["recipients"]}
+    assert notes == {
+        "bob@example.com": "delivered without what was stripped",
+        "dave@strict.example.com": "",
+    }
+    site.command("quarantine", "release", item["id"], "--only", "dave@strict.example.com")
+    both = site.arrived("strip-mixed", 2)
+    assert both[1].recipients == ("dave@strict.example.com",)
+    assert both[1].data.endswith(raw)
+    assert site.arrivals("strip-mixed") == 2
+
+
+def test_nothing_is_stripped_that_is_not_kept(site: Site) -> None:
+    """Where the quarantine cannot be written, the sender tries again, and nothing is delivered."""
+    database = site.directory / "gateway" / "mailwarden.db"
+    with sqlite3.connect(database) as connection:
+        connection.execute("ALTER TABLE quarantine_bytes RENAME TO elsewhere")
+    try:
+        code, _ = site.send(_with_program("strip-unkept"))
+    finally:
+        with sqlite3.connect(database) as connection:
+            connection.execute("ALTER TABLE elsewhere RENAME TO quarantine_bytes")
+    assert code == 452
+    assert site.arrivals("strip-unkept") == 0
 
 
 # ---------------------------------------------------------------- TLS, by Postfix's macros

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.server("postfix")
 
 CLIENT = "NAME=mail.example.net ADDR=203.0.113.7"
+STRANGER = "NAME=[UNAVAILABLE] ADDR=192.0.2.99"
 HEAD = b"To:bob@example.org\r\nSubject:   odd   spaces  \r\n\tfolded\r\nMessage-ID: <%s@example.com>\r\n"
 BODIES = {
     "plain": b"Text.\r\n",
@@ -94,7 +95,7 @@ class Site:
             },
             "dns": {"nameservers": [self.dns.nameserver], "timeout": 2, "attempts": 1},
             "antivirus": {"enabled": False},
-            "policy": {"weights": {"CLASSIFIER": 0}},
+            "policy": {"weights": {"CLASSIFIER": 0}, "actions": {"ATTACHMENT_EXECUTABLE": "strip"}},
             "signing": {
                 "seal_domain": "example.com",
                 "keys": [
@@ -197,6 +198,24 @@ def test_what_leaves_verifies(site: Site, name: str) -> None:
         assert hashes["postfix"] == hashes["smarthost"]
 
 
+@pytest.mark.parametrize("door", ["postfix", "smarthost"])
+@pytest.mark.parametrize("client", [CLIENT, STRANGER])
+def test_what_is_signed_is_what_was_left_of_it(site: Site, door: str, client: str) -> None:
+    """An attachment is cut out first; the signature, or the seal, is over what is delivered."""
+    fields = b'MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary="b"\r\n\r\n'
+    part = b'\r\n--b\r\nContent-Type: application/octet-stream; name="a.exe"\r\n\r\nnothing\r\n'
+    raw = message("strip").replace(b"\r\n\r\nText.", b"\r\n" + fields + b"--b\r\n\r\nText." + part + b"--b--")
+    arrived = site.send(door, "strip", raw, client)
+    assert b"nothing" not in arrived
+    assert b"* a.exe (application/octet-stream, 7 B): a program\r\n" in arrived
+    if client == CLIENT:
+        assert [(one.result, one.covers_all) for one in site.results(arrived)] == [("pass", True)] * 2
+        assert [site.dkimpy(arrived, index) for index in (0, 1)] == [True, True]
+    else:
+        chain = check_arc(material_of(arrived), site.lookup(), AuthSettings())
+        assert (chain.result, chain.sealers) == ("pass", ("example.com",))
+
+
 def test_an_addition_behind_us_breaks_it(site: Site) -> None:
     """What is signed is the message as it arrives, and each field that readers see once more."""
     arrived = site.send("postfix", "plain", message("plain"))
@@ -213,8 +232,7 @@ def test_a_foreign_author_stays_unsigned(site: Site, door: str) -> None:
 @pytest.mark.parametrize("door", ["postfix", "smarthost"])
 def test_inbound_mail_is_sealed_and_not_signed(site: Site, door: str) -> None:
     """Mail of strangers, even under our own name, gets no signature; the ARC set verifies on arrival."""
-    stranger = "NAME=[UNAVAILABLE] ADDR=192.0.2.99"
-    arrived = site.send(door, "inbound", message("inbound"), stranger, "eve@example.net")
+    arrived = site.send(door, "inbound", message("inbound"), STRANGER, "eve@example.net")
     assert b"DKIM-Signature" not in arrived
     chain = check_arc(material_of(arrived), site.lookup(), AuthSettings())
     assert (chain.result, chain.sealers) == ("pass", ("example.com",))

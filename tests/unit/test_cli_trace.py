@@ -28,10 +28,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from gateway.policy.rules import Policy
+
 POLICY = policy_of(
     weights={"SPF_FAIL": 9.0},
     recipients=[{"recipients": ["lenient@example.com"], "tag": 90, "quarantine": 91, "reject": 92}],
 )
+STRIPPING = policy_of(actions={"ATTACHMENT_EXECUTABLE": "strip"})
 BOB, LENIENT = "bob@example.com", "lenient@example.com"
 HAM, HELD, FORGED, ASKED = (
     (Signal("SPF_PASS"),),
@@ -52,10 +55,12 @@ class Bench:
         route = RouteSettings(domains=("example.com",), next_hop="lmtp:unix:/run/lmtp")
         self.config = SimpleNamespace(store=settings, routes=(route,), next_hop="smtp:192.0.2.1:25")
 
-    def add(self, *signals: Signal, to: tuple[str, ...] = (BOB,), **changes: Any) -> Record:
-        """Hold and record a message as the pipeline does. `changes` are the record's."""
-        record = replace(judged(mail_of(*to), signals, POLICY), **changes)
-        if record.verdict.held:
+    def add(
+        self, *signals: Signal, to: tuple[str, ...] = (BOB,), policy: Policy = POLICY, **changes: Any
+    ) -> Record:
+        """Keep and record a message as the pipeline does. `changes` are the record's."""
+        record = replace(judged(mail_of(*to), signals, policy), **changes)
+        if record.verdict.kept:
             hold_record(self.quarantine, record)
         fill(self.journal, [record])
         return record
@@ -142,6 +147,23 @@ def test_what_became_of_each_copy(bench: Bench) -> None:
     done = bench.run("--recipient", LENIENT)
     for text in ("released", "post@example.com", "cli:carol", both.id, "relay: score", "explain"):
         assert text in done.stdout, text
+
+
+def test_what_was_stripped_and_where_the_original_is(bench: Bench) -> None:
+    program = Signal("ATTACHMENT_EXECUTABLE", "setup.exe")
+    made = bench.add(program, policy=STRIPPING)
+    assert made.verdict.action is Action.STRIP
+    found = bench.json("--action", "strip")[0]["copies"][0]
+    assert [found[key] for key in ("state", "item", "note")] == ["stripped", made.id, "the original is held"]
+    claim = bench.quarantine.claim(made.id, None, "cli:carol")
+    assert claim
+    bench.quarantine.settle(claim, who="cli:carol", delivered={BOB: BOB})
+    [found] = bench.json()[0]["copies"]
+    assert [found[key] for key in ("state", "note", "to")] == ["stripped", "the original is released", BOB]
+    bench.quarantine.delete(made.id, "me")
+    assert bench.quarantine.forget(mail_of().received + 10) == 1
+    [found] = bench.json()[0]["copies"]
+    assert (found["state"], "does not know the original" in found["note"]) == ("stripped", True)
 
 
 def test_what_is_gone_is_said_to_be(bench: Bench) -> None:

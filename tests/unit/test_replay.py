@@ -111,6 +111,10 @@ def test_what_comes_back_from_the_journal_is_judged_the_same(bench: Bench) -> No
         ("relay", "tag", Change.TAGGED),
         ("tag", "relay", Change.UNTAGGED),
         ("tag", "tag", None),
+        ("tag", "strip", Change.STRIPPED),
+        ("strip", "tag", Change.UNSTRIPPED),
+        ("strip", "quarantine", Change.HELD),
+        ("quarantine", "strip", Change.PASSED),
     ],
 )
 def test_changes_have_names(old: str, new: str, change: Change | None) -> None:
@@ -207,6 +211,20 @@ def test_what_was_released_stays_lifted() -> None:
     assert tally_of(made, policy=policy_of(weights={"SPAMASSASSIN": 2.0})).changed == 0
 
 
+def test_a_strip_is_tried_on_what_was_held() -> None:
+    """What could not have been cut out is held by the new policy, too."""
+    program, unsafe = Signal("ATTACHMENT_EXECUTABLE"), Signal("STRIP_UNSAFE")
+    stripping = policy_of(actions={"ATTACHMENT_EXECUTABLE": "strip"})
+    tally = Tally()
+    for signals in ((program,), (program, unsafe), (unsafe,)):
+        tally.add(judged(mail_of(*PEOPLE[:2]), signals, POLICY), stripping)
+    assert tally.copies == {"quarantine": {"strip": 2, "quarantine": 2}, "relay": {"relay": 2}}
+    assert tally.changes == {"newly passed": 1}
+    back = Tally()
+    back.add(judged(mail_of(), (program,), stripping), stripping)
+    assert (back.identical, back.changed) == (1, 0)
+
+
 def test_failures_are_not_judged_again() -> None:
     made = judged(mail_of(), (), POLICY)
     failed = replace(
@@ -278,6 +296,17 @@ def test_labels_come_from_the_quarantine(bench: Bench) -> None:
     assert told["changes"] == {"newly rejected": 4}
     assert told["examples"]["newly rejected"][0]["label"] == "ham"
     assert "released (ham)" in bench.run().stdout
+
+
+def test_the_original_of_a_stripped_message_may_be_deleted(bench: Bench) -> None:
+    """That says nothing about the message, which has been delivered."""
+    stripping = policy_of(actions={"ATTACHMENT_EXECUTABLE": "strip"})
+    record = judged(mail_of(), (Signal("ATTACHMENT_EXECUTABLE"),), stripping)
+    hold_record(bench.quarantine, record)
+    bench.quarantine.delete(record.id, "me")
+    found = bench.quarantine.find(record.id)
+    assert found
+    assert label_of(found) == ""
 
 
 # ---------------------------------------------------------------- the command
