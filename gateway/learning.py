@@ -15,6 +15,7 @@ import hashlib
 import os
 import time
 import zlib
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
@@ -22,10 +23,10 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from gateway.classifier import gate, stored
+from gateway.classifier import gate, regression, stored
 from gateway.classifier.features import extract
 from gateway.classifier.mapping import ModelError, give_to_owner
-from gateway.classifier.site import READ, Seen, SiteFile, SiteModel, blend, buckets, learned, shapes
+from gateway.classifier.site import READ, Seen, SiteFile, SiteModel, acting, buckets, learned, shapes
 from gateway.mail.headers import printable
 from gateway.mail.mime import parse
 from gateway.store.database import StoreError
@@ -49,16 +50,22 @@ _LEASE: Final = 120.0  # seconds after which a node that wrote, and said nothing
 # Where labels come from. The operator has no daily limit.
 OPERATOR, REVIEW, REPORT, FOLDER = "operator", "review", "report", "folder"
 _RANK: Final = {OPERATOR: 2, REVIEW: 1}  # whose label counts more; all others 0
+_GROUNDED: Final = 500  # learned messages from which the site's model may doubt a label
+_CERTAIN: Final = 4.0  # logit of grams, the other way, from which it does
 
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """A message somebody labelled: as stored, what it is, from which kind of place, and who said so."""
+    """A message somebody labelled: as stored, what it is, from which kind of place, and who said so.
+
+    `client` is what `gateway.classifier.stored.trace` gives, where the message itself does not tell it.
+    """
 
     raw: bytes
     spam: bool
     origin: str = OPERATOR
     source: str = ""
+    client: bytes = b""
 
 
 @dataclass(slots=True)
@@ -71,6 +78,7 @@ class Outcome:
     corrected: int = 0
     disputed: int = 0
     contradicting: int = 0
+    doubted: int = 0
     over_limit: int = 0
     unfit: int = 0
     refused: int = 0
@@ -109,9 +117,17 @@ class Learner:
     """Teaches the site model in `path` from samples in the store. Raises StoreError, ModelError, OSError."""
 
     def __init__(
-        self, samples: Samples, settings: ClassifierSettings, base: Model | None, path: Path
+        self,
+        samples: Samples,
+        settings: ClassifierSettings,
+        base: Model | None,
+        path: Path,
+        fixed: Path | None = None,
     ) -> None:
+        """Teach the model in `path`; `fixed` is the folder of the regression set, which needs a `base`."""
         self.samples = samples
+        self._fixed = fixed
+        self._examined: tuple[regression.Examined, ...] | None = None
         self._settings = settings
         self._base = base
         self.path = path
@@ -180,12 +196,14 @@ class Learner:
             sample = labelled
             if not self._is_new(sample, fresh, wrong, outcome):
                 continue
+            if self._is_doubtful(sample, fresh, live):
+                sample = replace(sample, state=SampleState.DOUBTED)
             if limited and not self._within_limit(sample, quota):
                 outcome.over_limit += 1
                 continue
             if sample.origin in _RANK and total >= ASIDE_FROM and int(sample.digest[:2], 16) < _ASIDE:
                 sample = replace(sample, state=SampleState.ASIDE)
-            else:
+            elif sample.state is SampleState.LEARNED:
                 total += 1
             fresh.add(sample)
         if not fresh.samples and not wrong:
@@ -203,14 +221,16 @@ class Learner:
         """Let the candidate through the gate, and keep samples and model accordingly."""
         report = self.measure(live, candidate)
         outcome.reports.append(report)
-        taught = sum(sample.state is SampleState.LEARNED for sample in fresh)
+        states = Counter(sample.state for sample in fresh)
         if not report.passed:
-            outcome.refused += len(fresh)
+            outcome.refused += len(fresh) - states[SampleState.DOUBTED]
             candidate.save(self.candidate)
-            self.samples.add([replace(sample, state=SampleState.REFUSED) for sample in fresh])
+            believed = [sample for sample in fresh if sample.state is not SampleState.DOUBTED]
+            self.samples.add([replace(sample, state=SampleState.REFUSED) for sample in believed])
             return
-        outcome.learned += taught
-        outcome.aside += len(fresh) - taught
+        outcome.learned += states[SampleState.LEARNED]
+        outcome.aside += states[SampleState.ASIDE]
+        outcome.doubted += states[SampleState.DOUBTED]
         outcome.corrected += len(wrong)
         self.samples.set_state(wrong, SampleState.SUPERSEDED)
         self.samples.add(fresh)
@@ -220,7 +240,7 @@ class Learner:
 
     def _sample(self, message: Labelled, outcome: Outcome) -> Sample | None:
         """Look at a message; None if it must not be learned."""
-        raw = stored.as_received(message.raw)
+        client, raw = stored.received(message.raw)
         content = parse(raw)
         features = extract(content)
         if stored.refusal(message.raw, features, content):
@@ -236,7 +256,7 @@ class Learner:
             origin=message.origin,
             source=printable(message.source),
             time=time.time(),
-            features=Seen(buckets(raw), shapes(features.shape), base).pack(),
+            features=Seen(buckets((message.client or client) + raw), shapes(features.shape), base).pack(),
             body=body,
         )
 
@@ -244,6 +264,14 @@ class Learner:
         """Tell what says something new from copies and contradictions."""
         alike = fresh.alike(sample) + self.samples.alike(sample.digest, sample.sketch)
         alike = [found for found in alike if found.number not in wrong]
+        doubted = [found for found in alike if found.state is SampleState.DOUBTED]
+        if any(
+            (one.digest, one.source, one.spam) == (sample.digest, sample.source, sample.spam)
+            for one in doubted
+        ):
+            outcome.known += 1
+            return False
+        alike = [found for found in alike if found.state is not SampleState.DOUBTED]
         same = [found for found in alike if found.spam == sample.spam]
         others = [found for found in alike if found.spam != sample.spam]
         copies = COPIES if sample.origin == OPERATOR else 1
@@ -262,6 +290,16 @@ class Learner:
             else:
                 fresh.samples.remove(found)
         return True
+
+    def _is_doubtful(self, sample: Sample, fresh: _Fresh, live: SiteModel) -> bool:
+        """Tell a stranger's label that the site's model knows better, and nobody else has given."""
+        if sample.origin in _RANK or learned(live.ham, live.spam) < _GROUNDED:
+            return False
+        taught = live.score(self.seen(sample)).grams
+        if (taught if not sample.spam else -taught) < _CERTAIN:
+            return False
+        alike = fresh.alike(sample) + self.samples.alike(sample.digest, sample.sketch)
+        return not any(one.spam == sample.spam and one.source != sample.source for one in alike)
 
     def _within_limit(self, sample: Sample, quota: dict[str, int], limit: int | None = None) -> bool:
         """Tell whether one more may be learned today of this source, and of all together."""
@@ -291,12 +329,20 @@ class Learner:
         return Seen.unpack(sample.features)
 
     def measure(self, before: SiteModel, after: SiteModel) -> gate.Report:
-        """Compare two models on samples that neither learned."""
+        """Compare two models on samples that neither learned, and on the fixed regression set."""
         samples = self.samples.newest_aside(MEASURED)
         seen = [self.seen(sample) for sample in samples]
         labels = np.array([sample.spam for sample in samples], np.bool_)
         old, new = (np.array([_logit(model, one) for one in seen], np.float64) for model in (before, after))
-        return gate.compare(labels, old, new, self._settings.false_positives)
+        report = gate.compare(labels, old, new, self._settings.false_positives)
+        if self._base is None or self._fixed is None:
+            return report
+        if self._examined is None:
+            self._examined = regression.examine(regression.load(self._fixed), self._base)
+        labels = np.array([one.known.spam for one in self._examined], np.bool_)
+        return gate.regress(
+            report, labels, *(regression.logits(self._examined, model) for model in (None, before, after))
+        )
 
     def behind(self) -> bool:
         """Whether the store has more than the model in use was made of; cheap to ask."""
@@ -434,4 +480,4 @@ def overrules(label: Sample, earlier: Sample) -> bool:
 
 def _logit(model: SiteModel, seen: Seen) -> float:
     count = learned(model.ham, model.spam)
-    return blend(count, model.score(seen), seen.base) if count else seen.base
+    return acting(count, model.score(seen), seen.base) if count else seen.base

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gateway import __version__, log
 from gateway.auth.outgoing import Signing, signed
+from gateway.classifier.stored import trace
 from gateway.feedback.reported import reporter
 from gateway.gather import gather
 from gateway.mail.headers import printable
@@ -159,7 +160,9 @@ def classify(mail: Mail, content: Content, gateway: Gateway) -> Spam | None:
     """Ask the classifier; a model that is missing or fails is "unavailable", which is not 0."""
     if gateway.classifier is None:
         return None
-    score = gateway.classifier.score(mail.raw, content)
+    session = mail.session
+    client = trace(session.helo, session.client_name, session.client_ip)
+    score = gateway.classifier.score(mail.raw, content, client)
     return None if score is None else Spam(score.cautious, score.reasons)
 
 

@@ -19,6 +19,7 @@ from gateway.classifier.features import extract
 from gateway.classifier.model import Model
 from gateway.classifier.settings import ClassifierSettings
 from gateway.classifier.site import Seen, SiteModel, blend, learned
+from gateway.data import data_dir
 from gateway.learning import Labelled, Learner
 from gateway.mail.mime import parse
 from gateway.store.database import StoreSettings, open_database
@@ -128,7 +129,10 @@ def taught(trec: Trec, plan: Plan, base: Path, scratch: Path, say: Callable[[str
     """
     say("teaching as `model learn` does")
     database = open_database(StoreSettings(database=f"sqlite:///{scratch}/taught.db"))
-    learner = Learner(Samples(database), ClassifierSettings(), Model.load(base), scratch / "taught.npy")
+    fixed = data_dir("models") / "regression"
+    learner = Learner(
+        Samples(database), ClassifierSettings(), Model.load(base), scratch / "taught.npy", fixed
+    )
     figures: dict[str, float] = {}
     done, refused = 0, 0
     for step in (*plan.steps, plan.learn):

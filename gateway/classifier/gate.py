@@ -7,7 +7,7 @@ by pair, so that a difference counts only where they disagree (the sign test, ex
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import comb
 from typing import TYPE_CHECKING, Final
 
@@ -16,12 +16,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SIGNIFICANT: Final = 0.01  # how likely chance alone may be, for "worse" to be said
+FALSE_FIXED: Final = 0.15  # share of the fixed ham that teaching may turn into spam
+MISSED_FIXED: Final = 0.25  # share of the fixed spam that teaching may let through
 CUT: Final = 2.2  # logit (probability 0.9) from which a message counts as called spam
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The outcome: `passed`, why not, and the counts behind it."""
+    """The outcome: `passed`, why not, and the counts behind it.
+
+    The last six are of the fixed regression set, as `false_before` and so on are of the site's own mail.
+    """
 
     passed: bool
     why: str
@@ -31,6 +36,12 @@ class Report:
     false_after: int
     missed_before: int  # spam not called so
     missed_after: int
+    fixed_ham: int = 0
+    fixed_spam: int = 0
+    fixed_false_before: int = 0
+    fixed_false_after: int = 0
+    fixed_missed_before: int = 0
+    fixed_missed_after: int = 0
 
 
 def compare(
@@ -62,6 +73,39 @@ def compare(
         int(false_new.sum()),
         int(missed_old.sum()),
         int(missed_new.sum()),
+    )
+
+
+def regress(
+    report: Report,
+    labels: NDArray[np.bool_],
+    base: NDArray[np.float64],
+    before: NDArray[np.float64],
+    after: NDArray[np.float64],
+) -> Report:
+    """Add what became of the fixed regression set, by the logits of the base alone and of both models.
+
+    The bounds are relative to the base, so that many small steps do not add up to a large one; honest
+    teaching of sites that differ much from the set stays well within them.
+    """
+    ham, spam = ~labels, labels
+    false = [int((logits[ham] >= CUT).sum()) for logits in (base, before, after)]
+    missed = [int((logits[spam] < CUT).sum()) for logits in (base, before, after)]
+    why = report.why
+    if not why and false[2] > max(false[0] + FALSE_FIXED * ham.sum(), false[1]):
+        why = f"{false[2]} of {int(ham.sum())} ham of the regression set called spam, {false[1]} before"
+    elif not why and missed[2] > max(missed[0] + MISSED_FIXED * spam.sum(), missed[1]):
+        why = f"{missed[2]} of {int(spam.sum())} spam of the regression set missed, {missed[1]} before"
+    return replace(
+        report,
+        passed=not why,
+        why=why,
+        fixed_ham=int(ham.sum()),
+        fixed_spam=int(spam.sum()),
+        fixed_false_before=false[1],
+        fixed_false_after=false[2],
+        fixed_missed_before=missed[1],
+        fixed_missed_after=missed[2],
     )
 
 

@@ -34,7 +34,16 @@ from gateway.classifier.features import (
     readable,
 )
 from gateway.classifier.mapping import ModelError, open_regular, read_array
-from gateway.classifier.site import Seen, SiteFile, blend, buckets, learned, shapes, share_of_base
+from gateway.classifier.site import (
+    Seen,
+    SiteFile,
+    blend,
+    buckets,
+    learned,
+    shapes,
+    share_of_base,
+    sureness,
+)
 from gateway.classifier.stored import as_received
 from gateway.mail.headers import printable
 
@@ -74,23 +83,23 @@ class Score:
     `probability` of spam is calibrated and equals the logistic function of `logit`. `known` is the
     share of the message's words that the model knows: near 0 the text says little and shape alone
     is judged. `reasons` are the features that weighed most, with their share of the logit:
-    positive speaks for spam. `sure`, 0 to 1, says how much there was to read: little in a message
-    of one line.
+    positive speaks for spam. `sure`, 0 to 1, says how much there was to go by: little in a message
+    of one line. `acting` is the logit to act upon: that of spam is taken back where there was little
+    to read, and what the site's model does not know is left to the base model. Ranking is left to
+    `logit`: among short messages, too, spam comes before ham.
     """
 
     probability: float
     logit: float
     known: float
-    reasons: tuple[tuple[str, float], ...] = ()
-    sure: float = 1.0
+    reasons: tuple[tuple[str, float], ...]
+    sure: float
+    acting: float
 
     @property
     def cautious(self) -> float:
-        """The probability to act upon: that of spam is taken back where there was little to read.
-
-        Ranking is left to `logit`: among short messages, too, spam comes before ham.
-        """
-        return sigmoid(self.logit * self.sure) if self.logit > 0 else self.probability
+        """The probability to act upon."""
+        return sigmoid(self.acting)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +184,8 @@ class Model:
         logit = min(max(logit, -_LOGIT_LIMIT), _LOGIT_LIMIT)
         reasons = _strongest(_reasons(names, weigh) + letters)
         evidence = words + (0 if NO_LINK in features.shape else _FEW)
-        return Score(sigmoid(logit), logit, known, reasons, evidence / (evidence + _FEW))
+        sure = evidence / (evidence + _FEW)
+        return Score(sigmoid(logit), logit, known, reasons, sure, logit * sure if logit > 0 else logit)
 
     def _grams(self, running: str, slope: float) -> tuple[float, list[tuple[str, float]]]:
         """Weigh the grams of running text; give the sum, and those that weighed most."""
@@ -247,15 +257,18 @@ class Classifier:
             names.append(f"site-{local.ham + local.spam}")
         return "+".join(names) or "none"
 
-    def score(self, raw: bytes, content: Content) -> Score | None:
-        """Score a message, given as received and as parsed; None if there is no model."""
+    def score(self, raw: bytes, content: Content, client: bytes = b"") -> Score | None:
+        """Score a message, given as received and as parsed; None if there is no model.
+
+        `client` is what `stored.trace` says of who sent it.
+        """
         features = extract(content)
         base = self.base.score_features(features) if self.base else None
         local = self.site.current() if self.site else None
         count = learned(local.ham, local.spam) if local else 0
         if local is None or not count:
             return base
-        seen = Seen(buckets(as_received(raw)), shapes(features.shape), base.logit if base else 0.0)
+        seen = Seen(buckets(client + as_received(raw)), shapes(features.shape), base.logit if base else 0.0)
         return with_site(local, seen, base)
 
 
@@ -264,14 +277,17 @@ def with_site(local: SiteModel, seen: Seen, base: Score | None) -> Score:
     count = learned(local.ham, local.spam)
     found = local.score(seen)
     logit = blend(count, found, seen.base)
+    sure = sureness(found)
     if base is None:
-        return Score(sigmoid(logit), logit, 1.0, (("what this site taught", logit),))
+        acting = sure * logit
+        return Score(sigmoid(logit), logit, 1.0, (("what this site taught", acting),), sure, acting)
     share = share_of_base(count)
-    taught = logit - share * base.logit
+    taught = sure * (logit - share * base.logit)
+    left = sure * share * base.logit + (1 - sure) * base.acting
+    scale = left / base.logit if base.logit else 0.0
     reasons: tuple[tuple[str, float], ...] = ((f"what this site taught in {count} messages", taught),)
-    reasons += tuple((name, weight * share) for name, weight in base.reasons)
-    sure = 1 - share * (1 - base.sure)
-    return Score(sigmoid(logit), logit, base.known, reasons, sure)
+    reasons += tuple((name, weight * scale) for name, weight in base.reasons)
+    return Score(sigmoid(logit), logit, base.known, reasons, sure + (1 - sure) * base.sure, taught + left)
 
 
 # ---------------------------------------------------------------- reading the artefact

@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from gateway.classifier.features import key
+from gateway.mail.headers import printable
 
 if TYPE_CHECKING:
     from gateway.classifier.features import Features
@@ -31,6 +33,15 @@ _ADDED: Final = re.compile(
 )
 _DELIVERY: Final = re.compile(rb"(?i)^(?:return-path|delivered-to|x-original-to):")
 _FIELD: Final = re.compile(rb"[^\r\n]*(?:\r?\n[ \t][^\r\n]*)*(?:\r?\n|\Z)")
+_ADDRESS: Final = re.compile(rb"\[(?:IPv6:)?([0-9A-Fa-f.:]{2,45})\]")
+_INSIDE: Final = tuple(
+    map(
+        ip_network,
+        ("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "::1", "fc00::/7"),
+    )
+)
+_OWN: Final = 5  # trace fields at the top that may be those of our own servers
+_TRACE: Final = 300  # octets of one that are read
 _FEW: Final = 8  # words below which only identical messages are the same
 _NEAR: Final = 26  # equal minima of 32 that make two messages the same
 _LAST: Final = np.uint64(0x9E3779B97F4A7C15)
@@ -50,20 +61,50 @@ def refusal(raw: bytes, features: Features, content: Content) -> str:
     return ""
 
 
-def as_received(raw: bytes) -> bytes:
-    """Take away what was added after we saw the message: by delivery, by filters, by mail stores.
+def received(raw: bytes) -> tuple[bytes, bytes]:
+    """Give who sent us a stored message, as `trace` says it, and the message without what was added since.
 
-    The model must not learn a verdict that a filter wrote, its own least of all.
+    What was added: by delivery, by filters, by mail stores. The model must not learn a verdict that a
+    filter wrote, its own least of all. Who sent it is known only where a delivery agent's field comes
+    first, since then our own server's trace fields come next; the last of them, the first that names a
+    public address, is of the client.
     """
     end = re.search(rb"(\r?\n)\r?\n", raw)
     head, rest = (raw[: end.end(1)], raw[end.end(1) :]) if end else (raw, b"")
     fields = [found[0] for found in _FIELD.finditer(head) if found[0]]
-    if fields and _DELIVERY.match(fields[0]):  # a delivery agent's; our own server's trace comes next
-        first = next((n for n, field in enumerate(fields) if field[:9].lower() == b"received:"), None)
-        if first is not None:
-            del fields[first]
-    kept = [field for field in fields if not _ADDED.match(field)]
-    return b"".join(kept) + rest
+    client = b""
+    if fields and _DELIVERY.match(fields[0]):
+        traces = [n for n, field in enumerate(fields) if field[:9].lower() == b"received:"][:_OWN]
+        ours = next((k for k, n in enumerate(traces) if _is_public(fields[n])), 0)
+        if traces:
+            client = b" ".join(fields[traces[ours]].split()).partition(b" by ")[0][:_TRACE] + b"\r\n"
+        gone = set(traces[: ours + 1])
+        fields = [field for n, field in enumerate(fields) if n not in gone]
+    return client, b"".join(field for field in fields if not _ADDED.match(field)) + rest
+
+
+def as_received(raw: bytes) -> bytes:
+    """Give a stored message without what was added since we saw it."""
+    return received(raw)[1]
+
+
+def trace(helo: str, name: str, address: str) -> bytes:
+    """Say which client sent a message, as a mail server's trace field begins; "" if there was none."""
+    if not address:
+        return b""
+    if ":" in address:
+        address = f"IPv6:{address.removeprefix('IPv6:')}"
+    line = f"Received: from {printable(helo, 100)} ({printable(name, 100) or 'unknown'} [{address}])"
+    return line.encode("ascii", "replace")[:_TRACE] + b"\r\n"
+
+
+def _is_public(field: bytes) -> bool:
+    found = _ADDRESS.search(field.partition(b" by ")[0])
+    try:
+        address = ip_address(found[1].decode("ascii")) if found else None
+    except ValueError:
+        return False
+    return address is not None and not any(address in network for network in _INSIDE)
 
 
 @dataclass(frozen=True, slots=True)

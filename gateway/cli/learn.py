@@ -93,6 +93,7 @@ def tell(outcome: Outcome, *, as_json: bool) -> None:
             ("labels replaced", outcome.corrected),
             ("like mail with the other label", outcome.disputed),
             ("contradict another label, not learned", outcome.contradicting),
+            ("doubted until somebody else says the same", outcome.doubted),
             ("over a daily limit", outcome.over_limit),
             ("not fit to be learned", outcome.unfit),
             ("refused, since the model became worse", outcome.refused),
@@ -264,7 +265,8 @@ def learning(context: Context) -> Iterator[Learner]:
         )
         database = open_database(config.store)
         try:
-            yield Learner(Samples(database), config.classifier, base, path)
+            fixed = data_dir("models") / "regression"
+            yield Learner(Samples(database), config.classifier, base, path, fixed)
         finally:
             database.close()
     except (ModelError, StoreError) as error:
@@ -317,6 +319,14 @@ def _show(report: Report, *, as_json: bool, name: str) -> None:
         ("measured on", f"{report.ham} ham, {report.spam} spam that no model learned"),
         ("ham called spam", f"{report.false_before} before, {report.false_after} by the {name} model"),
         ("spam missed", f"{report.missed_before} before, {report.missed_after} by the {name} model"),
+        (
+            f"regression set: ham called spam, of {report.fixed_ham}",
+            f"{report.fixed_false_before} before, {report.fixed_false_after} by the {name} model",
+        ),
+        (
+            f"regression set: spam missed, of {report.fixed_spam}",
+            f"{report.fixed_missed_before} before, {report.fixed_missed_after} by the {name} model",
+        ),
         ("verdict", report.why or "no worse"),
     )
     console().print(facts(rows))

@@ -20,7 +20,7 @@ from gateway.classifier.corpus import CorpusError, Sample, as_message, read, rea
 from gateway.classifier.model import Classifier, Model, ModelError
 from gateway.classifier.settings import ClassifierSettings
 from gateway.classifier.site import SiteFile
-from gateway.classifier.stored import as_received
+from gateway.classifier.stored import received
 from gateway.cli import learn as site
 from gateway.cli.main import (
     EX_DATAERR,
@@ -162,8 +162,8 @@ def score(
     curve = _curve(context) if points else None
     rows: list[dict[str, Any]] = []
     for sample in _messages(files):
-        raw = as_received(sample.raw)
-        found = classifier.score(raw, parse(raw))
+        client, raw = received(sample.raw)
+        found = classifier.score(raw, parse(raw), client)
         assert found is not None  # it has a model
         row: dict[str, Any] = {"path": sample.name, "probability": round(found.probability, 6)}
         if curve:
@@ -222,8 +222,8 @@ def evaluate(
     labels, probabilities = [], []
     started = time.process_time()
     for sample in _progress(_labelled(ham, spam, index), "Scoring"):
-        raw = as_received(sample.raw)
-        found = classifier.score(raw, parse(raw))
+        client, raw = received(sample.raw)
+        found = classifier.score(raw, parse(raw), client)
         assert found is not None  # it has a model
         labels.append(bool(sample.spam))
         probabilities.append(found.probability)

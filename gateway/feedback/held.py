@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from gateway.classifier.stored import trace
 from gateway.learning import REVIEW, Labelled
 from gateway.store import audit
 
@@ -31,7 +32,11 @@ def learn_reviewed(
     Raises StoreError, before anything is learned, for a message whose content is gone.
     """
     fit = [item for item in items if not _is_test(quarantine, item)]
-    messages = [Labelled(quarantine.raw(item), spam, REVIEW, who) for item in fit]
+    known = quarantine.known(fit)
+    messages = [
+        Labelled(quarantine.raw(item), spam, REVIEW, who, trace(known[item].helo, "", known[item].client_ip))
+        for item in fit
+    ]
     outcome = learner.learn(messages)
     outcome.unfit += len(items) - len(fit)
 

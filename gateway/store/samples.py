@@ -39,6 +39,7 @@ class SampleState(StrEnum):
     WAITING = "waiting"  # received, and not looked at yet
     LEARNED = "learned"
     ASIDE = "aside"  # never learned: new models are measured with it
+    DOUBTED = "doubted"  # a stranger's, against what the model knows; learned if another says the same
     REFUSED = "refused"  # the model that had learned it was worse
     SUPERSEDED = "superseded"  # somebody said the opposite later, or took it back
 

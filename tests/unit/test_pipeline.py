@@ -221,7 +221,7 @@ def test_undelivered_copies_are_held_apart(gateway: Gateway) -> None:
 class Mute:
     version = "mute"
 
-    def score(self, _raw: bytes, _content: object) -> None:
+    def score(self, _raw: bytes, _content: object, _client: bytes) -> None:
         return None
 
 
