@@ -12,8 +12,8 @@ SERVFAIL, REFUSED, time-outs and nonsense are all "temperror".
 
 from __future__ import annotations
 
+import copy
 import ipaddress
-import itertools
 import secrets
 import socket
 import struct
@@ -33,6 +33,7 @@ import dns.resolver
 import msgspec
 
 from gateway.mail.domains import to_ascii
+from gateway.mail.networks import reverse_name
 from gateway.settings import Count, Positive, Seconds, Settings
 
 if TYPE_CHECKING:
@@ -67,8 +68,9 @@ class DnsSettings(Settings, frozen=True):
     cache_size: Count = 20_000
     # Seconds after which even an answer with a longer TTL is asked for again.
     cache_max_ttl: Seconds = 3_600.0
-    # Questions that one message may cause; further ones are answered "temperror". SPF alone may need 111.
-    max_queries_per_message: Positive = 150
+    # Questions that one message may cause; further ones are answered "temperror". SPF alone may need 111,
+    # and up to 60 are kept for DMARC, so that no sender can use them up elsewhere.
+    max_queries_per_message: Positive = 200
 
     def __post_init__(self) -> None:
         for server in self.nameservers:
@@ -127,13 +129,6 @@ def _system_servers() -> tuple[tuple[str, int], ...]:
     except (dns.exception.DNSException, OSError):
         found = []
     return tuple(parse_server(server) for server in found) or (("127.0.0.1", 53),)
-
-
-def reverse_name(address: str) -> str:
-    """The name under in-addr.arpa or ip6.arpa; ValueError if `address` is none."""
-    ip = ipaddress.ip_address(address)
-    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
-    return (mapped or ip).reverse_pointer
 
 
 class Resolver:
@@ -234,30 +229,47 @@ class Lookup:
     """One message's access to the resolver: one deadline, one count of questions. Threads share it."""
 
     def __init__(self, resolver: Resolver, deadline: float) -> None:
-        self.resolver = resolver
-        self.deadline = deadline
+        self.resolver, self.deadline = resolver, deadline
         self._limit = resolver.settings.max_queries_per_message
-        self._count = itertools.count(1)
+        self._spent, self._lock = [0], threading.Lock()
+
+    @property
+    def asked(self) -> int:
+        """How many questions went to the network so far."""
+        return self._spent[0]
+
+    def sparing(self, kept: int) -> Lookup:
+        """The same access, but one that leaves the last `kept` questions to others (a third at most)."""
+        other = copy.copy(self)  # the count and its lock are shared
+        other._limit = self._limit - min(kept, self._limit // 3)  # noqa: SLF001 - of its own class
+        return other
+
+    def _may_ask(self) -> bool:
+        with self._lock:
+            if self._spent[0] >= self._limit:
+                return False
+            self._spent[0] += 1
+        return True
 
     def query(self, name: str, kind: Kind) -> Answer[Any]:
         """Answer one question, if this message has not asked too many yet."""
         answer = self.resolver.cached(name, kind)
         if answer is not None:
             return answer
-        if next(self._count) > self._limit:
+        if not self._may_ask():
             return Answer("temperror", reason="too many DNS queries for one message")
         return self.resolver.query(name, kind, self.deadline)
 
     def prefetch(self, questions: Iterable[Question]) -> bool:
         """Ask all questions at once; False if the cache knew all of them already."""
-        missing = []
+        missing: dict[Question, None] = {}
         for name, kind in questions:
             ascii_name = to_ascii(name)
-            if ascii_name is None or self.resolver.cached(ascii_name, kind) is not None:
+            if ascii_name is None or (ascii_name, kind) in missing:
                 continue
-            if next(self._count) <= self._limit:
-                missing.append((ascii_name, kind))
-        self.resolver.prefetch(missing, self.deadline)
+            if self.resolver.cached(ascii_name, kind) is None and self._may_ask():
+                missing[ascii_name, kind] = None
+        self.resolver.prefetch(list(missing), self.deadline)
         return bool(missing)
 
     def txt(self, name: str) -> Answer[bytes]:

@@ -122,6 +122,7 @@ def gather(mail: Mail, content: Content, sources: Sources, deadline: float) -> E
         dmarc=auth.dmarc,
         arc=auth.arc,
         iprev=auth.iprev,
+        queries=auth.queries,
         antivirus=answer,
         spamd=spam,
         lists=_proved(listings, auth),

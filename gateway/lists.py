@@ -20,10 +20,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 
 from gateway.auth import suffixes
-from gateway.dns import Resolver, reverse_name
 from gateway.mail.domains import domain_of, to_ascii
 from gateway.mail.headers import printable
-from gateway.mail.networks import address
+from gateway.mail.networks import address, reverse_name
 from gateway.mail.types import Direction, Listing
 from gateway.mail.urls import inner, place
 from gateway.settings import Positive, Seconds, Settings
@@ -31,7 +30,7 @@ from gateway.settings import Positive, Seconds, Settings
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from gateway.dns import Answer, Question
+    from gateway.dns import Answer, Question, Resolver
     from gateway.mail.types import Attachment, Content, Mail
 
 Asked = Literal["client", "helo", "sender", "from", "dkim", "url", "hash"]

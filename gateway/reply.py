@@ -24,10 +24,14 @@ _REJECT = {
     "ATTACHMENT_DOUBLE_EXTENSION": ("5.7.1", "Message rejected, attachment not allowed"),
     "ATTACHMENT_TYPE_MISMATCH": ("5.7.1", "Message rejected, attachment not allowed"),
 }
+_DMARC = "DMARC cannot be checked now, try again later"
 _DEFER = {
     "VIRUS": ("4.7.1", "Message cannot be scanned now, try again later"),
     "SPF_ERROR": ("4.7.24", "SPF cannot be checked now, try again later"),
     "DKIM_ERROR": ("4.7.20", "DKIM cannot be checked now, try again later"),
+    "DMARC_ERROR": ("4.7.1", _DMARC),
+    "DMARC_REJECT": ("4.7.1", _DMARC),
+    "DMARC_QUARANTINE": ("4.7.1", _DMARC),
 }
 
 

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 FIELDS: Final = ("arc-seal", "arc-message-signature", "arc-authentication-results")
 _SEAL, _MESSAGE, _RESULTS = FIELDS
 _INSTANCE: Final = re.compile(rb"[ \t\r\n]*i[ \t\r\n]*=[ \t\r\n]*([0-9]{1,3})[ \t\r\n]*;(.*)\Z", re.DOTALL)
+_ASKED_FIRST: Final = 10  # keys of seals, topmost first; few chains are longer
 _CANON: Final[dict[bytes, Canon]] = {b"simple": "simple", b"relaxed": "relaxed"}
 
 
@@ -89,15 +90,15 @@ def check_arc(material: Material, lookup: Lookup, settings: AuthSettings) -> Arc
 
 
 def arc_questions(material: Material, settings: AuthSettings) -> list[Question]:
-    """The DNS questions that `check_arc` will ask, so that they can be asked at once."""
+    """The first DNS questions that `check_arc` will ask: the newest signature's, and of the newest seals."""
     found: list[Question] = []
-    for name in (_SEAL, _MESSAGE):
-        for index in material.indexes(name)[: settings.max_arc_sets]:
-            try:
-                tags = material.tags(index)
-                found.append((key_name(read_domain(tags["s"], "s"), read_domain(tags["d"], "d")), "TXT"))
-            except (BadSignatureError, KeyError):
-                continue
+    limit = min(settings.max_arc_sets, _ASKED_FIRST)
+    for index in (*material.indexes(_MESSAGE)[:1], *material.indexes(_SEAL)[:limit]):
+        try:
+            tags = material.tags(index)
+            found.append((key_name(read_domain(tags["s"], "s"), read_domain(tags["d"], "d")), "TXT"))
+        except (BadSignatureError, KeyError):
+            continue
     return found
 
 

@@ -167,7 +167,8 @@ def fetch(domain: str, lookup: Lookup, method: Method) -> Found:
     try:
         found = (_walk if method == "tree-walk" else _by_suffix)(domain, lookup)
         record = found.record
-        if record and record.np and found.record_domain != domain:
+        differs = record and record.np and record.np != (record.sp or record.p)
+        if differs and found.record_domain != domain:
             found = replace(found, exists=_exists(domain, lookup))
     except _DnsError as error:
         return Found("temperror", domain, reason=printable(str(error)))
@@ -304,7 +305,8 @@ def evaluate_authors(problem: str, several: Iterable[Dmarc]) -> Dmarc:
     `several` are the results of its author domains, of which the strictest policy that is failed
     counts (RFC 7489 §6.6.1): an author more must not help a forger.
     """
-    failed = [one for one in several if one.result == "fail"]
+    # What could not be checked is no proof either, and one of these must be somebody else's anyway.
+    failed = [one for one in several if one.result in ("fail", "temperror") and one.policy]
     strictest = max(failed, key=lambda one: (_POLICIES.index(one.policy), one.percent), default=None)
     if strictest is None:
         return Dmarc("permerror", reason=problem)
@@ -321,6 +323,9 @@ def _aligned(
         return False
     if name == found.domain or mode == "s":
         return name == found.domain
+    # Its organizational domain is above it. What the DNS of a stranger answers, or does not, changes nothing.
+    if name != found.organizational and not name.endswith("." + found.organizational):
+        return False
     above = organizational(name)
     return None if above is None else above == found.organizational
 

@@ -17,7 +17,6 @@ from gateway.auth.arc import arc_questions, check_arc
 from gateway.auth.author import author_domain, author_domains
 from gateway.auth.dkim import check_dkim, key_questions, read_signatures
 from gateway.auth.dmarc import (
-    Found,
     evaluate,
     evaluate_authors,
     fetch,
@@ -28,19 +27,22 @@ from gateway.auth.iprev import check_iprev
 from gateway.auth.signature import Material
 from gateway.auth.spf import check_spf
 from gateway.auth.upstream import relayed_iprev, relayed_results, relayed_spf
-from gateway.dns import Lookup, Resolver, reverse_name
-from gateway.mail.networks import address, inside
+from gateway.dns import Lookup, Resolver
+from gateway.mail.networks import address, inside, reverse_name
 from gateway.mail.types import Dmarc
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
 
+    from gateway.auth.dmarc import Found
     from gateway.auth.settings import AuthSettings
+    from gateway.dns import Question
     from gateway.mail.types import Arc, Content, Dkim, Iprev, Mail, Spf
 
 T = TypeVar("T")
 _MAX_AUTHORS: Final = 5  # domains in From fields whose records are asked for
+_KEPT: Final = 60  # questions that no other check may take from DMARC: five authors and their tree walks
 _SLOW: Final = 0.005  # seconds for the first answers, from which a thread for SPF pays
 
 
@@ -59,6 +61,7 @@ class Authentication:
     dmarc: Dmarc | None = None
     arc: Arc | None = None
     iprev: Iprev | None = None
+    queries: int = 0  # questions to the DNS that the cache could not answer
     durations: dict[str, float] = field(default_factory=dict)
 
 
@@ -98,16 +101,17 @@ def authenticate(
     slow = clock.run("dns", checks.ask_first)
     # With the DNS far away, SPF waits in a thread of its own.
     waiting = submit(lambda: clock.run("spf", lambda: checks.spf(hostname))) if slow and submit else None
+    # Policies first: what a sender's own names cost in time and questions must not keep us from them.
+    found = clock.run("dmarc", checks.records) if settings.dmarc else ()
     dkim = clock.run("dkim", checks.dkim) if settings.dkim else ()
     arc = clock.run("arc", checks.arc) if settings.arc else None
     iprev = clock.run("iprev", checks.iprev) if settings.iprev else None
-    found = clock.run("dmarc", checks.record) if settings.dmarc else None
     if waiting is not None and not waiting.cancel():  # a full pool has not begun: then do it here
         spf = waiting.result()
     else:
         spf = clock.run("spf", lambda: checks.spf(hostname)) if settings.spf else ()
-    dmarc = checks.judge(found, spf, dkim) if found else None
-    return Authentication(spf, dkim, dmarc, arc, iprev, clock.durations)
+    dmarc = checks.judge(found, spf, dkim) if settings.dmarc else None
+    return Authentication(spf, dkim, dmarc, arc, iprev, checks.lookup.asked, clock.durations)
 
 
 class _Checks:
@@ -117,27 +121,30 @@ class _Checks:
         self.mail = mail
         self.content = content
         self.lookup = lookup
+        self.others = lookup.sparing(_KEPT)
         self.settings = settings
         self.material = Material(content.fields, mail.raw, content.body_start)
         self.signatures = read_signatures(self.material, settings) if settings.dkim else ()
         self.domain, self.problem = author_domain(content) if settings.dmarc else ("", "")
+        self.authors = (self.domain,) if self.domain else author_domains(content) if settings.dmarc else ()
         self.relayed = inside(mail.session.client_ip, settings.trusted_relays)
         self.stated = relayed_results(content, settings.trusted_authserv_ids) if self.relayed else ()
 
     def ask_first(self) -> bool:
         """Ask what the checks will ask first; True if SPF is among them and the DNS took long."""
         settings, session = self.settings, self.mail.session
-        questions = key_questions(self.signatures)
-        if settings.arc:
-            questions += arc_questions(self.material, settings)
-        if self.domain:
-            questions += record_questions(self.domain, settings.dmarc_method)
+        questions: list[Question] = []
+        for domain in self.authors[:_MAX_AUTHORS]:
+            questions += record_questions(domain, settings.dmarc_method)
         client = None if self.relayed else address(session.client_ip)
         if settings.spf and client:
             names = (self.mail.envelope.mail_from.rpartition("@")[2], session.helo)
             questions += [(name, "TXT") for name in names if "." in name and not name.startswith("[")]
         if settings.iprev and client and not session.client_name:
             questions.append((reverse_name(str(client)), "PTR"))
+        questions += key_questions(self.signatures)
+        if settings.arc:
+            questions += arc_questions(self.material, settings)
         start = time.monotonic()
         asked = self.lookup.prefetch(questions)
         return asked and settings.spf and time.monotonic() - start > _SLOW
@@ -149,39 +156,33 @@ class _Checks:
         return check_spf(
             self.mail.session,
             self.mail.envelope,
-            self.lookup,
+            self.others,
             hostname=hostname,
             trusted_forwarders=forwarders,
         )
 
     def dkim(self) -> tuple[Dkim, ...]:
-        return check_dkim(self.material, self.signatures, self.lookup, self.settings)
+        return check_dkim(self.material, self.signatures, self.others, self.settings)
 
     def arc(self) -> Arc:
-        return check_arc(self.material, self.lookup, self.settings)
+        return check_arc(self.material, self.others, self.settings)
 
     def iprev(self) -> Iprev | None:
-        return relayed_iprev(self.stated) if self.relayed else check_iprev(self.mail.session, self.lookup)
+        return relayed_iprev(self.stated) if self.relayed else check_iprev(self.mail.session, self.others)
 
-    def record(self) -> Found:
-        """The policy record of the author domain."""
-        if not self.domain:
-            return Found("permerror", reason=self.problem)
-        return fetch(self.domain, self.lookup, self.settings.dmarc_method)
-
-    def judge(self, found: Found, spf: tuple[Spf, ...], dkim: tuple[Dkim, ...]) -> Dmarc:
-        """Judge by the record of the author domain; without one, by those of all that may be one."""
-        if self.domain:
-            return evaluate(found, spf, dkim, self.organizational)
-        domains = author_domains(self.content)
+    def records(self) -> tuple[Found, ...]:
+        """The policy records of the author domain, or of all that may be one."""
         method = self.settings.dmarc_method
-        several = [
-            evaluate(fetch(domain, self.lookup, method), spf, dkim, self.organizational)
-            for domain in domains[:_MAX_AUTHORS]
-        ]
-        if len(domains) > _MAX_AUTHORS:  # the rest is not asked about, so nothing is known of it
-            several.append(Dmarc("fail", f"one of {len(domains)} author domains", policy="quarantine"))
-        return evaluate_authors(self.problem, several)
+        return tuple(fetch(domain, self.lookup, method) for domain in self.authors[:_MAX_AUTHORS])
+
+    def judge(self, records: tuple[Found, ...], spf: tuple[Spf, ...], dkim: tuple[Dkim, ...]) -> Dmarc:
+        """Judge by the record of the author domain; without one, by those of all that may be one."""
+        results = [evaluate(found, spf, dkim, self.organizational) for found in records]
+        if self.domain:
+            return results[0]
+        if len(self.authors) > _MAX_AUTHORS:  # the rest is not asked about, so nothing is known of it
+            results.append(Dmarc("fail", f"one of {len(self.authors)} author domains", policy="quarantine"))
+        return evaluate_authors(self.problem, results)
 
     def organizational(self, domain: str) -> str | None:
         return organizational_domain(domain, self.lookup, self.settings.dmarc_method)

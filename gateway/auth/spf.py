@@ -69,11 +69,11 @@ def check_spf(
     if address(session.client_ip) is None:
         return ()
     trusted = inside(session.client_ip, trusted_forwarders)
+    # MAIL FROM goes first: HELO is of the client's making, and may use up time and questions.
+    sender = envelope.mail_from
+    mail_from = _check(session, "mailfrom", sender, lookup, hostname, trusted=trusted) if sender else None
     helo = _check(session, "helo", f"postmaster@{session.helo}", lookup, hostname, trusted=trusted)
-    if not envelope.mail_from:
-        return Spf("mailfrom", helo.domain, helo.result, helo.reason), helo
-    mail_from = _check(session, "mailfrom", envelope.mail_from, lookup, hostname, trusted=trusted)
-    return mail_from, helo
+    return mail_from or Spf("mailfrom", helo.domain, helo.result, helo.reason), helo
 
 
 def _check(

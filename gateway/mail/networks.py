@@ -47,3 +47,8 @@ def inside(client_ip: str, networks: tuple[str, ...]) -> bool:
         return False
     found = address(client_ip)
     return found is not None and any(found in network(text) for text in networks)
+
+
+def reverse_name(text: str) -> str:
+    """The name of an IP address under in-addr.arpa or ip6.arpa; ValueError if `text` is none."""
+    return (address(text) or ipaddress.ip_address(text)).reverse_pointer

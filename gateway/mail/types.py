@@ -311,6 +311,7 @@ class Evidence:
     lists: tuple[Listing, ...] = ()
     release: Release | None = None
     unpacked: Unpacked | None = None  # None: nothing to unpack, or not configured
+    queries: int = 0  # questions about the sender that went to the DNS, the cache not knowing
     durations: dict[str, float] = field(default_factory=dict)  # milliseconds by what was asked
 
 

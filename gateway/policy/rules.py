@@ -277,6 +277,9 @@ def _weight(rules: Path, name: str, entry: _Entry, settings: PolicySettings) -> 
         curve = ((-1000.0, -1000.0 * weight), (1000.0, 1000.0 * weight))
     action = settings.actions.get(name, entry.action or "none")
     on_error = settings.on_error.get(name, entry.on_error or "ignore")
+    if name in settings.actions and name not in settings.on_error and entry.on_error:
+        # Where a yes decides less, the want of an answer decides no more than that.
+        on_error = "ignore" if action == "none" else "tag" if action == "tag" else entry.on_error
     return Weight(
         description=entry.description,
         curve=curve,

@@ -78,11 +78,20 @@ def _dmarc(mail: Mail, evidence: Evidence, dmarc: Dmarc, forwarders: Forwarders)
     if dmarc.result == "pass":
         yield _signal("DMARC_PASS", published, f"aligned: {' and '.join(dmarc.aligned)}")
     elif dmarc.result == "temperror":
-        yield Signal("DMARC_ERROR", printable(f"{dmarc.domain}: {dmarc.reason}", _TEXT), state="error")
+        yield _undecided(mail, evidence, dmarc, forwarders)
     elif dmarc.result == "fail":
         found = f"{published}; {_authenticated(evidence)}"
         by = vouched(mail, evidence, dmarc, forwarders)
         yield _signal("DMARC_FORWARDED", found, by) if by else _failed(mail, dmarc, found)
+
+
+def _undecided(mail: Mail, evidence: Evidence, dmarc: Dmarc, forwarders: Forwarders) -> Signal:
+    """The signal of a DNS that failed: that of the policy which might have to be enforced, if it is known."""
+    text = printable(f"{dmarc.domain}: {dmarc.reason}", _TEXT)
+    name = _failed(mail, dmarc, "").name
+    if name not in _SIGNALS.values() or vouched(mail, evidence, dmarc, forwarders):
+        name = "DMARC_ERROR"
+    return Signal(name, text, state="error")
 
 
 def _unclear(mail: Mail, content: Content, dmarc: Dmarc) -> Iterator[Signal]:

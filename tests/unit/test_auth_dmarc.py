@@ -17,6 +17,7 @@ from gateway.auth.dmarc import (
     MalformedRecordError,
     Method,
     evaluate,
+    evaluate_authors,
     fetch,
     organizational_domain,
     read_record,
@@ -193,6 +194,25 @@ def test_a_failing_dns_is_never_a_failed_check() -> None:
     assert judge("example.com", failing, dkim=signed, method="tree-walk").result == "temperror"
 
 
+@pytest.mark.parametrize("method", ["psl", "tree-walk"])
+def test_a_stranger_whose_dns_fails_is_no_way_round_a_policy(method: Method) -> None:
+    """Who is not below the author's organizational domain does not align, whatever his DNS says."""
+    lookup = FakeLookup(
+        {"_dmarc.example.com": "v=DMARC1; p=reject", "_dmarc.evil.test": "!", "_dmarc.xexample.com": "!"}
+    )
+    spf = [Spf("mailfrom", "evil.test", "pass"), Spf("mailfrom", "xexample.com", "temperror")]
+    dkim = [Dkim("pass", "evil.test"), Dkim("temperror", "evil.test"), Dkim("pass", "com")]
+    found = judge("mail.example.com", lookup, spf=spf, dkim=dkim, method=method)
+    assert (found.result, found.policy) == ("fail", "reject")
+    assert not [name for name in lookup.names if "evil" in name or "xexample" in name]
+
+
+def test_existence_is_asked_for_only_where_it_matters() -> None:
+    for tags in ("p=reject; np=reject", "p=none; sp=reject; np=reject", "p=reject"):
+        lookup = FakeLookup({"_dmarc.example.com": f"v=DMARC1; {tags}", "a a.example.com": "!"})
+        assert judge("a.example.com", lookup).policy == "reject"
+
+
 RECORD: dict[str, Any] = {"_dmarc.example.com": "v=DMARC1; p=reject"}
 
 
@@ -350,3 +370,12 @@ def test_a_hostile_from_field_costs_little() -> None:
 )
 def test_what_is_not_read_has_no_author(header: str) -> None:
     assert author_domain(parse(header.encode() + b"\r\nx\r\n"))[0] == ""
+
+
+def test_of_several_authors_a_proof_that_could_not_be_checked_is_none() -> None:
+    undecided = Dmarc("temperror", "bank.example", policy="reject")
+    found = evaluate_authors(
+        "From has several addresses", [Dmarc("pass", "a.example", policy="none"), undecided]
+    )
+    assert (found.result, found.policy) == ("permerror", "reject")
+    assert evaluate_authors("x", [Dmarc("temperror", "bank.example")]).policy == ""

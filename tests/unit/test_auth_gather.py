@@ -189,6 +189,59 @@ def test_the_strictest_policy_of_several_authors_counts(
     assert reason in found.reason
 
 
+def greedy(domain: str) -> dict[str, Any]:
+    """A policy of `domain` that takes all the questions that SPF grants."""
+    found: dict[str, Any] = {
+        domain: {"TXT": ["v=spf1 " + "".join(f"mx:m{n}.{domain} " for n in range(10)) + "-all"]}
+    }
+    for n in range(10):
+        found[f"m{n}.{domain}"] = {"MX": [(m, f"h{n}-{m}.{domain}") for m in range(10)]}
+        found |= {f"h{n}-{m}.{domain}": {"A": ["198.51.100.1"]} for m in range(10)}
+    return found
+
+
+@pytest.mark.parametrize("method", ["psl", "tree-walk"])
+@pytest.mark.parametrize(
+    "author", [b"a@x.bank.test", b"a@x.bank.test%evil.test/", b"a@x.bank.test, b@evil.test"]
+)
+def test_questions_cannot_be_used_up_to_get_round_a_policy(author: bytes, method: Any) -> None:
+    """HELO's policy once came first, and took what the author's needed: a temporary error, and no policy."""
+    session = Session(client_ip="192.0.2.1", helo="helo.evil.test")
+    raw = b"".join(
+        b"DKIM-Signature: v=1; a=rsa-sha256; d=evil.test; s=s%d; h=from; bh=AA==; b=AA==\r\n" % n
+        for n in range(8)
+    )
+    raw += b"".join(
+        b"ARC-Seal: i=%d; a=rsa-sha256; d=evil.test; s=a%d; cv=pass; b=AA==\r\n" % (n, n)
+        for n in range(50, 0, -1)
+    )
+    mail = Mail(
+        "0" * 16,
+        session,
+        Envelope("a@x.bank.test", ("bob@example.org",)),
+        raw + b"From: " + author + b"\r\n\r\nx\r\n",
+    )
+    more: dict[str, Any] = {
+        "x.bank.test": {"TXT": ["v=spf1 include:a.bank.test include:b.bank.test -all"]},
+        "a.bank.test": {"TXT": ["v=spf1 include:c.bank.test -all"]},
+        "b.bank.test": {"TXT": ["v=spf1 ip4:198.51.100.1 -all"]},
+        "c.bank.test": {"TXT": ["v=spf1 ip4:198.51.100.1 -all"]},
+        "_dmarc.bank.test": {"TXT": ["v=DMARC1; p=none; sp=quarantine; np=reject"]},
+    }
+    with DnsStub(greedy("helo.evil.test") | more) as stub:
+        dns = DnsSettings(
+            nameservers=(stub.nameserver,), timeout=0.2, attempts=1, max_queries_per_message=150
+        )
+        found = run(stub, mail, settings=AuthSettings(dmarc_method=method), resolver=Resolver(dns))
+        assert len(stub.queries) <= found.queries <= 150
+    assert found.spf[0].result == "fail"
+    assert found.dmarc
+    assert (found.dmarc.result, found.dmarc.policy) == (
+        "fail" if b"evil" not in author else "permerror",
+        "quarantine",
+    )
+
+
 def test_local_submission_is_no_error() -> None:
     mail = replace(message(), session=Session())
     with DnsStub(zone()) as stub:

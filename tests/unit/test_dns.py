@@ -24,8 +24,8 @@ from gateway.dns import (
     Resolver,
     parse_server,
     read_answer,
-    reverse_name,
 )
+from gateway.mail.networks import reverse_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -348,7 +348,21 @@ def test_bad_server_addresses(text: str) -> None:
         DnsSettings(nameservers=(text,))
 
 
-def test_reverse_names() -> None:
+def test_a_part_of_the_questions_can_be_kept() -> None:
+    with DnsStub({}) as stub:
+        lookup = Lookup(resolver_at(stub, max_queries_per_message=9), soon())
+        others = lookup.sparing(2)
+        for number in range(20):
+            others.txt(f"n{number}.example")
+        assert (lookup.asked, others.asked) == (7, 7)
+        assert others.txt("one-more.example").reason == "too many DNS queries for one message"
+        assert [lookup.txt(f"m{number}.example").status for number in range(3)] == ["nxdomain"] * 2 + [
+            "temperror"
+        ]
+        assert Lookup(resolver_at(stub, max_queries_per_message=9), soon()).sparing(60)._limit == 6
+
+
+def test_names_of_addresses() -> None:
     assert reverse_name("::ffff:192.0.2.1") == "1.2.0.192.in-addr.arpa"
     assert reverse_name("2001:db8::1").endswith(".8.b.d.0.1.0.0.2.ip6.arpa")
 

@@ -76,7 +76,7 @@ def names(evidence: Evidence, **more: Any) -> list[str]:
         ({"percent": 0}, "DMARC_QUARANTINE"),
         ({"policy": "quarantine", "percent": 0}, "DMARC_FAIL"),
         ({"policy": "none", "percent": 0}, "DMARC_FAIL"),
-        ({"result": "temperror"}, "DMARC_ERROR"),
+        ({"result": "temperror", "policy": ""}, "DMARC_ERROR"),  # no record was had
         ({"result": "permerror", "policy": "", "reason": "record too long"}, "DMARC_PERMERROR"),
         ({"result": "none"}, ""),
     ],
@@ -157,11 +157,27 @@ def test_enforcement_is_a_setting(action: Any, becomes: Action) -> None:
     assert decide(found, mail(), policy, Versions("1", "p", "m")).action is becomes
 
 
-@pytest.mark.parametrize(("on_error", "becomes"), [(None, Action.RELAY), ("defer", Action.DEFER)])
-def test_a_dns_that_fails_is_a_setting(on_error: Any, becomes: Action) -> None:
-    settings = PolicySettings(on_error={} if on_error is None else {"DMARC_ERROR": on_error})
-    policy = rules.load(data_dir("rules"), settings)
-    found = dmarc_signals(Evidence(dmarc=replace(FAILED, result="temperror")))
+@pytest.mark.parametrize(
+    ("changes", "policy_settings", "name", "becomes"),
+    [
+        ({"policy": ""}, {}, "DMARC_ERROR", Action.RELAY),
+        ({"policy": ""}, {"on_error": {"DMARC_ERROR": "defer"}}, "DMARC_ERROR", Action.DEFER),
+        ({}, {}, "DMARC_REJECT", Action.DEFER),
+        ({"policy": "quarantine"}, {}, "DMARC_QUARANTINE", Action.DEFER),
+        ({"policy": "none"}, {}, "DMARC_ERROR", Action.RELAY),
+        ({"policy": "quarantine", "percent": 0}, {}, "DMARC_ERROR", Action.RELAY),  # exempt
+        ({}, {"on_error": {"DMARC_REJECT": "ignore"}}, "DMARC_REJECT", Action.RELAY),
+        ({}, {"actions": {"DMARC_REJECT": "quarantine"}}, "DMARC_REJECT", Action.DEFER),
+        ({}, {"actions": {"DMARC_REJECT": "tag"}}, "DMARC_REJECT", Action.TAG),
+        ({}, {"actions": {"DMARC_REJECT": "none"}}, "DMARC_REJECT", Action.RELAY),
+    ],
+)
+def test_a_dns_that_fails_is_no_way_round_a_policy(
+    changes: dict[str, Any], policy_settings: dict[str, Any], name: str, becomes: Action
+) -> None:
+    policy = rules.load(data_dir("rules"), PolicySettings(**policy_settings))
+    found = dmarc_signals(Evidence(dmarc=replace(FAILED, result="temperror", **changes)))
+    assert [(one.name, one.state) for one in found] == [(name, "error")]
     assert decide(found, mail(), policy, Versions("1", "p", "m")).action is becomes
 
 
