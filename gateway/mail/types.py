@@ -180,16 +180,13 @@ class Dkim:
 
 @dataclass(frozen=True, slots=True)
 class Arc:
-    """The ARC chain (RFC 8617). `sealers` are the d= of its seals, newest first.
-
-    `pass` without `covers_all` says that somebody behind the last sealer may have changed the message.
-    """
+    """The ARC chain (RFC 8617). `sealers` are the d= of its seals, newest first."""
 
     result: Literal["pass", "fail", "none", "temperror", "permerror"]
     sealers: tuple[str, ...] = ()
     results: str = ""  # the newest ARC-Authentication-Results value, for trusted sealers
     reason: str = ""
-    covers_all: bool = False  # the newest signature covers what a reader sees, as in `Dkim`
+    covers_all: bool = False  # False: the message may have been changed behind the newest seal
 
 
 @dataclass(frozen=True, slots=True)
