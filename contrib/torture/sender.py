@@ -22,9 +22,12 @@ _PAUSE = 0.05  # seconds after which a client tries again
 
 @dataclass(slots=True)
 class Heard:
-    """What clients were told: ids of messages by their last reply, and the number of attempts."""
+    """What clients were told: ids of messages by their last reply, and the number of attempts.
 
-    taken: set[str] = field(default_factory=set)
+    `taken` says when, in seconds since 1970.
+    """
+
+    taken: dict[str, float] = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)
     sent: set[str] = field(default_factory=set)
     attempts: int = 0
@@ -33,12 +36,14 @@ class Heard:
 class Senders:
     """`sessions` clients that send as fast as they can, or `rate` messages a second in all."""
 
-    def __init__(self, port: int, sessions: int, rate: float = 0.0, *, people: int = 1) -> None:
+    def __init__(
+        self, port: int, sessions: int, rate: float = 0.0, *, people: int = 1, first: int = 0
+    ) -> None:
         self.heard = Heard()
         self._port = port
         self._pause = sessions / rate if rate else 0.0
         self._people = people  # recipients of a message, each under the same id
-        self._numbers: Iterator[int] = itertools.count()
+        self._numbers: Iterator[int] = itertools.count(first)
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._threads = [threading.Thread(target=self._work, args=(n,)) for n in range(sessions)]
@@ -49,6 +54,10 @@ class Senders:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Begin no more messages, and end with those that were begun; more than once does no harm."""
         self._stopping.set()
         for thread in self._threads:
             thread.join()
@@ -77,7 +86,10 @@ class Senders:
                 if code != 250:
                     time.sleep(_PAUSE)
             with self._lock:
-                (self.heard.taken if code == 250 else self.heard.refused).add(name)
+                if code == 250:
+                    self.heard.taken[name] = time.time()
+                else:
+                    self.heard.refused.add(name)
             if self._pause:
                 self._stopping.wait(self._pause)
         if smtp is not None:
