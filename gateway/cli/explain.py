@@ -12,19 +12,23 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from gateway.cli.main import EX_NOINPUT, EX_UNAVAILABLE, Context, Failure, config_option
+from gateway.cli.main import EX_NOINPUT, EX_UNAVAILABLE, EX_USAGE, Context, Failure, config_option
 from gateway.cli.output import console, facts, moment, octets, print_json, safe, table
+from gateway.data import data_dir
 from gateway.mail.types import ID_PATTERN, Action, EditOp, Reply
+from gateway.policy.brief import brief
+from gateway.policy.brief import load as wording
+from gateway.policy.counterfactual import answers, words
 from gateway.store.database import StoreError, open_database
 from gateway.store.journal import Journal, Record
 from gateway.store.quarantine import Quarantine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from rich.console import Console
 
-    from gateway.mail.types import Evidence, Thresholds
+    from gateway.mail.types import Evidence, Thresholds, Verdict
     from gateway.store.database import Database
 
 SHOWN = 10  # recipients on the line that says what came; the outcome lists all
@@ -43,10 +47,11 @@ _STYLES = {
 @click.command()
 @click.argument("id")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole record as JSON.")
+@click.option("--brief", "in_brief", is_flag=True, help="Two sentences, for the message's recipient.")
 @config_option
 @click.pass_obj
-def explain(context: Context, id: str, *, as_json: bool) -> None:  # noqa: A002  # it is the argument's name
-    """Say why the message ID was judged as it was.
+def explain(context: Context, id: str, *, as_json: bool, in_brief: bool) -> None:  # noqa: A002  # it is the argument's name
+    """Say why the message ID was judged as it was, and what would have let it pass.
 
     The id stands in the reply to the sender, in the log, and in the header field of the verdict.
 
@@ -54,7 +59,10 @@ def explain(context: Context, id: str, *, as_json: bool) -> None:  # noqa: A002 
     Examples:
       mailwarden explain 1M80JFSJGNG4SMAS
       mailwarden explain --json 1M80JFSJGNG4SMAS
+      mailwarden explain --brief 1M80JFSJGNG4SMAS
     """
+    if as_json and in_brief:
+        raise Failure("one of --json and --brief", EX_USAGE)
     wanted = id.upper()
     try:
         database = open_database(context.config.store)
@@ -66,8 +74,12 @@ def explain(context: Context, id: str, *, as_json: bool) -> None:  # noqa: A002 
         raise Failure(str(error), EX_UNAVAILABLE) from error
     if record is None:
         raise Failure(f"no record of {safe(id, 40)}; records are kept for a limited time", EX_NOINPUT)
+    lifted = record.evidence.release.lifted if record.evidence.release else ()
     if as_json:
-        print_json(as_dict(record))
+        found = {"pass": answers(record.verdict, lifted), "classifier": words(record.verdict)}
+        print_json({**as_dict(record), **msgspec.to_builtins(found)})
+    elif in_brief:
+        click.echo(brief(wording(data_dir("rules")), record.verdict, lifted))
     else:
         render_verdict(console(), record)
 
@@ -94,6 +106,19 @@ def render_verdict(out: Console, record: Record) -> None:
         for o in verdict.outcomes
     ]
     _section(out, "Outcome", ("Recipient", "Action!", "Score>", "Tag>", "Quarantine>", "Reject>"), decided)
+    lifted = record.evidence.release.lifted if record.evidence.release else ()
+    if ways := list(pass_rows(verdict, lifted)):
+        _section(out, "What would have let it pass", ("Recipients", "Without", "Score>", "Held from>"), ways)
+    if told := words(verdict):
+        kinds = {"spam": [w for w in told.words if w[1] > 0], "ham": [w for w in told.words if w[1] < 0]}
+        read = [
+            (kind, ", ".join(f"{word} {weight:+.2f}" for word, weight in found))
+            for kind, found in kinds.items()
+            if found
+        ]
+        if read:
+            title = f"Behind the classifier's probability of {told.probability:.4f}"
+            _section(out, title, ("For!", "What it read"), read)
     if verdict.edits:
         edits = [(e.op.value, e.name, e.index if e.op in _COUNTED else "", e.value) for e in verdict.edits]
         _section(out, "Changes to the header", ("Edit!", "Field!", "Number>", "Value"), edits)
@@ -103,6 +128,19 @@ def render_verdict(out: Console, record: Record) -> None:
     versions = verdict.versions
     judged_by = [("Program", versions.program), ("Policy", versions.policy), ("Model", versions.model)]
     out.print(facts([("Reply", str(record.reply)), *judged_by]))
+
+
+def pass_rows(verdict: Verdict, lifted: Collection[str] = ()) -> Iterator[tuple[str, str, str, str]]:
+    """Rows of: recipients, the signals without which they had got it, the score then, their threshold."""
+    for answer in answers(verdict, lifted):
+        people = ", ".join(f"<{one}>" for one in answer.recipients[:3])
+        more = len(answer.recipients) - 3
+        people += f" and {more} more" if more > 0 else ""
+        limit = f"{answer.thresholds.quarantine:g}"
+        for way in answer.ways:
+            yield people, ", ".join(way.without), f"{way.score:.2f}", limit
+        if not answer.ways:
+            yield people, "nothing: the thresholds alone stop it", "", limit
 
 
 def _section(out: Console, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from gateway.cli.explain import pass_rows
 from gateway.cli.output import console, entries, facts, moment, octets, safe, table
 from gateway.mail.headers import printable, split
 
@@ -105,6 +106,9 @@ def _print_judgements(judgements: Sequence[Judgement]) -> None:
         (f"{c.points:+.2f}", c.name, c.decides.value if c.decides else "", c.text) for c in shown if _says(c)
     ]
     out.print(table(("Points>", "Signal!", "Decides!", "Why"), rows, title="Why it is held"))
+    if ways := list(pass_rows(judgements[0].verdict)):
+        out.print()
+        out.print(table(("Recipients", "Passes without", "Score>", "Held from>"), ways))
     if len(judgements) > 1:
         out.print()
         told = [

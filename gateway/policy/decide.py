@@ -10,7 +10,7 @@ from gateway.mail.types import ON_ITS_WAY, Action, Contribution, Outcome, Signal
 from gateway.policy.strip import UNSAFE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from gateway.mail.types import Mail, Thresholds
     from gateway.policy.rules import Policy
@@ -37,13 +37,8 @@ def decide(
         contributions = tuple(
             replace(c, decides=Action.QUARANTINE) if c.decides is Action.STRIP else c for c in contributions
         )
-    score = round(sum(c.points for c in contributions), 3)
-    forced = max((c for c in contributions if c.decides), key=lambda c: _SEVERITY[c.decides], default=None)  # type: ignore[index]  # filtered
-    outcomes = tuple(
-        _outcome(recipient, score, policy.thresholds_for(recipient), forced, answered=SCORE in answered)
-        for recipient in mail.envelope.recipients
-    )
-    outcomes, action = _settle(outcomes)
+    limits = [(recipient, policy.thresholds_for(recipient)) for recipient in mail.envelope.recipients]
+    score, forced, outcomes, action = weigh(contributions, limits, answered=SCORE in answered)
     decisive = forced is not None and (
         forced.decides is action or any(o.action is forced.decides for o in outcomes)
     )
@@ -58,6 +53,21 @@ def decide(
         edits=(),
         versions=versions,
     )
+
+
+def weigh(
+    contributions: Sequence[Contribution], limits: Iterable[tuple[str, Thresholds]], *, answered: bool
+) -> tuple[float, Contribution | None, tuple[Outcome, ...], Action]:
+    """The score, what forces an action, the outcomes, and the action that the client is told.
+
+    `limits` are the recipients with their thresholds; `answered` says that a release answered the score.
+    """
+    score = round(sum(c.points for c in contributions), 3)
+    forced = max((c for c in contributions if c.decides), key=lambda c: _SEVERITY[c.decides], default=None)  # type: ignore[index]  # filtered
+    outcomes = tuple(
+        _outcome(recipient, score, thresholds, forced, answered=answered) for recipient, thresholds in limits
+    )
+    return score, forced, *_settle(outcomes)
 
 
 def _weigh(signal: Signal, policy: Policy, answered: frozenset[str]) -> Contribution:

@@ -516,6 +516,21 @@ def test_explain_from_the_quarantine_where_the_journal_has_nothing(bench: Bench)
     assert done.stdout.startswith("QUARANTINE  score")
 
 
+def test_explain_says_what_would_have_let_it_pass(bench: Bench) -> None:
+    mail = hold(bench.quarantine)
+    shown = bench.run("explain", mail.id).stdout
+    assert "What would have let it pass" in shown
+    [answer] = bench.json("explain", mail.id)["pass"]
+    assert answer["forced"] == ["DMARC_QUARANTINE"]
+    assert [way["without"] for way in answer["ways"]] == [["DMARC_QUARANTINE"]]
+    told = bench.run("explain", "--brief", mail.id).stdout
+    assert "could not be proven to come from" in told
+    assert told.count(".") == 2
+    assert mail.id in told
+    assert bench.run("explain", "--brief", "--json", mail.id).exit_code == 64
+    assert "Passes without" in bench.run("show", mail.id).stdout
+
+
 def test_explain_prints_nothing_hostile(bench: Bench) -> None:
     hostile = "\x1b[31m\u202e\r\nfake"
     mail = mail_for(f"{hostile}@example.com", sender=hostile, helo=hostile, raw=HOSTILE)
