@@ -28,8 +28,10 @@ _HOST: Final = re.compile(
 _QUOTED: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"|\((?:[^()\\]|\\.)*+\)', re.DOTALL)
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]")
 _INVISIBLE: Final = re.compile(r"[\x00-\x1f\x7f\\\"]")
-# What stands behind "@", or "%" or in front of "!", by which mail was once routed.
-_CLAIMED: Final = re.compile(r"[@%]\s{0,20}+([^\s\x00-\x1f\x7f<>()\[\]\\\",;:@%!/|'`=?]+)|([\w.-]+)!")
+# What stands behind "@" in any form, or "%" or in front of "!", by which mail was once routed.
+_CLAIMED: Final = re.compile(
+    r"[@%\uff20\ufe6b]\s{0,20}+([^\s\x00-\x1f\x7f<>()\[\]\\\",;:@%!/|'`=?]+)|([\w.-]+)!"
+)
 
 
 def author_domain(content: Content) -> tuple[str, str]:

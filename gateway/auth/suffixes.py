@@ -7,6 +7,7 @@ Reads domains of strangers; bounded by the length of a domain name.
 from __future__ import annotations
 
 import re
+from datetime import UTC, date, datetime
 from functools import lru_cache
 from importlib import resources
 from typing import Final
@@ -15,6 +16,7 @@ from publicsuffixlist import PublicSuffixList
 
 from gateway.mail.domains import to_ascii
 
+STALE: Final = 365  # days from which a newer list is worth an update
 _VERSION: Final = re.compile(r"^// VERSION: (\S{1,40})", re.MULTILINE)
 
 
@@ -32,6 +34,21 @@ def version() -> str:
     ):
         found = _VERSION.search(file.read(2000))
     return found[1] if found else ""
+
+
+def age(today: date | None = None) -> int | None:
+    """How many days old the list is; None if it states no date."""
+    try:
+        made = date.fromisoformat(version()[:10])
+    except ValueError:
+        return None
+    return ((today or datetime.now(UTC).date()) - made).days
+
+
+def told() -> str:
+    """The version and age of the list, in words."""
+    days = age()
+    return "of unknown age" if days is None else f"of {version()[:10]}, {days} days old"
 
 
 @lru_cache(maxsize=8192)

@@ -36,6 +36,7 @@ def check(context: Context, *, probe: bool, as_json: bool) -> None:
       mailwarden check --probe
     """
     from gateway import assembly, log  # noqa: PLC0415  # help and completion stay quick
+    from gateway.auth import suffixes  # noqa: PLC0415
     from gateway.config import ConfigError  # noqa: PLC0415
 
     settings = context.config
@@ -57,6 +58,7 @@ def check(context: Context, *, probe: bool, as_json: bool) -> None:
         "antivirus": " ".join(settings.antivirus.addresses) if settings.antivirus.enabled else "off",
         "spamassassin": " ".join(settings.spamassassin.addresses) if settings.spamassassin.enabled else "off",
         "classifier": loaded.classifier.version if loaded.classifier else "unavailable",
+        "public suffix list": suffixes.told(),
         "signs for": " ".join(f"{k.domain}/{k.selector}" for k in loaded.signing.keys) or "nobody",
         "policy": loaded.policy.hash,
         "thresholds": f"tag {thresholds.tag:g}, quarantine {thresholds.quarantine:g}, "
@@ -93,6 +95,8 @@ def refuse(settings: Config) -> str:
 
 def warn(settings: Config) -> list[str]:
     """Return what is allowed and probably not meant."""
+    from gateway.auth import suffixes  # noqa: PLC0415
+
     found = []
     if settings.smarthost.listen and not (settings.domains or settings.relay_networks):
         found.append("the smart host takes mail for nobody: set domains or relay_networks")
@@ -104,6 +108,8 @@ def warn(settings: Config) -> list[str]:
         for address in settings.milter.listen
         if not address.startswith(near)
     ]
+    if (suffixes.age() or 0) > suffixes.STALE:
+        found.append(f"the Public Suffix List is {suffixes.told()}: update the package publicsuffixlist")
     if os.getuid() == 0 and not settings.user:
         found.append("user is not set: the gateway would keep running as root")
     return found

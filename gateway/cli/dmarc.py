@@ -233,6 +233,7 @@ def show(context: Context, /, domain: str, *, as_json: bool) -> None:
     Example:
       mailwarden dmarc show example.com
     """
+    from gateway.auth import suffixes  # noqa: PLC0415  # as above
     from gateway.auth.dmarc import evaluate, fetch  # noqa: PLC0415  # as above
     from gateway.config import Config  # noqa: PLC0415  # as above
     from gateway.reports.destinations import destinations  # noqa: PLC0415  # as above
@@ -257,6 +258,9 @@ def show(context: Context, /, domain: str, *, as_json: bool) -> None:
             "on failure": _on_failure(config, applied),
             "percent": record.percent,
             "testing": "yes" if record.testing else "no",
+            "found by": "the tree walk (RFC 9989)"
+            if method == "tree-walk"
+            else f"the Public Suffix List {suffixes.told()}",
             "alignment": f"DKIM {_MODES[record.adkim]}, SPF {_MODES[record.aspf]}",
         }
         wanted = destinations(record.rua, found.record_domain, lookup, method, config.report.max_destinations)

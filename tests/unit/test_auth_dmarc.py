@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from datetime import date, timedelta
 from functools import partial
 from typing import Any
 
@@ -256,6 +257,9 @@ def test_the_suffix_list_is_there_and_dated() -> None:
     assert suffixes.organizational("co.uk") is None
     assert suffixes.organizational("..") is None
     assert suffixes.version().startswith("20")
+    made = date.fromisoformat(suffixes.version()[:10])
+    assert suffixes.age(made + timedelta(days=9)) == 9
+    assert suffixes.told().startswith(f"of {made}, ")
 
 
 @settings(deadline=None)
@@ -332,6 +336,7 @@ def test_a_from_field_with_a_space_before_its_colon_is_one_more() -> None:
         ("=?utf-8?q?=3Cceo=40bank.example=3E?= a@b@evil.example", ("evil.example", "bank.example")),
         ("a@fa\u00df.example", ("xn--fa-hia.example", "fass.example")),
         ("a@exam\u200dple.com", ("example.com",)),
+        ("ceo\uff20bank.example", ("bank.example",)),
         ("a@[192.0.2.1]", ()),
     ],
 )

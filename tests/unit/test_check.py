@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -35,6 +36,14 @@ def test_good(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "The configuration is good." in done.output
     assert not (tmp_path / "store").exists()
+
+
+def test_the_age_of_the_suffix_list_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = json.loads(checked(tmp_path, QUIET, "--json").stdout)
+    assert re.fullmatch(r"of 20\d\d-\d\d-\d\d, \d+ days old", told["facts"]["public suffix list"])
+    assert not any("Suffix" in text for text in told["warnings"])
+    monkeypatch.setattr("gateway.auth.suffixes.version", lambda: "2001-02-03_04-05-06_UTC")
+    assert any("Suffix" in text for text in json.loads(checked(tmp_path, QUIET, "--json").stdout)["warnings"])
 
 
 def test_no_door(tmp_path: Path) -> None:

@@ -127,11 +127,12 @@ def test_a_zone_file_can_take_what_is_printed(bench: Bench) -> None:
     zone_text = bench.run("dns").stdout
     assert zone_text.splitlines()[0] in done.stdout
     assert max(map(len, re.findall(r'"([^"]*)"', zone_text))) <= 255
-    text = f"@ 300 IN SOA ns hostmaster 1 2 3 4 5\n@ 300 IN NS ns\n$TTL 300\n{zone_text}"
+    text = f"@ 300 IN SOA ns hostmaster 1 2 3 4 5\n@ 300 IN NS ns\n{zone_text}"
     zone = dns.zone.from_text(text, origin="example.com.", relativize=False)
     found = {
         str(name): b"".join(next(iter(data)).strings).decode() for name, data in zone.iterate_rdatasets("TXT")
     }
+    assert {data.ttl for _, data in zone.iterate_rdatasets("TXT")} == {3600}
     assert found["small._domainkey.example.com."] == made["record"]
     for name, record in found.items():
         bench.stub.add(name, {"TXT": [record]})

@@ -190,6 +190,7 @@ def test_show(bench: Bench) -> None:
     assert (refused["status"], refused["reason"]) == ("refused", "not usable: mailto:?[31m@x")
     text = bench.run("show", "example.net").stdout
     assert "DMARC_REJECT: reject" in text
+    assert " days old" in text
     assert "\x1b" not in text
     told = bench.json("show", "example.org")
     assert told["on_failure"] == "DMARC_QUARANTINE: quarantine"
