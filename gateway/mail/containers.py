@@ -15,10 +15,16 @@ import struct
 MAX_FILES = 100
 MAX_EXPANDED = 50_000_000  # octets that BinHex run lengths may expand to
 
-_BEGIN = re.compile(rb"(?:^|(?<=\n))begin(-base64)?[ \t]+([0-7]{3,4})[ \t]+([^\r\n]{1,400})\r?\n")
+_BEGIN = re.compile(
+    rb"(?:^|(?<=\n))(?:begin(-base64)?[ \t]+[0-7]{3,4}[ \t]+([^\r\n]{1,400})\r?\n"
+    # Some readers want no mode, or no name, and skip spaces; then a line of the code must follow.
+    rb"|[ \t]{0,8}(?i:begin)(?:[ \t]++[0-9]{1,6}(?![^\s]))?+[ \t]*+([^\r\n]{0,400})\r?\n"
+    rb"(?=([!-`][ -`]{4,86})[ \t]*\r?\n))"
+)
 _END = re.compile(rb"(?:^|(?<=\n))(?:end|====)[ \t]*(?:\r?\n|\Z)")
 _YBEGIN = re.compile(
-    rb"(?:^|(?<=\n))=ybegin [^\r\n]{0,200}?name=([^\r\n]{0,400})\r?\n(?:=ypart [^\r\n]*\r?\n)?"
+    rb"(?:^|(?<=\n))=ybegin (?:[^\r\n]{0,200}?name=([^\r\n]{0,400})|[^\r\n]{0,400})\r?\n"
+    rb"(?:=ypart [^\r\n]*\r?\n)?"
 )
 _YEND = re.compile(rb"(?:^|(?<=\n))=yend\b")
 _YENC = bytes((c - 42) & 255 for c in range(256))
@@ -37,16 +43,20 @@ def uudecode(data: bytes) -> Files:
     files: Files = []
     position = 0
     while len(files) < MAX_FILES and (begin := _BEGIN.search(data, position)):
-        end = _END.search(data, begin.end())
+        position = begin.end()
+        if begin[4] and not 0 <= len(begin[4]) - 1 - ((begin[4][0] - 32 & 63) + 2) // 3 * 4 <= 2:
+            continue  # the length that starts the line is another one: just the word "begin"
+        end = _END.search(data, position)
         stop = end.start() if end else len(data)
-        body = data[begin.end() : stop]
+        body = data[position:stop]
+        name = (begin[2] or begin[3] or b"").strip()
         if begin[1]:
             try:
-                files.append((begin[3].strip(), binascii.a2b_base64(body)))
+                files.append((name, binascii.a2b_base64(body)))
             except ValueError:
-                files.append((begin[3].strip(), body))
+                files.append((name, body))
         else:
-            files.append((begin[3].strip(), _uu_lines(body)))
+            files.append((name, _uu_lines(body)))
         position = end.end() if end else len(data)
     return files
 
@@ -57,9 +67,7 @@ def _uu_lines(body: bytes) -> bytes:
         text = line.rstrip(b"\r")
         if not text:
             continue
-        length = (text[0] - 32) & 63
-        if not length:
-            break
+        length = (text[0] - 32) & 63  # of 0 the last line has; some go on behind it
         text = text[: 1 + (length + 2) // 3 * 4]
         try:
             pieces.append(binascii.a2b_uu(text))
@@ -77,7 +85,7 @@ def yenc(data: bytes) -> Files:
         stop = end.start() if end else len(data)
         first, *rest = data[begin.end() : stop].translate(None, b"\r\n").split(b"=")
         shifted = [_YENC_ESCAPED[piece[0]] + piece[1:] for piece in rest if piece]
-        files.append((begin[1].strip(), b"".join((first, *shifted)).translate(_YENC)))
+        files.append(((begin[1] or b"").strip(), b"".join((first, *shifted)).translate(_YENC)))
         position = stop + 1
     return files
 

@@ -32,6 +32,9 @@ _FIELD = re.compile(rb"[!-9;-~]+[ \t]*:|[ \t]")
 _TYPE_LIKE = re.compile(rb"([a-z0-9.+_-]{1,100})/([a-z0-9.+_-]{1,100})")
 _LATE = re.compile(rb"\s*+content-[!-9;-~]{2,40}+[ \t]*+:", re.IGNORECASE)
 _SQUEEZED = bytes(range(33)) + b'"\\'
+# What every reader of MIME knows. ClamAV does not look into parts of other kinds, or not decoded.
+_USUAL_MULTIPARTS = frozenset(("mixed", "alternative", "related", "report"))
+_USUAL_DISPOSITIONS = frozenset(("", "inline", "attachment"))
 _HEADER_MAX = 200_000  # octets of a header section that are read in further ways
 
 
@@ -51,7 +54,7 @@ class Entity:
 
     `media` and `encodings` are never empty, the commonest reading first. `variants` are the
     entity rewritten as clients read it that mend its header section in another way. `plain`
-    tells that every reader gets the same from it, ClamAV too.
+    tells that every reader gets the same from it, `usual` that ClamAV does so, too.
     """
 
     section: headers.HeaderSection
@@ -63,6 +66,7 @@ class Entity:
     defects: list[str] = field(default_factory=list)
     variants: list[tuple[str, bytes]] = field(default_factory=list)
     plain: bool = True
+    usual: bool = True
 
 
 def read(raw: bytes, start: int, end: int, default: str = "text/plain", *, mend: bool = True) -> Entity:
@@ -82,6 +86,8 @@ def read(raw: bytes, start: int, end: int, default: str = "text/plain", *, mend:
             continue
         exact += 1
         value = unfold(item.value)
+        if value.endswith(b";") or b"\\" in value:
+            entity.usual = False  # ClamAV loses the whole body over that
         (types if lower == _EXACT[0] else encodings if lower == _EXACT[1] else dispositions).append(value)
         if item.raw[len(name) : len(name) + 1] != b":":
             entity.reasons.append("header-space-colon")
@@ -213,7 +219,10 @@ def _strict_media(parsed: Structured, value: bytes, entity: Entity) -> Media:
         kind = "text/plain"
     charset = parsed.parameters.get("charset", "") or parsed.extended.get("charset", "")
     plain = parsed.parameters.get("boundary")
-    if not kind.startswith("multipart/"):
+    group, _, sort = kind.partition("/")
+    if (group == "multipart" and sort not in _USUAL_MULTIPARTS) or (group == "message" and sort != "rfc822"):
+        entity.usual = False
+    if group != "multipart":
         return Media(kind, charset, (plain[:250].encode("utf-8"),) if plain else ())
     extended = parsed.extended.get("boundary")
     if extended is not None or "boundary" in parsed.odd or not plain:
@@ -227,6 +236,8 @@ def _strict_media(parsed: Structured, value: bytes, entity: Entity) -> Media:
         first = [b for b in (extended, plain) if b]
         return Media(kind, charset, _boundaries(dict.fromkeys((*first, *loose(value, b"boundary")))))
     boundary = plain.encode("utf-8")
+    if "(" in plain:
+        entity.usual = False  # quoted, it starts no comment, but for ClamAV
     if len(boundary) > 250 or plain != plain.strip() or not plain.isprintable() or not plain.isascii():
         entity.reasons.append("boundary-malformed")
         return Media(kind, charset, _boundaries(dict.fromkeys((plain, *loose(value, b"boundary")))))
@@ -325,6 +336,8 @@ def _read_names(dispositions: list[bytes], types: list[bytes], entity: Entity) -
             entity.disposition = (
                 parsed.head if parsed else "attachment" if b"attach" in disposition.lower() else "inline"
             )
+            if parsed is None or parsed.head not in _USUAL_DISPOSITIONS:
+                entity.usual = False
         if b"=" not in disposition and b"=" not in kind:
             continue
         parsed_type = strict(kind) if kind else None

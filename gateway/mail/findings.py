@@ -49,6 +49,11 @@ def textual(data: bytes) -> bool:
     return (len(head) - len(head.translate(None, _BINARY))) * 50 <= len(head)
 
 
+def known_file(data: bytes) -> bool:
+    """Whether what was decoded on a guess is a file, and not noise."""
+    return bool(magic.detect(data)) or data.startswith(b"X5O!P%")
+
+
 @dataclass(slots=True)
 class Findings:
     """The notes of one `parse`. `plain` says that every reader reads the message alike.

@@ -132,6 +132,26 @@ _OFFICE = "application/vnd.openxmlformats-officedocument."
 _ISO_AT = 32_769
 
 
+# ClamAV takes for a message what starts so, and looks for other types first.
+_MESSAGE_STARTS = (
+    b"Received: ",
+    b"Return-Path: ",
+    b"From: ",
+    b"To: ",
+    b"Subject: ",
+    b"Date: ",
+    b"Message-ID: ",
+    b"Message-Id: ",
+    b"Delivered-To: ",
+    b"Received-SPF: ",
+)
+
+
+def starts_message(data: bytes, start: int = 0) -> bool:
+    """Whether every scanner knows by its first field that a message stands at `start`."""
+    return data.startswith(_MESSAGE_STARTS, start)
+
+
 def detect(data: bytes) -> str:
     """Name the type/subtype of `data` by its content, "" if that tells nothing."""
     if not data:

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from gateway.mail import containers, entity, headers, magic, structure, transfer
 from gateway.mail.addresses import mailboxes
 from gateway.mail.charsets import decode, decode_words, lenient_base64
-from gateway.mail.findings import READ_AS_TEXT, Findings, MimeLimits, textual
+from gateway.mail.findings import READ_AS_TEXT, Findings, MimeLimits, known_file, textual
 from gateway.mail.parameters import unfold
 from gateway.mail.types import Content
 
@@ -51,10 +51,13 @@ _BOILERPLATE = re.compile(
     re.IGNORECASE,
 )
 _BASE64_BODY = re.compile(rb"\s*+(?:[A-Za-z0-9+/]{4,200}+={0,2}+[ \t]*+\r?\n){2}")
+# A line of base64, uuencode, or dashes in quoted-printable, where delimiters should stand.
+_ENCODED_PARTS = re.compile(rb"\s*+(?:[A-Za-z0-9+/]{40,200}+={0,2}+[ \t]*+\r?\n|begin(?:-base64)? \d|=2[Dd])")
 _MESSAGES = frozenset(("message/rfc822", "message/global", "message/news"))
 _REPORTS = frozenset(("message/delivery-status", "message/disposition-notification", "text/rfc822-headers"))
 _UNREADABLE = {"message/partial": "partial", "message/external-body": "external-body"}
 _QUOTED = "quoted-parts"  # parts in what is clearly text: scanned, but no ambiguity
+_ENCODED_HEAD = 1_000  # octets of a file by which it is known to be base64
 _MAX_SNIFF = 2_000_000  # octets of a text part in which undeclared parts are looked for
 _MAX_SCAN, _MAX_SCAN_TIMES = 64_000_000, 16  # octets searched for delimiters, likewise
 _MAX_WORK, _MAX_WORK_TIMES = 2_000_000, 12  # octets of further readings: so many, and times the message
@@ -144,6 +147,8 @@ class _Reader:
             self.section = read.section
         if read.section.truncated or (item.depth and len(read.section.fields) > self.limits.fields):
             self.found.hit.setdefault("fields")
+        if not read.usual or (item.depth and not read.section.fields):
+            self.found.plain = False  # to ClamAV a part without fields is no file
         if not read.plain:
             self.found.doubt()
             self.found.defects.update(dict.fromkeys(read.defects))
@@ -198,6 +203,9 @@ class _Reader:
             if self.found.spend(len(data)):
                 inner = _Item(data, 0, len(data), item.depth + 1, item.reason)
                 self._stack.append(replace(inner, part=item.part, embedded=True))
+        # ClamAV looks into messages within messages only if they start in ways it knows, and not into
+        # what stands there as it is.
+        self.found.plain = False
         inner = _Item(raw, start, end, item.depth + 1, item.reason, outer=item.outer)
         self._stack.append(replace(inner, part=item.part, embedded=True))
 
@@ -265,6 +273,8 @@ class _Reader:
         """Read lines that only start with the boundary as delimiters, as RFC 2046 §5.1.1 allows."""
         self.found.doubt()
         parts = structure.cut(item.raw, start, item.end, boundary, self.limits.parts, lenient=True)
+        if structure.holds_field(item.raw, start, item.end, boundary):
+            self.found.ambiguities.setdefault("delimiter-odd")
         if parts.spans != best.spans:
             for first, last in parts.spans:
                 if (first, last) not in best.spans[: self.limits.readings]:
@@ -307,7 +317,7 @@ class _Reader:
                     media=entity.Media("multipart/mixed", "", (boundary,)),
                 )
             )
-        if sniffed or read.encodings[0] != "7bit" or read.names:
+        if sniffed or read.encodings[0] != "7bit" or read.names or _ENCODED_PARTS.match(raw, start, end):
             self.found.ambiguities.setdefault("multipart-without-parts")
         self._encoded_multipart(item, read, media, start, found=False)
         self._leaf(item, read, entity.Media("text/plain", media.charset), raw[start:end])
@@ -354,6 +364,7 @@ class _Reader:
         if attached:
             self.found.attach(read.names, kind, data, item.depth, item.part)
             self._inner_message(item, kind, data)
+            self._encoded_twice(item, data)
         else:
             self.found.leaves.append(data)
         if as_text and read.disposition != "attachment":
@@ -372,6 +383,20 @@ class _Reader:
             self.found.plain = False
             within = _Item(inner, 0, len(inner), item.depth + 1, item.reason)
             self._stack.append(replace(within, part=item.part, embedded=True))
+
+    def _encoded_twice(self, item: _Item, data: bytes) -> None:
+        """Show scanners what a file that is itself base64 or uuencoded text decodes to."""
+        head = data[:_ENCODED_HEAD].translate(None, b"\r\n\t")
+        spaces = head.count(b" ") * 20
+        if len(head) < 40 or len(data) > _MAX_SNIFF or not head.isascii():
+            return
+        if b"begin" in head:
+            self.found.files(containers.uudecode(data), item.depth)
+        elif spaces < len(head) and transfer.base64_like(head) and self.found.spend(2 * len(data)):
+            for decoded in transfer.readings(data, "base64"):
+                if known_file(decoded):
+                    self.found.plain = False
+                    self.found.keep(decoded)
 
     def _odd_encoding(self, item: _Item, kind: str, body: bytes, encoding: str) -> bytes:
         """Decode what decoders differ on. Text is only broken by that; a file may be hidden."""
@@ -412,7 +437,7 @@ class _Reader:
         bounce that quotes a message, are then scanned, and are no ambiguity.
         """
         data = data[:_MAX_SNIFF]
-        if b"begin" in data:
+        if b"begin" in data or b"BEGIN" in data:
             self.found.files(containers.uudecode(data), item.depth)
         if b"=ybegin " in data:
             self.found.files(containers.yenc(data), item.depth)
@@ -438,8 +463,7 @@ class _Reader:
             transfer.readings(data[at:], "quoted-printable")[0] for at in structure.sniff_quoted(data)
         )
         for decoded in encoded:
-            known = magic.detect(decoded) or decoded.startswith(b"X5O!P%")
-            if known and self.found.spend(len(decoded)) and self.found.keep(decoded) and reason:
+            if known_file(decoded) and self.found.spend(len(decoded)) and self.found.keep(decoded) and reason:
                 self.found.ambiguities.setdefault(reason)
 
 

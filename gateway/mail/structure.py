@@ -61,6 +61,8 @@ def cut(raw: bytes, start: int, end: int, boundary: bytes, limit: int, *, lenien
         rest = raw[after : min(line_end, after + 1_000)]
         closing = rest.startswith(b"--")
         padding = rest[2:] if closing else rest
+        if padding not in (b"\r", b""):
+            odd = True  # white space by RFC 2046 §5.1.1, but to ClamAV no delimiter in any case
         if padding.strip(b" \t\r"):
             odd = True
             if not lenient:
@@ -83,6 +85,14 @@ def cut(raw: bytes, start: int, end: int, boundary: bytes, limit: int, *, lenien
     elif begin >= 0 and not more:
         spans.append((begin, end))
     return Parts(tuple(spans), preamble, epilogue, closed, odd, more)
+
+
+def holds_field(raw: bytes, start: int, end: int, boundary: bytes) -> bool:
+    """Whether a line starts as a delimiter and goes on with a content field, where some break the line."""
+    line = re.compile(
+        rb"(?:^|(?<=\n))--" + re.escape(boundary) + rb"[^\r\n]{1,40}content-[a-z]", re.IGNORECASE
+    )
+    return bool(line.search(raw, start, end))
 
 
 def _delimiters(raw: bytes, start: int, end: int, needle: bytes) -> Iterator[Span]:

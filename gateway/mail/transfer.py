@@ -29,6 +29,7 @@ _FIRST_JUNK = re.compile(rb"[^A-Za-z0-9+/=\s]")
 _PADDING = re.compile(rb"=+")
 _EMPTY_LINE = re.compile(rb"\n[ \t]*\r?\n")
 _WHOLE_LINE = re.compile(rb"[A-Za-z0-9+/]*+={0,2}\Z")
+_UU_JUNK = re.compile(rb"\n(?!end[ \t]*\r?$|[`\r\n])[ \t]*+(?:[^ -`]|[ -`]*+[^ -`\r\n])", re.MULTILINE)
 MANY_READINGS = 2_000_000  # octets; larger data get only the commonest readings
 
 
@@ -57,6 +58,11 @@ def _canonical_base64(data: bytes) -> bytes | None:
     return None
 
 
+def base64_like(head: bytes) -> bool:
+    """Whether most of `head`, which has no line breaks, may be base64."""
+    return len(head.translate(None, _NOT_BASE64_NOR_PAD)) * 4 >= len(head) * 3
+
+
 def readings(data: bytes, encoding: str) -> list[bytes]:
     """What decoders make of `data`, the commonest first, without doubles. Never empty."""
     if encoding == "base64":
@@ -65,6 +71,8 @@ def readings(data: bytes, encoding: str) -> list[bytes]:
         found = _quoted_printable_readings(data)
     elif encoding in UUENCODE:
         found = [content for _, content in uudecode(data)] or uudecode_bare(data)
+        if _UU_JUNK.search(data):
+            found.append(data)  # then a decoder may skip a line, or stop at it
     else:
         found = [data]
     return list(dict.fromkeys(found)) or [data]

@@ -225,8 +225,11 @@ class Walker:
             self._note("ambiguous", name, ", ".join(content.ambiguities))
         for reading in content.readings:
             self._hand_on(reading)
+        known = magic.starts_message(data)
         for attachment in content.attachments:
             self._budget.member()
+            if not known:
+                self._hand_on(attachment.data)
             self._budget.octets(attachment.size)
             self._member(attachment.names[0] if attachment.names else "", attachment.data, depth)
 
