@@ -281,14 +281,14 @@ def _bodies(payload: bytes) -> Iterator[tuple[str, bytes]]:
         )
     shifted = bytes((octet + 42) & 255 for octet in payload)
     hidden = re.sub(rb"[\0\n\r=]", lambda found: b"=" + bytes(((found[0][0] + 64) & 255,)), shifted)
-    for name in (b" name=a.txt", b""):
+    for named in (b" name=a.txt", b""):
         body = b"=ybegin line=128 size=%d%s\r\n%s\r\n=yend size=%d\r\n" % (
             len(payload),
-            name,
+            named,
             hidden,
             len(payload),
         )
-        yield f"yEnc{name.decode()}", TOP + b"\r\n" + body
+        yield f"yEnc{named.decode()}", TOP + b"\r\n" + body
 
 
 # ---------------------------------------------------------------- valid, in every spelling

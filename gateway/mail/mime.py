@@ -273,7 +273,7 @@ class _Reader:
         """Read lines that only start with the boundary as delimiters, as RFC 2046 §5.1.1 allows."""
         self.found.doubt()
         parts = structure.cut(item.raw, start, item.end, boundary, self.limits.parts, lenient=True)
-        if structure.holds_field(item.raw, start, item.end, boundary):
+        if best.field:
             self.found.ambiguities.setdefault("delimiter-odd")
         if parts.spans != best.spans:
             for first, last in parts.spans:

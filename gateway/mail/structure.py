@@ -26,7 +26,8 @@ class Parts:
     """Where the delimiters of one boundary cut a body.
 
     `closed` tells that the closing delimiter was found, `odd` that there are lines which some
-    clients take for a delimiter and others not, `more` that there were more parts than allowed.
+    clients take for a delimiter and others not, `field` that one of these goes on with a content
+    field, and `more` that there were more parts than allowed.
     """
 
     spans: tuple[Span, ...]
@@ -34,6 +35,7 @@ class Parts:
     epilogue: Span
     closed: bool
     odd: bool
+    field: bool
     more: bool
 
 
@@ -47,7 +49,7 @@ def cut(raw: bytes, start: int, end: int, boundary: bytes, limit: int, *, lenien
     spans: list[Span] = []
     preamble: Span = (start, end)
     begin = -1
-    odd = closed = more = False
+    odd = field = closed = more = False
     for position, after in _delimiters(raw, start, end, b"--" + boundary):
         if position < begin:
             continue
@@ -65,6 +67,7 @@ def cut(raw: bytes, start: int, end: int, boundary: bytes, limit: int, *, lenien
             odd = True  # white space by RFC 2046 §5.1.1, but to ClamAV no delimiter in any case
         if padding.strip(b" \t\r"):
             odd = True
+            field = field or b"ontent-" in padding[:60].lower()
             if not lenient:
                 continue
         stop = _before_line_end(raw, start, position)
@@ -84,15 +87,7 @@ def cut(raw: bytes, start: int, end: int, boundary: bytes, limit: int, *, lenien
         epilogue = (begin, end)
     elif begin >= 0 and not more:
         spans.append((begin, end))
-    return Parts(tuple(spans), preamble, epilogue, closed, odd, more)
-
-
-def holds_field(raw: bytes, start: int, end: int, boundary: bytes) -> bool:
-    """Whether a line starts as a delimiter and goes on with a content field, where some break the line."""
-    line = re.compile(
-        rb"(?:^|(?<=\n))--" + re.escape(boundary) + rb"[^\r\n]{1,40}content-[a-z]", re.IGNORECASE
-    )
-    return bool(line.search(raw, start, end))
+    return Parts(tuple(spans), preamble, epilogue, closed, odd, field, more)
 
 
 def _delimiters(raw: bytes, start: int, end: int, needle: bytes) -> Iterator[Span]:

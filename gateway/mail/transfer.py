@@ -38,7 +38,7 @@ def canonical(data: bytes, encoding: str) -> bytes | None:
     if encoding == "base64":
         return _canonical_base64(data)
     if encoding == "quoted-printable":
-        if _BAD_ESCAPE.search(data) or _PADDED_BREAK.search(data):
+        if _BAD_ESCAPE.search(data) or _PADDED_BREAK.search(data) or b"\0" in data:
             return None
         return binascii.a2b_qp(data)
     return data if encoding in IDENTITY else None
@@ -114,6 +114,8 @@ def _quoted_printable_readings(data: bytes) -> list[bytes]:
         return [binascii.a2b_qp(data)]
     joined = _PADDED_BREAK.sub(b"=", data)
     found = [binascii.a2b_qp(joined), binascii.a2b_qp(data)]
+    if b"\0" in joined:
+        found.append(binascii.a2b_qp(joined.replace(b"\0", b"")))
     if _BAD_ESCAPE.search(joined):
         found.append(binascii.a2b_qp(_BAD_ESCAPE.sub(b"", joined)))
         found.append(binascii.a2b_qp(re.sub(rb"=(?![0-9A-Fa-f]{2}|\r?\n)[^\r\n]?", b"", joined)))

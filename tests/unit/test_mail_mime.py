@@ -6,17 +6,20 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import random
 import struct
 import time
 from pathlib import Path
 
 import pytest
 
+from contrib.lab.clamd import EICAR
 from gateway.mail import mime
 from gateway.mail.containers import binhex, tnef, uudecode, yenc
 from gateway.mail.mime import MimeLimits, parse
 from gateway.mail.reasons import AMBIGUITIES, DEFECTS, LIMITS
 from gateway.mail.types import Text, Url
+from tests import evasions
 
 HEADER = b"From: A <a@example.com>\r\nSubject: =?utf-8?q?Gr=C3=BC=C3=9Fe?=\r\nMIME-Version: 1.0\r\n"
 FILE = b"PK\x03\x04" + bytes(range(256)) + b"PK\x05\x06"  # what must not hide: looks like a zip file
@@ -317,3 +320,23 @@ def test_large_attachment_costs_little() -> None:
         return time.process_time() - started
 
     assert min(ours() for _ in range(5)) < 3 * min(once() for _ in range(5))
+
+
+@pytest.mark.parametrize("payload", [EICAR, evasions.ZIP], ids=["file", "zip"])
+def test_tricks(payload: bytes) -> None:
+    """Whatever is tried, the file is shown to scanners, or the message is marked."""
+    missed = []
+    for name, raw in evasions.tricks(payload):
+        content = parse(raw)
+        shown = [*content.readings, *(a.data for a in content.attachments)]
+        if not (content.ambiguities or content.limits or any(payload in data for data in shown)):
+            missed.append(name)
+    assert missed == []
+
+
+def test_valid_messages_in_every_spelling() -> None:
+    chance = random.Random(7)
+    for _ in range(400):
+        content = parse(evasions.valid(chance, evasions.ZIP))
+        assert (content.ambiguities, content.limits) == ((), ())
+        assert any(evasions.ZIP in a.data for a in content.attachments)
