@@ -12,11 +12,14 @@ import os
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, generate_latest
 
 from gateway.classifier.mapping import ModelError
+from gateway.classifier.model import Model
+from gateway.data import data_dir
 from gateway.delivery.release import outfit, send
 from gateway.delivery.routes import routes
 from gateway.learning import Learner
@@ -30,8 +33,6 @@ from gateway.store.quarantine import Quarantine
 from gateway.store.samples import Samples
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from gateway.config import Config
     from gateway.delivery.release import Sender
     from gateway.log import Log
@@ -58,7 +59,8 @@ def serve(settings: Config, metrics: Metrics, counters: Counters, log: Log) -> N
         server = _Server(split_host_port(settings.http.listen), registry, metrics, database)
         threading.Thread(target=server.serve_forever, name="http", daemon=True).start()
     if (path := settings.classifier.site_path(state_directory(settings.store))) is not None:
-        learner = Learner(Samples(database), settings.classifier, None, path)
+        fixed = data_dir("models") / "regression"
+        learner = Learner(Samples(database), settings.classifier, _base(settings, log), path, fixed)
         threading.Thread(target=follow, args=(learner, log), name="site model", daemon=True).start()
     sender = outfit(
         settings.release,
@@ -77,6 +79,16 @@ def serve(settings: Config, metrics: Metrics, counters: Counters, log: Log) -> N
         if watch:
             watch.look()
         time.sleep(_ROUND)
+
+
+def _base(settings: Config, log: Log) -> Model | None:
+    """The base model, for the gate; without it, reports are measured on the site's own samples alone."""
+    try:
+        named = settings.classifier.model
+        return Model.load(Path(named) if named else data_dir("models") / "base")
+    except ModelError as error:
+        log.error("the base model is unavailable", error=printable(str(error), 200))
+        return None
 
 
 def follow(learner: Learner, log: Log) -> None:
