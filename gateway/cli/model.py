@@ -7,7 +7,6 @@ of it only as safe text. A message that breaks the parser is counted, and told a
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 import time
 from contextlib import contextmanager
@@ -32,6 +31,7 @@ from gateway.cli.main import (
     Failure,
     config_option,
 )
+from gateway.cli.measure import measure, tell
 from gateway.cli.output import console, facts, octets, print_json, safe, table
 from gateway.data import data_dir
 from gateway.store.database import state_directory
@@ -39,7 +39,6 @@ from gateway.store.database import state_directory
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from gateway.classifier.evaluate import Evaluation
 
 _SIZE_LIMIT = 200_000_000
 _EX_CANTCREAT = 73
@@ -136,7 +135,12 @@ def status(context: Context, directory: Path | None, *, as_json: bool) -> None:
 @model.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(allow_dash=True, path_type=Path))
 @model_option
-@click.option("--points", is_flag=True, help="Show the points that the policy gives, too.")
+@click.option(
+    "--points/--no-points",
+    default=True,
+    show_default=True,
+    help="Show the points that the policy gives, too.",
+)
 @click.option("--why", is_flag=True, help="Show the features that weighed most; positive speaks for spam.")
 @json_option
 @click.pass_obj
@@ -149,11 +153,13 @@ def score(
     why: bool,
     as_json: bool,
 ) -> None:
-    """Print the probability of spam of FILES: messages, folders, Maildirs, mboxes; "-" is standard input.
+    """Print path, probability of spam and points of FILES: messages, folders, Maildirs, mboxes.
+
+    "-" is standard input.
 
     \b
     Examples:
-      mailwarden model score --points --why message.eml
+      mailwarden model score --why message.eml
       mailwarden model score --json ~/Maildir/.Junk
     """
     from gateway.mail.mime import parse  # noqa: PLC0415  # help stays quick
@@ -190,6 +196,12 @@ def _cell(value: object) -> object:
 @model.command()
 @sources
 @model_option
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Write evaluation.json and evaluation.svg, a plot, to this folder.",
+)
 @json_option
 @click.pass_obj
 def evaluate(
@@ -198,74 +210,29 @@ def evaluate(
     spam: tuple[Path, ...],
     index: tuple[Path, ...],
     directory: Path | None,
+    out: Path | None,
     *,
     as_json: bool,
 ) -> None:
     """Measure the classifier on labelled mail: ranking, missed spam, false positives, calibration.
 
-    With what the site taught, unless --model names a model to be measured by itself.
+    What --ham and --spam name is one set, each --index another; figures are given for each. With
+    what the site taught, unless --model names a model to be measured by itself.
 
     Mail that the model was trained on makes it look better than it is.
 
     \b
     Examples:
-      mailwarden model evaluate --ham corpus/ham --spam corpus/spam
-      mailwarden model evaluate --index corpus/index --json
+      mailwarden model evaluate --ham corpus/ham --spam corpus/spam --out /tmp/figures
+      mailwarden model evaluate --index 2025/index --index 2026/index --json
     """
-    import numpy as np  # noqa: PLC0415  # help stays quick
-
-    from gateway.classifier import evaluate as measure  # noqa: PLC0415
-    from gateway.mail.mime import parse  # noqa: PLC0415
-
     loaded = _load(_directory(context, directory))
     classifier = Classifier(loaded, None if directory else _site(context))
-    labels, probabilities = [], []
-    started = time.process_time()
-    for sample in _progress(_labelled(ham, spam, index), "Scoring"):
-        client, raw = received(sample.raw)
-        found = classifier.score(raw, parse(raw), client)
-        assert found is not None  # it has a model
-        labels.append(bool(sample.spam))
-        probabilities.append(found.probability)
-    if not labels:
-        raise Failure("there is no mail to measure with", EX_NOINPUT)
-    spent = 1000 * (time.process_time() - started) / len(labels)
-    result = measure.evaluate(np.array(labels), np.array(probabilities), loaded.manifest.threshold)
-    if as_json:
-        print_json(
-            {"model": classifier.version, **dataclasses.asdict(result), "milliseconds": round(spent, 3)}
-        )
-    else:
-        _show(classifier.version, result, spent)
-
-
-def _show(version: str, result: Evaluation, spent: float) -> None:
-    rows = (
-        ("model", version),
-        ("messages", f"{result.ham} ham, {result.spam} spam"),
-        ("1-AUC", _percent(result.auc_loss)),
-        ("spam missed at 0.1 % false positives", _percent(result.missed_01)),
-        ("spam missed at 1 % false positives", _percent(result.missed_1)),
-        (f"at the threshold {result.threshold:g}: ham called spam", _percent(result.false_positives)),
-        (f"at the threshold {result.threshold:g}: spam missed", _percent(result.missed)),
-        ("processor time a message, reading and parsing too", f"{spent:.2f} ms"),
-    )
-    out = console()
-    out.print(facts(rows))
-    bins = (
-        (f"{b.low:g} to {b.high:g}", b.count, f"{100 * b.mean:.1f} %", f"{100 * b.spam:.1f} %")
-        for b in result.bins
-    )
-    out.print()
-    out.print(
-        table(
-            ("probability", "messages>", "mean>", "spam>"), bins, title="Calibration: mean should equal spam"
-        )
-    )
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f} %"
+    sets = [(", ".join(map(str, ham + spam)), _labelled(ham, spam, ()))] if ham or spam else []
+    sets += [(str(path), _labelled((), (), (path,))) for path in index]
+    counted = ((name, _progress(samples, "Scoring")) for name, samples in sets)
+    found, spent = measure(classifier, loaded.manifest.threshold, counted)
+    tell(classifier.version, found, spent, as_json=as_json, out=out)
 
 
 @model.command()

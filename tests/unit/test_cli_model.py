@@ -5,6 +5,7 @@ import json
 import random
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from xml.etree import ElementTree as ET
 
 import pytest
 from click.testing import CliRunner, Result
@@ -62,7 +63,7 @@ def test_status_of_no_model(tmp_path: Path) -> None:
 
 def test_score_a_file_and_standard_input(tmp_path: Path) -> None:
     (tmp_path / "one.eml").write_bytes(HAM)
-    rows = json.loads(run("score", "--json", "--points", tmp_path / "one.eml").stdout)
+    rows = json.loads(run("score", "--json", tmp_path / "one.eml").stdout)
     assert rows[0]["path"].endswith("one.eml")
     assert 0 < rows[0]["probability"] < 0.5
     assert rows[0]["points"] < 0.6
@@ -89,10 +90,16 @@ def test_train_evaluate_and_score(mail: Path) -> None:
     done = run("train", "--ham", mail / "ham", "--spam", mail / "spam", "--out", mail / "model", "--json")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["ham"] == 20
-    measured = run(
-        "evaluate", "--ham", mail / "ham", "--spam", mail / "spam", "--model", mail / "model", "--json"
-    )
-    figures = json.loads(measured.stdout)
+    (mail / "<b>.index").write_text("".join(f"ham ham/{n}.eml\nspam spam/{n}.eml\n" for n in range(5)))
+    sets = ("--ham", mail / "ham", "--spam", mail / "spam", "--index", mail / "<b>.index")
+    measured = run("evaluate", *sets, "--model", mail / "model", "--json", "--out", mail / "figures")
+    answer = json.loads(measured.stdout)
+    assert answer == json.loads((mail / "figures" / "evaluation.json").read_text())
+    assert [(one["ham"], one["spam"]) for one in answer["sets"]] == [(20, 20), (5, 5)]
+    drawn = ET.parse(mail / "figures" / "evaluation.svg")
+    names = [text.text or "" for text in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    assert any("<b>.index: 5 ham, 5 spam, 1-AUC 0.0000 %" in name for name in names)
+    figures = answer["sets"][0]
     assert figures["auc_loss"] == 0
     assert figures["false_positives"] == 0
     assert sum(b["count"] for b in figures["bins"]) == 40
