@@ -127,6 +127,7 @@ class _Checks:
         self.signatures = read_signatures(self.material, settings) if settings.dkim else ()
         self.domain, self.problem = author_domain(content) if settings.dmarc else ("", "")
         self.authors = (self.domain,) if self.domain else author_domains(content) if settings.dmarc else ()
+        self.asked = tuple(filter(None, self.authors[:_MAX_AUTHORS]))
         self.relayed = inside(mail.session.client_ip, settings.trusted_relays)
         self.stated = relayed_results(content, settings.trusted_authserv_ids) if self.relayed else ()
 
@@ -134,7 +135,7 @@ class _Checks:
         """Ask what the checks will ask first; True if SPF is among them and the DNS took long."""
         settings, session = self.settings, self.mail.session
         questions: list[Question] = []
-        for domain in self.authors[:_MAX_AUTHORS]:
+        for domain in self.asked:
             questions += record_questions(domain, settings.dmarc_method)
         client = None if self.relayed else address(session.client_ip)
         if settings.spf and client:
@@ -173,14 +174,14 @@ class _Checks:
     def records(self) -> tuple[Found, ...]:
         """The policy records of the author domain, or of all that may be one."""
         method = self.settings.dmarc_method
-        return tuple(fetch(domain, self.lookup, method) for domain in self.authors[:_MAX_AUTHORS])
+        return tuple(fetch(domain, self.lookup, method) for domain in self.asked)
 
     def judge(self, records: tuple[Found, ...], spf: tuple[Spf, ...], dkim: tuple[Dkim, ...]) -> Dmarc:
         """Judge by the record of the author domain; without one, by those of all that may be one."""
         results = [evaluate(found, spf, dkim, self.organizational) for found in records]
         if self.domain:
             return results[0]
-        if len(self.authors) > _MAX_AUTHORS:  # the rest is not asked about, so nothing is known of it
+        if len(self.authors) > len(self.asked):  # the rest is not asked about, so nothing is known of it
             results.append(Dmarc("fail", f"one of {len(self.authors)} author domains", policy="quarantine"))
         return evaluate_authors(self.problem, results)
 

@@ -357,11 +357,17 @@ def test_a_hostile_from_field_costs_little() -> None:
         '"' * 49_000,
         "a.!" * 16_000,
         "@a.\0" * 9_000,
+        "\u00fc" * 24_000,
+        "a.b-" * 12_000,
+        ", ".join("a@" + "\u00fc\u0640" * 20 + f"{number}.example" for number in range(400)),
     ):
         content = parse(f"From: {value}\r\n\r\nx\r\n".encode())
         start = time.thread_time()
         assert author_domain(content)[0] == ""
         assert len(author_domains(content)) <= 201
+        content = parse(f"From: {value}\r\n".encode() * 60 + b"\r\nx\r\n")
+        start = time.thread_time()
+        assert author_domains(content)[-1] == ""
         assert time.thread_time() - start < 0.05
 
 
