@@ -165,6 +165,11 @@ class Config(Settings, frozen=True):
         """Our authserv-id."""
         return self.authserv_id or self.name
 
+    @property
+    def queue_lifetime(self) -> float:
+        """Seconds that released mail may wait in the queue; 0 where no agents empty one."""
+        return self.queue.lifetime if self.smarthost.listen and self.smarthost.queue else 0.0
+
 
 def _check_listeners(addresses: tuple[str, ...]) -> None:
     """Raise ValueError for an address that is none, and for one that two doors want."""

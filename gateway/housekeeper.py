@@ -68,6 +68,7 @@ def serve(settings: Config, metrics: Metrics, counters: Counters, log: Log) -> N
         settings.tls.outbound,
         settings.name,
         settings.antivirus,
+        settings.queue_lifetime,
     )
     releases = (Quarantine(database, settings.store), sender, log)
     threading.Thread(target=release, args=releases, name="releases", daemon=True).start()

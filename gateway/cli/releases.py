@@ -221,7 +221,9 @@ def _sender(context: Context) -> Sender:
     if not config.release.next_hop and not config.routes and not config.next_hop:
         raise Failure("no next hop is configured to release to; set release.next_hop or next_hop", EX_DATAERR)
     table = routes(config.routes, config.next_hop)
-    return outfit(config.release, table, config.tls.outbound, config.name, config.antivirus)
+    return outfit(
+        config.release, table, config.tls.outbound, config.name, config.antivirus, config.queue_lifetime
+    )
 
 
 def _wait(

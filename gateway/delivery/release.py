@@ -5,7 +5,8 @@ Sends hostile bytes on, unchanged or as an attachment. Before anything is sent t
 to this release alone; a crash between the next hop's 250 and the settling leaves them leased, and only
 after the lease can they go out again: twice rather than never (RFC 1047). A crash before that leaves an
 order behind, which the housekeeper carries out. What comes back into Postfix carries a token on top, so
-that it is not held again for what it was held for.
+that it is not held again for what it was held for. Where the smart host has its queue, a release goes into
+that, in the transaction that settles it: exactly once, and delivered by the queue's rules.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from gateway.delivery.relay import RecipientResult, relay_sync
@@ -22,11 +24,12 @@ from gateway.delivery.routes import parse_next_hop
 from gateway.delivery.wrap import wrapper
 from gateway.mail.domains import domain_of
 from gateway.mail.mime import parse
-from gateway.mail.types import Envelope, Scan
+from gateway.mail.types import Envelope, Scan, new_id
 from gateway.policy.annotate import RELEASE_FIELD
 from gateway.scanners.clamd import Clamd
 from gateway.store.database import StoreError
 from gateway.store.decisions import RefusedError
+from gateway.store.queued import Addressee, Outgoing
 from gateway.tls.outbound import OutboundTlsRule, TlsPolicy, policy_for
 
 if TYPE_CHECKING:
@@ -44,9 +47,12 @@ INFECTED = "VIRUS"  # the reason that a message is given which the scanner convi
 
 # Envelope, original bytes, token -> what became of each recipient of that envelope.
 Deliver = Callable[[Envelope, bytes, str], Mapping[str, RecipientResult]]
+# Envelope, bytes -> what becomes of each recipient, and what is to be queued for those "delivered".
+Enqueue = Callable[[Envelope, bytes], tuple[Mapping[str, RecipientResult], Sequence[Outgoing]]]
 # Item, original bytes, recipients -> the message that has it as an attachment.
 Wrap = Callable[[str, bytes, Sequence[str]], bytes]
 
+_NO_ROUTE = RecipientResult("refused", 550, "5.4.4", "no next hop is configured")
 _ADDRESS = re.compile(r"[^\s<>@\x00-\x20\x7f]{1,64}@[^\s<>@\x00-\x20\x7f]{1,255}")
 
 
@@ -66,11 +72,12 @@ class Released:
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """What a release goes out with. Without `scan` no scanner is asked again."""
+    """What a release goes out with: `enqueue` before `deliver`; without `scan` nobody scans again."""
 
     deliver: Deliver
     wrap: Wrap
     scan: Callable[[bytes], Scan] | None = None
+    enqueue: Enqueue | None = None
 
 
 def release_item(
@@ -139,7 +146,7 @@ def send(quarantine: Quarantine, sender: Sender, order: Order) -> Released | Non
     claim = quarantine.claim(order.item, order.recipients, order.who, scheduled=True)
     if claim is None:
         return None
-    results = _attempt(quarantine, sender, claim, order)
+    results, outgoing = _attempt(quarantine, sender, claim, order)
     delivered: dict[str, str] = {}
     failed: dict[str, str] = {}
     for recipient in claim.recipients:
@@ -149,7 +156,9 @@ def send(quarantine: Quarantine, sender: Sender, order: Order) -> Released | Non
             delivered[recipient] = target
         else:
             failed[recipient] = str(result) if result is not None else "no answer for this recipient"
-    doubtful = quarantine.settle(claim, who=order.who, delivered=delivered, failed=failed)
+    doubtful = quarantine.settle(claim, who=order.who, delivered=delivered, failed=failed, outgoing=outgoing)
+    if outgoing and doubtful:
+        return None  # nothing was queued: it is the other one's now
     return Released(order.item, delivered, failed, tuple(r for r in doubtful if r in delivered))
 
 
@@ -159,11 +168,16 @@ def outfit(
     tls: Sequence[OutboundTlsRule],
     hostname: str,
     antivirus: ClamdSettings,
+    lifetime: float = 0.0,
 ) -> Sender:
-    """What the configuration wants releases to go out with."""
+    """What the configuration wants releases to go out with.
+
+    With a `lifetime`, in seconds, there is a queue, and what does not go back into Postfix goes into it.
+    """
     hop = parse_next_hop(settings.next_hop) if settings.next_hop else None
     scan = scanner(Clamd(antivirus), antivirus.timeout) if settings.scan_again and antivirus.enabled else None
-    return Sender(deliverer(table, tls, hostname, hop), wrapper(hostname), scan)
+    enqueue = partial(into_queue, table, lifetime) if lifetime and hop is None else None
+    return Sender(deliverer(table, tls, hostname, hop), wrapper(hostname), scan, enqueue)
 
 
 def scanner(clamd: Clamd, seconds: float) -> Callable[[bytes], Scan]:
@@ -191,7 +205,7 @@ def deliverer(
         for recipient in envelope.recipients:
             hop = routes.route(recipient)
             if hop is None:
-                results[recipient] = RecipientResult("refused", 550, "5.4.4", "no next hop is configured")
+                results[recipient] = _NO_ROUTE
                 continue
             groups.setdefault((hop, policy_for(hop.host, domain_of(recipient), tls)), []).append(recipient)
         for (hop, policy), recipients in groups.items():
@@ -200,6 +214,34 @@ def deliverer(
         return results
 
     return into_postfix if reinject is not None else to_next_hops
+
+
+def into_queue(
+    table: Routes, lifetime: float, envelope: Envelope, raw: bytes
+) -> tuple[Mapping[str, RecipientResult], Sequence[Outgoing]]:
+    """Make what is queued for a release. Nobody is told if it fails later: it stays, as "undeliverable"."""
+    now = time.time()
+    item = new_id(now)
+    results: dict[str, RecipientResult] = {}
+    people = []
+    for recipient in envelope.recipients:
+        hop = table.route(recipient)
+        if hop is None:
+            results[recipient] = _NO_ROUTE
+        else:
+            results[recipient] = RecipientResult("delivered", 250, "2.0.0", f"queued as {item}")
+            people.append(Addressee(recipient, str(hop)))
+    message = Outgoing(
+        id=item,
+        sender=envelope.mail_from,
+        recipients=tuple(people),
+        message=raw,
+        created=now,
+        expires=now + lifetime,
+        options=envelope.options,
+        may_bounce=False,
+    )
+    return results, (message,) if people else ()
 
 
 def with_token(raw: bytes, token: str) -> bytes:
@@ -217,26 +259,26 @@ def _send(
 
 def _attempt(
     quarantine: Quarantine, sender: Sender, claim: Claim, order: Order
-) -> Mapping[str, RecipientResult]:
-    """Deliver what was claimed. An error before or while sending is the outcome of all recipients."""
+) -> tuple[Mapping[str, RecipientResult], Sequence[Outgoing]]:
+    """Deliver what was claimed, or say what is to be queued. An error is the outcome of all recipients."""
     recipients = (order.to,) if order.to else claim.recipients
     try:
         original = quarantine.original(claim.item)
         if sender.scan is not None and (why := _infected(quarantine, sender.scan, original.raw, order)):
-            return dict.fromkeys(recipients, RecipientResult("refused", 554, "5.7.1", why))
+            return dict.fromkeys(recipients, RecipientResult("refused", 554, "5.7.1", why)), ()
+        envelope, message = Envelope(original.envelope.mail_from, recipients, original.envelope.options), None
         if order.wrapped:
-            message = sender.wrap(claim.item, original.raw, recipients)
-            token = quarantine.issue_token(claim.item, recipients, message)
-            return sender.deliver(Envelope("", recipients), message, token)
-        token = quarantine.issue_token(claim.item, recipients)
-        envelope = Envelope(original.envelope.mail_from, recipients, original.envelope.options)
-        return sender.deliver(envelope, original.raw, token)
+            envelope, message = Envelope("", recipients), sender.wrap(claim.item, original.raw, recipients)
+        if sender.enqueue is not None:
+            return sender.enqueue(envelope, message or original.raw)
+        token = quarantine.issue_token(claim.item, recipients, message)
+        return sender.deliver(envelope, message or original.raw, token), ()
     except StoreError as error:
         text = str(error)
     except Exception as error:
         log.exception("release of %s failed", claim.item)
         text = type(error).__name__
-    return dict.fromkeys(recipients, RecipientResult("deferred", 451, "4.3.0", text))
+    return dict.fromkeys(recipients, RecipientResult("deferred", 451, "4.3.0", text)), ()
 
 
 def _infected(quarantine: Quarantine, scan: Callable[[bytes], Scan], raw: bytes, order: Order) -> str:

@@ -48,8 +48,8 @@ class QueueSettings(Settings, frozen=True, kw_only=True):
 class ReleaseSettings(Settings, frozen=True):
     """Where released messages go."""
 
-    # "smtp:host:port" to bring them back into Postfix (they pass the milter with a token of ours),
-    # or "" for the next hop of the recipient's route.
+    # "smtp:host:port" to bring them back into Postfix (they pass the milter with a token of ours), or
+    # "": into the queue where the smart host has one, else straight to the next hop of the route.
     next_hop: str = ""
     # Seconds in which a release of one message can be undone before it is sent.
     undo_seconds: Pause = 0.0

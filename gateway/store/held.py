@@ -231,6 +231,15 @@ def positions(people: Sequence[str], only: Sequence[str] | None) -> list[int]:
     return [n for n, address in enumerate(people) if address.lower() in names]
 
 
+def leased(connection: Connection, claim: Claim, people: Sequence[str]) -> set[str]:
+    """The recipients, among the `people` of the item, that a claim still leases."""
+    table = schema.quarantine_recipients
+    mine = select(table.c.position).where(
+        table.c.item == claim.item, table.c.lease == claim.lease, table.c.state == State.RELEASING
+    )
+    return {people[position] for position in connection.execute(mine).scalars()}
+
+
 def move(
     connection: Connection, item: str, chosen: Sequence[int], event: Event, now: float
 ) -> dict[int, State]:

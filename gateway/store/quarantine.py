@@ -29,7 +29,7 @@ from gateway.mail.types import (
     Signal,
     Verdict,
 )
-from gateway.store import audit, held, schema, tokens
+from gateway.store import audit, held, queued, schema, tokens
 from gateway.store.database import Database, StoreError, StoreSettings
 from gateway.store.decisions import Decisions
 from gateway.store.encoding import to_json
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from sqlalchemy import Select
+
+    from gateway.store.queued import Outgoing
 
 MAX_REASONS = 200
 
@@ -226,12 +228,14 @@ class Quarantine:
         who: str,
         delivered: Mapping[str, str] | None = None,
         failed: Mapping[str, str] | None = None,
+        outgoing: Sequence[Outgoing] = (),
     ) -> tuple[str, ...]:
         """Note what became of a claim.
 
         `delivered` maps recipients to the address they went to, `failed` to the error; the failed
         are held again. Returns the recipients whose lease had passed to another claimant meanwhile:
-        a delivered one among them may arrive twice.
+        a delivered one among them may arrive twice. What is `outgoing` to those delivered is queued in
+        the same transaction, all or nothing: not if one of these leases had passed on.
         """
         done = [(r, Event.DELIVER, to, "") for r, to in (delivered or {}).items()]
         done += [(r, Event.FAIL, "", error) for r, error in (failed or {}).items()]
@@ -240,6 +244,10 @@ class Quarantine:
             now = time.time()
             people = held.lock(connection, claim.item, gone_too=True)
             table, orders = schema.quarantine_recipients, schema.quarantine_orders
+            if outgoing:
+                if not held.leased(connection, claim, people).issuperset(delivered or {}):
+                    return tuple(delivered or {})
+                queued.put(connection, outgoing)
             late = []
             for recipient, event, to, note in done:
                 position = people.index(recipient) if recipient in people else -1

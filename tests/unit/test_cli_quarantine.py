@@ -60,6 +60,7 @@ class Bench:
             antivirus=ClamdSettings(enabled=False),
             tls=SimpleNamespace(outbound=()),
             name="gw.example.com",
+            queue_lifetime=0.0,
         )
 
     def run(self, *words: str, typed: str = "") -> Result:
