@@ -26,7 +26,7 @@ from gateway.auth.dmarc import (
 from gateway.auth.iprev import check_iprev
 from gateway.auth.signature import Material
 from gateway.auth.spf import check_spf
-from gateway.auth.upstream import relayed_iprev, relayed_results, relayed_spf
+from gateway.auth.upstream import relayed_dkim, relayed_iprev, relayed_results, relayed_spf
 from gateway.dns import Lookup, Resolver
 from gateway.mail.networks import address, inside, reverse_name
 from gateway.mail.types import Dmarc
@@ -163,6 +163,8 @@ class _Checks:
         )
 
     def dkim(self) -> tuple[Dkim, ...]:
+        if self.settings.relayed_dkim and (said := relayed_dkim(self.stated, self.settings.max_signatures)):
+            return said
         return check_dkim(self.material, self.signatures, self.others, self.settings)
 
     def arc(self) -> Arc:

@@ -38,6 +38,8 @@ class AuthSettings(Settings, frozen=True):
     trusted_relays: tuple[str, ...] = ()
     # The authserv-ids of these relays; only their Authentication-Results are believed.
     trusted_authserv_ids: tuple[str, ...] = ()
+    # Whether their results of DKIM are taken too, where they state any: for relays that change messages.
+    relayed_dkim: bool = False
     # Seconds that all checks of one message may take together.
     timeout: Annotated[float, msgspec.Meta(gt=0, le=20)] = 15.0
 

@@ -5,7 +5,8 @@ Reads hostile bytes: Authentication-Results fields, of which only the topmost on
 counts. No I/O.
 
 Behind such a relay the client's address is the relay's own, and SPF and reverse DNS of it
-would tell nothing. DKIM, ARC and DMARC are checked here all the same.
+would tell nothing. DKIM is checked here all the same, unless the relay is said to change messages,
+and so are ARC and DMARC, by what is known of SPF and DKIM.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Final, cast
 from gateway.auth.results import NAME, Result, read_results
 from gateway.mail.domains import domain_of, normal
 from gateway.mail.headers import printable
-from gateway.mail.types import AuthWord, Iprev, Spf
+from gateway.mail.types import AuthWord, Dkim, Iprev, Spf
 
 if TYPE_CHECKING:
     from gateway.mail.types import Content, Envelope
@@ -54,6 +55,27 @@ def relayed_spf(results: tuple[Result, ...], envelope: Envelope) -> tuple[Spf, .
             if not envelope.mail_from:
                 found.insert(0, Spf("mailfrom", helo, word, RELAYED))
     return tuple(found[:2])
+
+
+def relayed_dkim(results: tuple[Result, ...], limit: int) -> tuple[Dkim, ...]:
+    """DKIM as the relay found it, at most `limit` signatures; of what each covers it says nothing."""
+    found: list[Dkim] = []
+    for result in results:
+        identity = printable(result.get("header.i"), 253)
+        domain = normal(result.get("header.d")) or domain_of(f"x{identity}")
+        if result.method == "dkim" and result.result in _WORDS and result.result != "none" and domain:
+            found.append(
+                Dkim(
+                    result=cast("AuthWord", result.result),
+                    domain=printable(domain, 253),
+                    selector=printable(result.get("header.s"), 253),
+                    identity=identity,
+                    algorithm=printable(result.get("header.a"), 30),
+                    signature=printable(result.get("header.b"), 8),
+                    reason=RELAYED,
+                )
+            )
+    return tuple(found[:limit])
 
 
 def relayed_iprev(results: tuple[Result, ...]) -> Iprev | None:

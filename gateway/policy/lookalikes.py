@@ -83,7 +83,7 @@ class Lookalikes:
         own = self._drawn.get(drawn(shown)) or self._drawn_labels.get(drawn(shown.partition(".")[0]), "")
         if own and skeleton(shown.partition(".")[0]) != unicode_host(own).partition(".")[0]:
             return f"{site} looks like {own}"
-        if own and not shown.isascii():
+        if own and (not shown.isascii() or shown != site):  # "xn--example-" is shown as "example"
             return f"{site} looks like {own}"
         return self._edited(site, shown) or self._extended(site, shown) or self._below(name, site)
 

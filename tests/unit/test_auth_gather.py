@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any
 
 import dkim
+import msgspec
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -268,6 +269,7 @@ def test_the_cost_with_a_warm_cache() -> None:
 
 
 RELAY = AuthSettings(trusted_relays=("10.0.0.0/8",), trusted_authserv_ids=("MX.relay.example",))
+TAKEN = msgspec.structs.replace(RELAY, relayed_dkim=True)
 STATED = b"Authentication-Results: mx.relay.example; spf=fail smtp.mailfrom=alice@example.com; iprev=pass\r\n"
 
 
@@ -294,3 +296,39 @@ def test_a_trusted_relay_speaks_for_the_client(ip: str, stated: bytes, spf: str,
     assert (found.iprev.result if found.iprev else None) == iprev
     assert found.dmarc
     assert found.dmarc.result == "pass"  # DKIM is checked here in any case
+
+
+SIGNED = STATED.replace(
+    b"; iprev", b"; dkim=pass header.d=News.Example.com header.s=s1 header.b=abcdefgh; iprev"
+)
+
+
+@pytest.mark.parametrize(
+    ("settings", "ip", "stated", "dkim", "dmarc"),
+    [
+        (RELAY, "10.1.1.1", SIGNED, "fail", "fail"),
+        (TAKEN, "10.1.1.1", SIGNED, "pass", "pass"),
+        (TAKEN, "10.1.1.1", SIGNED.replace(b"dkim=pass", b"dkim=fail"), "fail", "fail"),
+        (
+            TAKEN,
+            "10.1.1.1",
+            SIGNED.replace(b"header.d=News.Example.com", b"header.i=@news.example.com"),
+            "pass",
+            "pass",
+        ),
+        (TAKEN, "10.1.1.1", SIGNED.replace(b"News.Example.com", b"example.net"), "pass", "fail"),
+        (TAKEN, "10.1.1.1", SIGNED.replace(b"mx.relay", b"other.relay"), "fail", "fail"),
+        (TAKEN, "10.1.1.1", STATED, "fail", "fail"),  # nothing stated: checked here
+        (TAKEN, "198.51.100.1", SIGNED, "fail", "fail"),  # no relay of ours
+    ],
+)
+def test_a_relay_that_changes_messages_may_speak_for_signatures(
+    settings: AuthSettings, ip: str, stated: bytes, dkim: str, dmarc: str
+) -> None:
+    raw = stated + message().raw.replace(b"A line of", b"A changed line of", 1)
+    mail = replace(message(), session=Session(client_ip=ip, helo="mail.example.com"), raw=raw)
+    with DnsStub(zone()) as stub:
+        found = run(stub, mail, settings=settings)
+    assert [one.result for one in found.dkim] == [dkim]
+    assert found.dmarc
+    assert found.dmarc.result == dmarc

@@ -119,7 +119,9 @@ def test_many_links_are_quick(policy: Policy) -> None:
         "example-com.attacker.example",
         "www.example.com.attacker.example",
         "xn--exmple-4nf.com",
+        "xn--example-.com",  # no valid A-label, and some decode it
         "ехаmрlе.com",
+        "exam\u200dple.com",  # "example.com" by IDNA2003, no name by IDNA2008
     ],
 )
 def test_lookalike(policy: Policy, host: str) -> None:
