@@ -117,11 +117,13 @@ class MarkedClamd(FakeServer):
             stream.sendall(b"ClamAV 1.4.6/27500/Sat Nov 21 09:00:00 2026\n")
             return
         received = b""
-        while not (found := re.search(rb"clamd: ([a-z]+)\r\n", received)):
-            received += stream.recv(65_536)
         while not received.endswith(b"\0\0\0\0"):
-            received += stream.recv(65_536)
-        self.fault = self.FAULTS[found[1]]
+            data = stream.recv(65_536)
+            if not data:
+                return
+            received += data
+        found = re.search(rb"clamd: ([a-z]+)\r\n", received)
+        self.fault = self.FAULTS[found[1]] if found else CLEAN  # a probe has no mark
         if b"IDSESSION" in command:
             stream.sendall(b"1: ")
         self.answer(stream)

@@ -57,6 +57,7 @@ if _withheld:
 CHUNK = 256 * 1024
 MAX_ANSWER = 16 * 1024
 MAX_NAME = 200
+_PROBE = b"Subject: probe\r\n\r\n"
 
 _ID = re.compile(r"[1-9][0-9]{0,8}")
 _FOUND = re.compile(r"stream: (.*) FOUND", re.DOTALL)
@@ -92,14 +93,15 @@ class ClamdSettings(Settings, frozen=True):
     enabled: bool = True
     # Where clamd listens: "unix:/path" or "host:port". Several are tried in this order.
     addresses: tuple[str, ...] = ("unix:/run/clamav/clamd.ctl",)
-    # Seconds to wait for a connection.
+    # Seconds to wait for a connection, and for the answer to a probe.
     connect_timeout: Seconds = 2
     # Seconds for a whole scan. With several addresses each gets its share of what is left.
     timeout: Seconds = 30
     # Octets above which a message is not sent but counts as "limit". Keep it at or below
     # StreamMaxLength of clamd.conf.
     max_size: Positive = 25_000_000
-    # Seconds for which an address that failed three times in a row is left alone.
+    # Seconds between probes of an address that failed three times in a row; until one is good, no message
+    # waits for it.
     rest: Seconds = 5
     # Seconds after which the version of engine and signatures is asked for again.
     version_interval: Seconds = 60
@@ -214,12 +216,21 @@ class _Server:
 
     def __init__(self, address: Address, settings: ClamdSettings) -> None:
         self.address = address
-        self.breaker = Breaker(settings.rest)
+        self.breaker = Breaker(settings.rest, self._scans)
         self._connect_timeout = settings.connect_timeout
         self._interval = settings.version_interval
         self._version = ""
         self._due = 0.0
         self._lock = threading.Lock()
+
+    def _scans(self) -> bool:
+        """Whether it scans a few octets in the time for a connection; PING is answered while scans hang."""
+        until = time.monotonic() + self._connect_timeout
+        try:
+            answers = _Connection(self.address, self._connect_timeout, until).scan((_PROBE,))
+        except (OSError, clamd.ClamdError):
+            return False
+        return _classify(answers[0], "").status == "clean"
 
     def version(self, until: float) -> str:
         """Engine and signature version, at most `version_interval` old; "" if it does not tell.

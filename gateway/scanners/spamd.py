@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 import socket
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from gateway.mail.types import SpamCheck
@@ -29,6 +30,7 @@ MAX_ANSWER = 64 * 1024
 MAX_SYMBOLS = 500
 
 _STATUS = re.compile(rb"SPAMD/[0-9.]{1,8} ([0-9]{1,4}) ([!-~ ]{1,200})")
+_PONG = re.compile(rb"SPAMD/[0-9.]{1,8} 0 PONG\r\n")
 _LENGTH = re.compile(rb"Content-length: ?([0-9]{1,7})", re.IGNORECASE)
 _NUMBER = rb"(-?[0-9]{1,9}(?:\.[0-9]{1,6})?)"
 _SPAM = re.compile(rb"Spam: (?:True|False|Yes|No) ; " + _NUMBER + rb" / " + _NUMBER, re.IGNORECASE)
@@ -46,13 +48,14 @@ class SpamdSettings(Settings, frozen=True):
     addresses: tuple[str, ...] = ("127.0.0.1:783",)
     # The user whose preferences spamd applies; "" leaves it to spamd.
     user: str = ""
-    # Seconds to wait for a connection.
+    # Seconds to wait for a connection, and for the answer to a probe.
     connect_timeout: Seconds = 2
     # Seconds for a whole check. With several addresses each gets its share of what is left.
     timeout: Seconds = 30
     # Octets of a message that spamd is shown; of a longer one it sees the first so many.
     max_size: Positive = 512_000
-    # Seconds for which an address that failed three times in a row is left alone.
+    # Seconds between probes of an address that failed three times in a row; until one is good, no message
+    # waits for it.
     rest: Seconds = 5
 
     def __post_init__(self) -> None:
@@ -74,7 +77,8 @@ class Spamd:
     def __init__(self, settings: SpamdSettings) -> None:
         self._settings = settings
         self._servers = [
-            (address, Breaker(settings.rest)) for address in map(parse_address, settings.addresses)
+            (address, Breaker(settings.rest, partial(self._answers, address)))
+            for address in map(parse_address, settings.addresses)
         ]
 
     def check(self, message: bytes, deadline: float) -> SpamCheck:
@@ -109,9 +113,21 @@ class Spamd:
         head = f"SYMBOLS SPAMC/1.5\r\nContent-length: {len(shown)}\r\n"
         if self._settings.user:
             head += f"User: {self._settings.user}\r\n"
+        return self._converse(address, b"".join((head.encode("ascii"), b"\r\n", shown)), until)
+
+    def _answers(self, address: Address) -> bool:
+        """Whether a child of spamd answers in the time for a connection."""
+        until = time.monotonic() + self._settings.connect_timeout
+        try:
+            said = self._converse(address, b"PING SPAMC/1.2\r\n\r\n", until)
+        except (OSError, _ProtocolError):
+            return False
+        return _PONG.fullmatch(said) is not None
+
+    def _converse(self, address: Address, request: bytes, until: float) -> bytes:
         with connect(address, min(self._settings.connect_timeout, _left(until))) as stream:
             stream.settimeout(_left(until))
-            stream.sendall(b"".join((head.encode("ascii"), b"\r\n", shown)))
+            stream.sendall(request)
             stream.shutdown(socket.SHUT_WR)
             received = b""
             while len(received) <= MAX_ANSWER:

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import signal
 import socket
+import threading
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +20,10 @@ from contrib.lab import faults
 from contrib.lab.clamd import EICAR, TEST_VIRUS
 from contrib.lab.clamd import Clamd as ClamdServer
 from contrib.lab.faults import CLAMD_FAULTS, CLEAN, SPAMD_FAULTS, BlackHole, FakeClamd, FakeSpamd, Fault
+from contrib.lab.process import wait_for
 from contrib.lab.spamd import GTUBE
 from contrib.lab.spamd import Spamd as SpamdServer
+from gateway.scanners.address import parse_address
 from gateway.scanners.clamd import Clamd, ClamdSettings
 from gateway.scanners.spamd import Spamd, SpamdSettings
 
@@ -137,12 +141,10 @@ def test_frozen_stopped_and_back(lab: Path) -> None:
         assert [status() for _ in range(4)] == ["error"] * 4
         assert time.monotonic() - begin < 4 * TIMEOUT + 1
         server.process.send_signal(signal.SIGCONT)
-        time.sleep(0.1)
-        assert status() == "clean"
+        wait_for(lambda: status() == "clean", 5, "a good answer")
     assert status() == "error"
     with server:
-        time.sleep(0.1)
-        assert status() == "clean"
+        wait_for(lambda: status() == "clean", 5, "a good answer")
 
 
 # ---------------------------------------------------------------- a clamd that fails
@@ -227,6 +229,100 @@ def test_a_dead_address_is_left_alone() -> None:
         assert {result.status for result in results} == {"error"}
         assert server.connections == 1 + 3  # the version, and three scans
         assert "left alone" in results[-1].detail
+
+
+def test_no_message_waits_for_a_clamd_that_hangs() -> None:
+    """Once three have waited, a thread asks whether it is back, and the others are answered at once."""
+    with FakeClamd(CLAMD_FAULTS["hangs after the stream"]) as server:
+        settings = ClamdSettings(addresses=(server.address,), rest=0.1, timeout=0.3, connect_timeout=0.2)
+        scanner = Clamd(settings)
+        for _ in range(3):
+            assert scanner.scan([PLAIN], time.monotonic() + 5).status == "error"
+        end = time.monotonic() + 2
+        slowest = 0.0
+        while time.monotonic() < end:
+            begin = time.monotonic()
+            assert "left alone" in scanner.scan([PLAIN], time.monotonic() + 5).detail
+            slowest = max(slowest, time.monotonic() - begin)
+            time.sleep(0.002)
+        assert slowest < 0.2
+        assert 5 <= server.connections <= 4 + 20  # it was asked, and no more than once in each rest
+        server.fault = CLEAN
+        wait_for(lambda: scanner.scan([PLAIN], time.monotonic() + 5).status == "clean", 5, "clamd to be back")
+
+
+def test_the_next_address_serves_while_the_first_hangs() -> None:
+    """Messages wait for the first address three times, and then no more."""
+    hangs = CLAMD_FAULTS["hangs after the stream"]
+    with FakeClamd(hangs) as first, FakeClamd(CLEAN) as second:
+        settings = ClamdSettings(addresses=(first.address, second.address), timeout=0.6, rest=60)
+        scanner = Clamd(settings)
+        begin = time.monotonic()
+        results = [scanner.scan([PLAIN], time.monotonic() + 5) for _ in range(200)]
+        assert {result.status for result in results} == {"clean"}
+        assert time.monotonic() - begin < 3 * 0.3 + 2
+
+
+@pytest.mark.server("clamd")
+def test_a_reload_of_signatures_causes_no_failure(lab: Path) -> None:
+    """clamd loads its signatures anew while four threads scan: each message gets its right answer."""
+    over = threading.Event()
+    with ClamdServer(lab / "reload") as server:
+        scanner = Clamd(ClamdSettings(addresses=server.addresses[:1], version_interval=0.05, cache_size=3))
+
+        def scan_on(number: int) -> list[Scan]:
+            wrong: list[Scan] = []
+            for count in itertools.count():
+                infected = count % 3 == 0
+                message = PLAIN + b"%d %d" % (number, count) + (TEST_VIRUS if infected else b"")
+                result = scanner.scan([message], time.monotonic() + 30)
+                wrong += [result] if result.status != ("infected" if infected else "clean") else []
+                if over.wait(0.005):
+                    return wrong
+            return wrong
+
+        with ThreadPoolExecutor(4) as pool:
+            scans = [pool.submit(scan_on, number) for number in range(4)]
+            for _ in range(6):
+                with socket.create_connection(("127.0.0.1", server.port)) as stream:
+                    stream.sendall(b"nRELOAD\n")
+                    assert stream.recv(99) == b"RELOADING\n"
+                time.sleep(0.1)
+            over.set()
+            assert [one.result() for one in scans] == [[]] * 4
+
+
+@pytest.mark.server("clamd")
+def test_a_clamd_killed_under_load_costs_nothing(lab: Path, clamd: ClamdServer) -> None:
+    """The second address answers what the first one was asked when it died."""
+    first = ClamdServer(lab / "killed")
+    with first:
+        assert first.process
+        settings = ClamdSettings(addresses=(first.addresses[0], clamd.addresses[0]), timeout=20, rest=60)
+        scanner = Clamd(settings)
+        messages = [PLAIN + (TEST_VIRUS if n % 3 == 0 else str(n).encode()) for n in range(300)]
+        with ThreadPoolExecutor(8) as pool:
+            results = []
+            for number, result in enumerate(
+                pool.map(lambda message: scanner.scan([message], time.monotonic() + 20), messages)
+            ):
+                results.append(result)
+                if number == 40:
+                    first.process.kill()
+        assert [r.status for r in results] == ["infected" if n % 3 == 0 else "clean" for n in range(300)]
+
+
+def test_new_signatures_end_what_is_remembered() -> None:
+    """What was clean by yesterday's signatures is scanned again by today's."""
+    with FakeClamd(CLEAN) as server:
+        settings = ClamdSettings(addresses=(server.address,), cache_size=9, version_interval=0.2)
+        scanner = Clamd(settings)
+        assert scanner.scan([PLAIN], time.monotonic() + 5).status == "clean"
+        server.fault = Fault(answer=b"stream: Evil FOUND\0")
+        assert scanner.scan([PLAIN], time.monotonic() + 5).status == "clean"  # from memory
+        server.version = b"ClamAV 1.4.6/27501/Sun Nov 22 09:00:00 2026"
+        time.sleep(0.3)
+        assert scanner.scan([PLAIN], time.monotonic() + 5).status == "infected"
 
 
 def test_a_message_clamd_cannot_scan_does_not_open_the_breaker() -> None:
@@ -315,6 +411,29 @@ def test_the_fake_spamd_can_answer() -> None:
     with FakeSpamd(Fault(answer=faults._GOOD)) as server:
         result = check(PLAIN, server.address)
         assert (result.status, result.score, result.symbols) == ("ok", 7.5, ("A_B", "C"))
+
+
+def test_no_message_waits_for_a_spamd_that_hangs() -> None:
+    class Answering(FakeSpamd):
+        def answer(self, stream: socket.socket) -> None:
+            stream.sendall(b"SPAMD/1.5 0 PONG\r\n")
+
+    with FakeSpamd(SPAMD_FAULTS["hangs after the message"]) as server:
+        settings = SpamdSettings(
+            enabled=True, addresses=(server.address,), rest=0.05, timeout=0.3, connect_timeout=0.2
+        )
+        client = Spamd(settings)
+        details = [client.check(PLAIN, time.monotonic() + 5).detail for _ in range(6)]
+        assert ["left alone" in detail for detail in details] == [False] * 3 + [True] * 3
+        server.answer = Answering.answer.__get__(server)  # type: ignore[method-assign]  # it is well again
+        wait_for(lambda: "left alone" not in client.check(PLAIN, time.monotonic() + 5).detail, 5, "a probe")
+
+
+@pytest.mark.server("spamd")
+def test_spamd_answers_a_probe(spamd: SpamdServer) -> None:
+    client = Spamd(SpamdSettings(enabled=True, addresses=(spamd.address,)))
+    assert client._answers(parse_address(spamd.address))
+    assert not client._answers(parse_address("127.0.0.1:1"))
 
 
 def test_the_next_spamd_is_asked() -> None:

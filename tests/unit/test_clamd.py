@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import string
 import sys
+import threading
 import time
 
 import msgspec
@@ -14,6 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from contrib.lab.faults import CLEAN, FakeClamd
+from contrib.lab.process import wait_for
 from gateway.mail.types import Scan
 from gateway.scanners import clamd
 from gateway.scanners.address import Address, parse_address
@@ -195,22 +197,37 @@ def test_no_address_only_while_disabled() -> None:
 
 
 def test_breaker(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 100.0
-    monkeypatch.setattr("gateway.scanners.breaker.time.monotonic", lambda: now)
-    breaker = Breaker(rest=5, limit=2)
+    """Nobody is let through before a probe was good, and one thread asks for all."""
+    answers, asked = [False, False, True, True], threading.Semaphore(0)
+    step = threading.Semaphore(0)
+
+    def probe() -> bool:
+        asked.release()
+        return answers.pop(0)
+
+    monkeypatch.setattr("gateway.scanners.breaker.sleep", lambda _seconds: step.acquire())
+    breaker = Breaker(rest=5, probe=probe, limit=2)
     breaker.failed()
     assert breaker.ready()
-    breaker.failed()
+    for _ in range(5):
+        breaker.failed()
+        assert not breaker.ready()
+    breaker.succeeded()  # one that was under way
+    for _ in range(2):
+        step.release()
+        assert asked.acquire(timeout=5)
+        assert not breaker.ready()
+    step.release()
+    assert asked.acquire(timeout=5)
+    wait_for(breaker.ready, 5, "the breaker to close")
+    breaker.failed()  # the first one behind a good probe
     assert not breaker.ready()
-    now = 105.0
-    assert [breaker.ready(), breaker.ready()] == [True, False]  # one try, not a crowd
-    breaker.failed()
-    now = 109.9
-    assert not breaker.ready()
-    now = 110.0
-    assert breaker.ready()
+    step.release()
+    wait_for(breaker.ready, 5, "the breaker to close again")
     breaker.succeeded()
-    assert [breaker.ready(), breaker.ready()] == [True, True]
+    breaker.failed()
+    assert breaker.ready()
+    assert answers == []
 
 
 ENGINES = {
