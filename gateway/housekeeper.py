@@ -22,6 +22,7 @@ from gateway.classifier.model import Model
 from gateway.data import data_dir
 from gateway.delivery.release import outfit, send
 from gateway.delivery.routes import routes
+from gateway.feedback import folders
 from gateway.learning import Learner
 from gateway.listeners import split_host_port
 from gateway.mail.headers import printable
@@ -62,6 +63,9 @@ def serve(settings: Config, metrics: Metrics, counters: Counters, log: Log) -> N
         fixed = data_dir("models") / "regression"
         learner = Learner(Samples(database), settings.classifier, _base(settings, log), path, fixed)
         threading.Thread(target=follow, args=(learner, log), name="site model", daemon=True).start()
+        if settings.learning.imap:
+            about = (settings.learning.imap, learner, log)
+            threading.Thread(target=folders.follow, args=about, name="folders", daemon=True).start()
     sender = outfit(
         settings.release,
         routes(settings.routes, settings.next_hop),

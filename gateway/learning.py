@@ -85,6 +85,11 @@ class Outcome:
     waiting: int = 0
     reports: list[gate.Report] = field(default_factory=list)
 
+    def add(self, other: Outcome) -> None:
+        """Add the counts and reports of another."""
+        for name in asdict(self):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
     def told(self) -> dict[str, int]:
         """Give the counts, those left out that are 0."""
         counts = asdict(self)
@@ -135,6 +140,11 @@ class Learner:
         self.candidate = path.with_name(path.name + ".candidate")
         self.previous = path.with_name(path.name + ".previous")
 
+    @property
+    def who(self) -> str:
+        """This process among those of all nodes."""
+        return f"{os.uname().nodename}:{os.getpid()}"
+
     def learn(self, messages: Iterable[Labelled]) -> Outcome:
         """Learn messages in batches, each behind the gate."""
         outcome = Outcome()
@@ -144,10 +154,16 @@ class Learner:
                 self._learn(batch, outcome)
         return outcome
 
-    def receive(self, messages: Iterable[Labelled], limit: int | None = None) -> Outcome:
+    def receive(
+        self,
+        messages: Iterable[Labelled],
+        limit: int | None = None,
+        note: tuple[str, str] | None = None,
+    ) -> Outcome:
         """Keep labelled messages, on disk when this returns, for `take_in`; the model is not touched.
 
-        `limit` is how many of one source there may be in a day, if not what the settings say.
+        `limit` is how many of one source there may be in a day, if not what the settings say. `note`
+        is kept in the same transaction, see `Samples.add`.
         """
         outcome = Outcome()
         quota: dict[str, int] = {}
@@ -160,9 +176,16 @@ class Learner:
                 samples.append(replace(sample, state=SampleState.WAITING))
             else:
                 outcome.over_limit += 1
-        self.samples.add(samples)
+        self.samples.add(samples, note)
         outcome.waiting = len(samples)
         return outcome
+
+    def room(self, source: str, limit: int) -> int:
+        """How many more labels of a source may be received today, `limit` being its own for a day."""
+        since = time.time() - _DAY
+        alone = limit - self.samples.since(since, source, but=OPERATOR)
+        together = self._settings.labels_per_day - self.samples.since(since, but=OPERATOR)
+        return max(min(alone, together), 0)
 
     def take_in(self) -> Outcome | None:
         """Learn what `receive` kept, behind the gate; None if there was nothing.
@@ -454,7 +477,7 @@ class Learner:
         if self.samples.database.dialect == "sqlite":
             yield
             return
-        who = f"{os.uname().nodename}:{os.getpid()}"
+        who = self.who
         end = time.monotonic() + 2 * _LEASE
         while not self.samples.claim_writing(who, _LEASE):
             if time.monotonic() > end:

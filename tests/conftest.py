@@ -25,7 +25,7 @@ from contrib.lab.spamd import Spamd
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-NEEDS_ROOT = {"postfix"}
+NEEDS_ROOT = {"postfix", "dovecot"}
 
 
 def need(*programs: str) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`mailwarden model learn`, `forget`, `compare`, `promote`, `rollback`, `export`: the site's own model.
+"""`mailwarden learn`, and of `model`: `folders`, `forget`, `compare`, `promote`, `rollback`, `export`.
 
 Reads hostile mail that somebody labelled, from files or standard input. The store keeps the samples;
 the model is replaced whole, and running workers take the new one within a second.
@@ -26,8 +26,9 @@ from gateway.cli.main import (
     EX_USAGE,
     Context,
     Failure,
+    config_option,
 )
-from gateway.cli.output import console, facts, print_json, safe
+from gateway.cli.output import console, facts, print_json, progress, safe
 from gateway.cli.person import operator
 from gateway.data import data_dir
 from gateway.mail.headers import printable
@@ -48,9 +49,10 @@ files_argument = click.argument(
 
 
 @click.command()
-@files_argument
+@click.argument("files", nargs=-1, type=click.Path(allow_dash=True, path_type=Path))
 @click.option("--ham", is_flag=True, help="The messages are wanted.")
 @click.option("--spam", is_flag=True, help="The messages are unwanted.")
+@config_option
 @click.option(
     "--source",
     default="",
@@ -64,21 +66,65 @@ def learn(
 ) -> None:
     """Teach the site's model with FILES: messages, folders, Maildirs, mboxes; "-" is one message piped in.
 
+    Without FILES a message is read from standard input, if that is no terminal.
+
     The same message counts once, nearly the same a few times; a label of yours replaces an older one
     of the same message. The new model is used only if it is no worse on mail that no model has learned.
     Exit status 75 (EX_TEMPFAIL) if it was refused.
 
     \b
     Examples:
-      mailwarden model learn --spam ~/Maildir/.Junk
-      mailwarden model learn --ham - < message.eml
-      mailwarden model learn --spam --source bob@example.com -
+      mailwarden learn --spam ~/Maildir/.Junk
+      mailwarden learn --ham < message.eml
+      mailwarden learn --spam --source bob@example.com -
     """
     if ham == spam:
         raise Failure("say either --ham or --spam", EX_USAGE)
+    if not files and sys.stdin.isatty():
+        raise Failure('name files, or pipe a message in; "-" is standard input', EX_USAGE)
+    messages = _labelled(files or (Path("-"),), spam=spam, source=source)
     with learning(context) as learner:
-        outcome = learner.learn(_labelled(files, spam=spam, source=source))
+        outcome = learner.learn(progress(messages, "Learning"))
     tell(outcome, as_json=as_json)
+
+
+@click.command()
+@json_option
+@click.pass_obj
+def folders(context: Context, *, as_json: bool) -> None:
+    """Look once into the IMAP folders of [[learning.imap]], and learn what is new in them.
+
+    `mailwarden serve` does the same by itself, every few minutes. What goes beyond a limit is read the
+    next time. Exit status 75 (EX_TEMPFAIL) if an account could not be read, or the model was refused.
+
+    \b
+    Example:
+      mailwarden model folders
+    """
+    from gateway.feedback.folders import FolderError, poll  # noqa: PLC0415  # help stays quick
+    from gateway.learning import Outcome  # noqa: PLC0415  # as above
+
+    accounts = context.config.learning.imap
+    if not accounts:
+        raise Failure("no account is configured; see [[learning.imap]]", EX_NOINPUT)
+    failed = []
+    total = Outcome()
+    with learning(context) as learner:
+        for account in accounts:
+            try:
+                outcome = poll(account, learner)
+            except FolderError as error:
+                failed.append(str(error))
+                continue
+            if outcome is None:
+                failed.append(f"{account.user}: another process reads these folders now")
+            else:
+                total.unfit += outcome.unfit
+        while (learned := learner.take_in()) is not None:
+            total.add(learned)
+    tell(total, as_json=as_json)
+    if failed:
+        raise Failure("; ".join(failed), EX_TEMPFAIL)
 
 
 def tell(outcome: Outcome, *, as_json: bool) -> None:
@@ -243,7 +289,7 @@ def learn_items(
     return learn_reviewed(learner, held, there, spam=spam, who=operator())
 
 
-COMMANDS = (learn, forget, compare, promote, rollback, export)
+COMMANDS = (learn, folders, forget, compare, promote, rollback, export)
 
 
 # ---------------------------------------------------------------- what they share

@@ -40,6 +40,7 @@ _COMMANDS = {
     "queue": ("gateway.cli.queue", "queue", "Look after the smart host's queue."),
     "dmarc": ("gateway.cli.dmarc", "dmarc", "Report to domains what DMARC found of their mail."),
     "dkim": ("gateway.cli.dkim", "dkim", "Make and check the keys that sign outbound mail."),
+    "learn": ("gateway.cli.learn", "learn", "Teach the classifier with mail."),
     "model": ("gateway.cli.model", "model", "Train and examine the classifier."),
 }
 

@@ -32,7 +32,7 @@ from gateway.cli.main import (
     config_option,
 )
 from gateway.cli.measure import measure, tell
-from gateway.cli.output import console, facts, octets, print_json, safe, table
+from gateway.cli.output import console, facts, octets, print_json, progress, safe, table
 from gateway.data import data_dir
 from gateway.store.database import state_directory
 
@@ -83,7 +83,7 @@ def model() -> None:
       mailwarden model score message.eml
       mailwarden model evaluate --ham ~/Maildir/.Archive --spam ~/Maildir/.Junk
       mailwarden model train --ham ham.mbox --spam spam.mbox --out /var/lib/mailwarden/model
-      mailwarden model learn --spam ~/Maildir/.Junk
+      mailwarden learn --spam ~/Maildir/.Junk
     """
 
 
@@ -230,7 +230,7 @@ def evaluate(
     classifier = Classifier(loaded, None if directory else _site(context))
     sets = [(", ".join(map(str, ham + spam)), _labelled(ham, spam, ()))] if ham or spam else []
     sets += [(str(path), _labelled((), (), (path,))) for path in index]
-    counted = ((name, _progress(samples, "Scoring")) for name, samples in sets)
+    counted = ((name, progress(samples, "Scoring")) for name, samples in sets)
     found, spent = measure(classifier, loaded.manifest.threshold, counted)
     tell(classifier.version, found, spent, as_json=as_json, out=out)
 
@@ -278,7 +278,7 @@ def train(
     examples = list(
         training.distinct(
             training.example(sample.name, name, bool(sample.spam), parse(sample.raw))
-            for sample in _progress(_labelled(ham, spam, index), "Reading")
+            for sample in progress(_labelled(ham, spam, index), "Reading")
         )
     )
     spams = sum(one.spam for one in examples)
@@ -383,21 +383,6 @@ def _corpus_errors() -> Iterator[None]:
         yield
     except CorpusError as error:
         raise Failure(str(error), EX_NOINPUT) from error
-
-
-def _progress(samples: Iterable[Sample], text: str) -> Iterator[Sample]:
-    """Count on the terminal, if somebody looks at it."""
-    if not sys.stderr.isatty():
-        yield from samples
-        return
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
-
-    columns = (SpinnerColumn(), TextColumn("{task.description} {task.completed}"), TimeElapsedColumn())
-    with Progress(*columns, console=console(stderr=True), transient=True) as progress:
-        task = progress.add_task(text, total=None)
-        for sample in samples:
-            yield sample
-            progress.advance(task)
 
 
 @contextmanager

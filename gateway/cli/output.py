@@ -11,7 +11,7 @@ import io
 import json
 import sys
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console, Group
 from rich.table import Table
@@ -20,8 +20,9 @@ from rich.text import Text
 from gateway.mail.headers import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
+T = TypeVar("T")
 WIDE = 160  # columns where no terminal says how many there are
 
 
@@ -34,6 +35,21 @@ def console(*, stderr: bool = False, quiet: bool = False) -> Console:
     return Console(
         file=stream, width=width, markup=False, highlight=False, emoji=False, soft_wrap=False, quiet=quiet
     )
+
+
+def progress(items: Iterable[T], text: str) -> Iterator[T]:
+    """Count items on the terminal while they are worked on, if somebody looks at it."""
+    if not sys.stderr.isatty():
+        yield from items
+        return
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415  # seldom
+
+    columns = (SpinnerColumn(), TextColumn("{task.description} {task.completed}"), TimeElapsedColumn())
+    with Progress(*columns, console=console(stderr=True), transient=True) as bar:
+        task = bar.add_task(text, total=None)
+        for item in items:
+            yield item
+            bar.advance(task)
 
 
 def safe(text: object, limit: int = 200, style: str = "") -> Text:

@@ -66,15 +66,17 @@ class Samples:
     def __init__(self, database: Database) -> None:
         self.database = database
 
-    def add(self, samples: Sequence[Sample]) -> None:
-        """Keep samples, in this order."""
+    def add(self, samples: Sequence[Sample], note: tuple[str, str] | None = None) -> None:
+        """Keep samples, in this order, and with them a name (of 32 characters at most) and its text."""
         rows = [_row(sample) for sample in samples]
 
         def work(connection: Connection) -> None:
             for row in rows:
                 connection.execute(insert(schema.samples), row)
+            if note:
+                _note(connection, note[0], note[1].encode())
 
-        if rows:
+        if rows or note:
             self.database.write(work)
 
     def alike(self, digest: str, sketch: Sketch) -> list[Sample]:
@@ -202,35 +204,38 @@ class Samples:
         self.database.write(work)
         self.database.purge()
 
-    def claim_writing(self, who: str, seconds: float) -> bool:
-        """Become the only writer of all nodes for so long, if nobody else is."""
+    def noted(self, name: str) -> str:
+        """The text of a name, "" if there is none."""
+        table = schema.secrets
+        statement = select(table.c.value).where(table.c.name == name)
+        found = self.database.read(lambda connection: connection.execute(statement).scalar())
+        return bytes(found).decode() if found else ""
+
+    def claim_writing(self, who: str, seconds: float, what: str = _WRITER) -> bool:
+        """Become the only writer of all nodes for so long, if nobody else is; or the only one at `what`."""
         table, now = schema.secrets, time.time()
 
         def work(connection: Connection) -> bool:
             found = connection.execute(
-                select(table.c.value).where(table.c.name == _WRITER).with_for_update()
+                select(table.c.value).where(table.c.name == what).with_for_update()
             ).scalar()
             holder, _, until = (found or b"").decode("ascii", "replace").rpartition(" ")
             if holder not in {"", who} and float(until) > now:
                 return False
-            value = f"{who} {now + seconds:.0f}".encode()
-            if found is None:
-                connection.execute(insert(table).values(name=_WRITER, value=value))
-            else:
-                connection.execute(update(table).where(table.c.name == _WRITER).values(value=value))
+            _note(connection, what, f"{who} {now + seconds:.0f}".encode())
             return True
 
         return self.database.write(work, durable=False)
 
-    def end_writing(self, who: str) -> None:
+    def end_writing(self, who: str, what: str = _WRITER) -> None:
         """Let others write, if `who` is still the writer."""
         table = schema.secrets
-        mine = (table.c.name == _WRITER, table.c.value.in_(self._claims(who)))
+        mine = (table.c.name == what, table.c.value.in_(self._claims(who, what)))
         self.database.write(lambda connection: connection.execute(delete(table).where(*mine)), durable=False)
 
-    def _claims(self, who: str) -> list[bytes]:
+    def _claims(self, who: str, what: str) -> list[bytes]:
         table = schema.secrets
-        statement = select(table.c.value).where(table.c.name == _WRITER)
+        statement = select(table.c.value).where(table.c.name == what)
         found = self.database.read(lambda connection: connection.execute(statement).scalars().all())
         return [bytes(value) for value in found if bytes(value).startswith(who.encode() + b" ")]
 
@@ -244,11 +249,13 @@ class Samples:
 def _turn(connection: Connection) -> None:
     table = schema.secrets
     found = connection.execute(select(table.c.value).where(table.c.name == _GENERATION)).scalar()
-    value = str(int(found or 0) + 1).encode()
-    if found is None:
-        connection.execute(insert(table).values(name=_GENERATION, value=value))
-    else:
-        connection.execute(update(table).where(table.c.name == _GENERATION).values(value=value))
+    _note(connection, _GENERATION, str(int(found or 0) + 1).encode())
+
+
+def _note(connection: Connection, name: str, value: bytes) -> None:
+    table = schema.secrets
+    if not connection.execute(update(table).where(table.c.name == name).values(value=value)).rowcount:
+        connection.execute(insert(table).values(name=name, value=value))
 
 
 def _row(sample: Sample) -> dict[str, object]:

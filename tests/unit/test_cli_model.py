@@ -179,6 +179,13 @@ def test_held_mail_teaches_the_model(site: Path, tmp_path: Path) -> None:
     assert CliRunner().invoke(cli, [*words, "--spam", "1M80JFSJGNG4SMAS"]).exit_code == 69
 
 
+def test_a_pipe_needs_no_file_name(site: Path) -> None:
+    words = ["--config", str(site), "learn", "--spam", "--json"]
+    assert json.loads(CliRunner().invoke(cli, words, input=HAM).stdout)["learned"] == 1
+    assert json.loads(CliRunner().invoke(cli, words, input=HAM).stdout)["known"] == 1
+    assert json.loads(CliRunner().invoke(cli, words, input=b"").stdout)["unfit"] == 1
+
+
 def test_release_and_delete_teach_on_request(
     site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
