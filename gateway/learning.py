@@ -30,7 +30,7 @@ from gateway.classifier.site import READ, Seen, SiteFile, SiteModel, acting, buc
 from gateway.mail.headers import printable
 from gateway.mail.mime import parse
 from gateway.store.database import StoreError
-from gateway.store.samples import Sample, Samples, SampleState
+from gateway.store.samples import OPERATOR, RANK, REVIEW, Sample, Samples, SampleState, overrules
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -47,9 +47,6 @@ MEASURED: Final = 1_000  # samples kept aside that a model is measured with, the
 _ROLL: Final = 250  # older ones that are learned at once: the model is made anew for them
 _DAY: Final = 86_400.0
 _LEASE: Final = 120.0  # seconds after which a node that wrote, and said nothing more, is taken for dead
-# Where labels come from. The operator has no daily limit.
-OPERATOR, REVIEW, REPORT, FOLDER = "operator", "review", "report", "folder"
-_RANK: Final = {OPERATOR: 2, REVIEW: 1}  # whose label counts more; all others 0
 _GROUNDED: Final = 500  # learned messages from which the site's model may doubt a label
 _CERTAIN: Final = 4.0  # logit of grams, the other way, from which it does
 
@@ -224,7 +221,7 @@ class Learner:
             if limited and not self._within_limit(sample, quota):
                 outcome.over_limit += 1
                 continue
-            if sample.origin in _RANK and total >= ASIDE_FROM and int(sample.digest[:2], 16) < _ASIDE:
+            if sample.origin in RANK and total >= ASIDE_FROM and int(sample.digest[:2], 16) < _ASIDE:
                 sample = replace(sample, state=SampleState.ASIDE)
             elif sample.state is SampleState.LEARNED:
                 total += 1
@@ -316,7 +313,7 @@ class Learner:
 
     def _is_doubtful(self, sample: Sample, fresh: _Fresh, live: SiteModel) -> bool:
         """Tell a stranger's label that the site's model knows better, and nobody else has given."""
-        if sample.origin in _RANK or learned(live.ham, live.spam) < _GROUNDED:
+        if sample.origin in RANK or learned(live.ham, live.spam) < _GROUNDED:
             return False
         taught = live.score(self.seen(sample)).grams
         if (taught if not sample.spam else -taught) < _CERTAIN:
@@ -487,18 +484,6 @@ class Learner:
             yield
         finally:
             self.samples.end_writing(who)
-
-
-def overrules(label: Sample, earlier: Sample) -> bool:
-    """Whether a label replaces an earlier one that says the opposite of the same mail.
-
-    It does if its origin counts more; the operator's and the reviewers' newest words count. A
-    reporter replaces nobody's label but his own.
-    """
-    mine, theirs = _RANK.get(label.origin, 0), _RANK.get(earlier.origin, 0)
-    if mine == theirs:
-        return mine > 0 or label.source == earlier.source
-    return mine > theirs
 
 
 def _logit(model: SiteModel, seen: Seen) -> float:

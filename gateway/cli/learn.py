@@ -346,7 +346,8 @@ def standing(context: Context) -> dict[str, Any]:
 
 
 def _labelled(files: Iterable[Path], *, spam: bool, source: str = "") -> Iterator[Labelled]:
-    from gateway.learning import OPERATOR, Labelled  # noqa: PLC0415  # help stays quick
+    from gateway.learning import Labelled  # noqa: PLC0415  # help stays quick
+    from gateway.store.samples import OPERATOR  # noqa: PLC0415  # help stays quick
 
     origin = "report" if source else OPERATOR
     for path in files:

@@ -27,9 +27,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from gateway.learning import FOLDER, Labelled, Outcome
+from gateway.learning import Labelled, Outcome
 from gateway.mail.headers import printable
 from gateway.store.database import StoreError
+from gateway.store.samples import FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -11,8 +11,9 @@ import re
 from typing import TYPE_CHECKING
 
 from gateway.classifier.stored import trace
-from gateway.learning import REVIEW, Labelled
+from gateway.learning import Labelled
 from gateway.store import audit
+from gateway.store.samples import REVIEW
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from gateway.feedback.attached import attached
-from gateway.learning import REPORT, Labelled
+from gateway.learning import Labelled
 from gateway.mail.domains import normal
 from gateway.mail.types import Direction
+from gateway.store.samples import REPORT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Connection, delete, func, insert, or_, select, update
 
@@ -31,6 +31,11 @@ _PAGE = 500
 _SOURCE = 200  # characters kept of a source
 _GENERATION = "site_generation"
 _WRITER = "site_writer"
+
+
+# Where labels come from, and whose count more; those that are not named count 0.
+OPERATOR, REVIEW, REPORT, FOLDER = "operator", "review", "report", "folder"
+RANK: Final = {OPERATOR: 2, REVIEW: 1}
 
 
 class SampleState(StrEnum):
@@ -58,6 +63,18 @@ class Sample:
     body: bytes = b""
     state: SampleState = SampleState.LEARNED
     number: int = 0  # given by the store
+
+
+def overrules(label: Sample, earlier: Sample) -> bool:
+    """Whether a label replaces an earlier one that says the opposite of the same mail.
+
+    It does if its origin counts more; the operator's and the reviewers' newest words count. A
+    reporter replaces nobody's label but his own.
+    """
+    mine, theirs = RANK.get(label.origin, 0), RANK.get(earlier.origin, 0)
+    if mine == theirs:
+        return mine > 0 or label.source == earlier.source
+    return mine > theirs
 
 
 class Samples:

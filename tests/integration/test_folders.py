@@ -260,10 +260,11 @@ def test_the_command_and_the_service(account: Account, tmp_path: Path) -> None:
     done = CliRunner().invoke(cli, ["--config", str(path), "model", "folders", "--json"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["learned"] == 2
-    account.put(JUNK, *spam(3))
-    with Gateway(tmp_path / "gateway", config):
-        wait_for(lambda: account.learner.live().spam == 3, 20, "the third message")
     account.password.chmod(0o644)
     done = CliRunner().invoke(cli, ["--config", str(path), "model", "folders"])
     assert done.exit_code == 75
     assert "chmod" in done.stderr
+    account.password.chmod(0o600)
+    account.put(JUNK, *spam(3))
+    with Gateway(tmp_path / "gateway", config):
+        wait_for(lambda: account.learner.live().spam == 3, 20, "the third message")

@@ -19,11 +19,11 @@ from gateway.classifier.features import extract
 from gateway.classifier.mapping import ModelError
 from gateway.classifier.settings import ClassifierSettings
 from gateway.classifier.site import SiteFile, SiteModel
-from gateway.learning import FOLDER, OPERATOR, REPORT, REVIEW, Labelled, Learner, Outcome
+from gateway.learning import Labelled, Learner, Outcome
 from gateway.mail.mime import parse
 from gateway.policy.examine import GTUBE
 from gateway.store.database import Database, StoreSettings, open_database
-from gateway.store.samples import Samples, SampleState
+from gateway.store.samples import FOLDER, OPERATOR, REPORT, REVIEW, Samples, SampleState
 
 WORDS = {
     False: "agenda minutes budget kernel patch review meeting project quarter report lunch",
