@@ -453,8 +453,11 @@ def _check_rest(case: cases.Case, message: bytes, verdict: Verdict) -> None:
     """All of the body that was not cut out is there, octet for octet and in order."""
     for text in case.expect.kept_text:
         assert text.encode() in message
-    start = split(case.raw).end
+    section = split(case.raw)
+    start = section.end
     rest = message[split(message).end :]
+    if not section.empty_line and start < len(case.raw):
+        rest = rest.removeprefix(b"\r\n")  # which was missing
     for one in verdict.cuts:
         assert rest.startswith(case.raw[start : one.start])
         rest = rest[one.start - start :]

@@ -12,6 +12,9 @@ The result is what Postfix makes of the same edits sent by a milter, so both doo
   the new one at the end of the header section, as Postfix does.
 - Each INSERT goes to the very top, in the order given: the last one inserted stands topmost.
 - ADD goes to the end of the header section, in the order given.
+- Where a line that is no field ends the header section, an empty line is put in front of it: a
+  folded line would else continue a field of ours, and further lines be fields to some readers.
+- The "From " line of an mbox becomes X-Mailbox-Line: below a field of ours it would end the section.
 
 Everything else stays byte for byte as it was received.
 """
@@ -66,9 +69,10 @@ def apply(raw: bytes, edits: tuple[Edit, ...], cuts: tuple[Cut, ...] = ()) -> by
 
     Raises ValueError for cuts that are not within the body, or overlap; nothing else.
     """
-    if not edits and not cuts:
-        return raw
     section = split(raw)
+    unended = not section.empty_line and section.end < len(raw)
+    if not (edits or cuts or unended or section.start):
+        return raw
     places: dict[tuple[str, int], int] = {}
     counts: dict[str, int] = {}
     for position, field in enumerate(section.fields):
@@ -86,7 +90,7 @@ def apply(raw: bytes, edits: tuple[Edit, ...], cuts: tuple[Cut, ...] = ()) -> by
             end.append(field_bytes(edit))
         elif place is not None:
             changed[place] = b"" if edit.op is EditOp.DELETE else field_bytes(edit)
-    pieces = [raw[: section.start], *top]
+    pieces = [*top, b"X-Mailbox-Line: " if section.start else b"", raw[: section.start]]
     position = section.start
     for place in sorted(changed):
         first, after = section.spans[place]
@@ -96,5 +100,7 @@ def apply(raw: bytes, edits: tuple[Edit, ...], cuts: tuple[Cut, ...] = ()) -> by
     if end and section.end and raw[section.end - 1] != 10:
         pieces.append(b"\r\n")  # the message ended inside its last field
     pieces += end
+    if unended:
+        pieces.append(b"\r\n")
     pieces.append(remainder(raw, section.end, cuts) if cuts else raw[section.end :])
     return b"".join(pieces)

@@ -76,11 +76,17 @@ def test_apply(name: str) -> None:
 
 ODD = {
     "no header section": (b"\r\nbody\r\n", b"X-T: t\r\nX-E: e\r\n\r\nbody\r\n"),
-    "no empty line": (b"A: 1\r\nnot a field\r\n", b"X-T: t\r\nA: 1\r\nX-E: e\r\nnot a field\r\n"),
+    "no empty line": (b"A: 1\r\nnot a field\r\n", b"X-T: t\r\nA: 1\r\nX-E: e\r\n\r\nnot a field\r\n"),
+    "a folded line first": (b" x\r\nA: 1\r\n\r\nb", b"X-T: t\r\nX-E: e\r\n\r\n x\r\nA: 1\r\n\r\nb"),
+    "a folded name": (b"A\r\n : x\r\nB: 2\r\n", b"X-T: t\r\nX-E: e\r\n\r\nA\r\n : x\r\nB: 2\r\n"),
+    "NUL in a name": (b"A: 1\r\nB\0: 2\r\n\r\nb", b"X-T: t\r\nA: 1\r\nX-E: e\r\n\r\nB\0: 2\r\n\r\nb"),
     "no body": (b"A: 1\r\n", b"X-T: t\r\nA: 1\r\nX-E: e\r\n"),
     "no final line end": (b"A: 1", b"X-T: t\r\nA: 1\r\nX-E: e\r\n"),
     "nothing": (b"", b"X-T: t\r\nX-E: e\r\n"),
-    "mbox line": (b"From x Mon\r\nA: 1\r\n\r\nb", b"From x Mon\r\nX-T: t\r\nA: 1\r\nX-E: e\r\n\r\nb"),
+    "mbox line": (
+        b"From x Mon\r\nA: 1\r\n\r\nb",
+        b"X-T: t\r\nX-Mailbox-Line: From x Mon\r\nA: 1\r\nX-E: e\r\n\r\nb",
+    ),
     "bare line feeds": (b"A: 1\nB: 2\n\nb\n", b"X-T: t\r\nA: 1\nB: 2\nX-E: e\r\n\nb\n"),
     "8-bit and NUL stay": (b"A: \xff\0\r\n\r\n\xfe", b"X-T: t\r\nA: \xff\0\r\nX-E: e\r\n\r\n\xfe"),
 }
@@ -106,7 +112,15 @@ def test_ordered_deletes_from_the_highest() -> None:
 @given(st.binary(max_size=200), st.integers(1, 3))
 def test_inserting_and_adding_keep_every_byte(raw: bytes, index: int) -> None:
     edited = apply(raw, (insert("X-T", "t"), add("X-E", "e"), delete("X-None", index)))
-    assert edited.replace(b"X-T: t\r\n", b"", 1).replace(b"X-E: e\r\n", b"", 1) in (raw, raw + b"\r\n")
+    end = split(raw).end
+    separated = raw[:end] + b"\r\n" + raw[end:]  # a line end at the end, or an empty line
+    assert edited.replace(b"X-T: t\r\n", b"", 1).replace(b"X-E: e\r\n", b"", 1) in (raw, separated)
+
+
+@pytest.mark.parametrize("first", [b" ; dmarc=pass\r\n", b"\t\r\n", b"x\r\n"])
+def test_without_edits_too_nothing_can_continue_a_field_of_ours(first: bytes) -> None:
+    assert apply(first + MAIL, ()) == b"\r\n" + first + MAIL
+    assert apply(MAIL, ()) is MAIL
 
 
 def test_forged_results_behind_the_last_field_that_is_kept_are_removed() -> None:
