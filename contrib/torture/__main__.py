@@ -23,6 +23,7 @@ The figures go to build/torture.json.
 from __future__ import annotations
 
 import argparse
+import math
 import shutil
 import sys
 import tempfile
@@ -82,6 +83,7 @@ def arguments(given: list[str]) -> argparse.Namespace:
     asked.add_argument(
         "--kills", type=int, default=60, help="processes to kill on each database (default 60)"
     )
+    asked.add_argument("--minutes", type=float, default=math.inf, help="stop killing, and count, after these")
     asked.add_argument("--cuts", type=int, default=200, help="power cuts to look at (default 200)")
     asked.add_argument("--sessions", type=int, default=8, help="SMTP sessions at once (default 8)")
     asked.add_argument("--rate", type=float, default=60.0, help="messages a second, 0: no limit (default 60)")

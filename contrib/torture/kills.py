@@ -31,11 +31,12 @@ def kills(stage: Stage, stack: ExitStack, *, postgresql: bool) -> Result:
 
 
 def _torment(gateway: Gateway, stage: Stage) -> int:
-    """Kill until there were enough kills."""
+    """Kill until there were enough kills, or it took too long."""
     sink, wanted = stage.sink, stage.wanted
     chance = random.Random(wanted.seed)
     done = 0
-    while done < wanted.kills:
+    end = time.monotonic() + 60 * wanted.minutes
+    while done < wanted.kills and time.monotonic() < end:
         time.sleep(chance.uniform(0.0, 2 * wanted.pause))
         # What is put off in the meantime has a history in the queue.
         sink.rules[:] = [Rule("body", "451 4.3.0 not now", times=chance.randrange(4))]
