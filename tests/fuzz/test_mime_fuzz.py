@@ -15,8 +15,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gateway.mail import html, names
 from gateway.mail.mime import parse
 from gateway.mail.reasons import AMBIGUITIES, DEFECTS
+from gateway.mail.urls import place
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -172,6 +174,127 @@ def test_never_raises(pieces: list[bytes]) -> None:
     assert all(f.raw in raw for f in content.fields)
     assert set(content.ambiguities) <= set(AMBIGUITIES)
     assert set(content.defects) <= set(DEFECTS)
+
+
+MARKUP = st.sampled_from(
+    (
+        *(
+            "<a href=",
+            "<p style='",
+            "display:none",
+            "color:#fff",
+            "font-size:0",
+            "<div hidden>",
+            "</a>",
+            "</div>",
+        ),
+        *(
+            "<!--",
+            "-->",
+            "<script>",
+            "</script",
+            "<style>",
+            "<img src=",
+            "<font size=0>",
+            "&amp;",
+            "&#x41;",
+            "&#0;",
+        ),
+        *(
+            "http://a.example/",
+            "javascript:",
+            "'",
+            '"',
+            ">",
+            "<",
+            "/",
+            "=",
+            " ",
+            "\n",
+            "\0",
+            "x",
+            "\u202e",
+            "<td bgcolor=",
+        ),
+        *(
+            "rgb(255,255,255)",
+            ";",
+            "<base href=",
+            "&#9999999999;",
+            "<svg>",
+            "<title>",
+            "<o:p>",
+            "&nbsp",
+            "\xa0",
+            "\ud800",
+        ),
+    )
+)
+
+
+@fuzzed
+@given(st.lists(st.one_of(MARKUP, st.text(max_size=4)), max_size=60).map("".join))
+def test_any_markup_is_read(markup: str) -> None:
+    page = html.read(markup)
+    # an entity may become two characters, and each line ends
+    assert len(page.text) + len(page.hidden) <= 2 * len(markup) + 2
+    assert all(len(url.target) <= html.MAX_TARGET and len(url.shown) <= html.MAX_SHOWN for url in page.urls)
+    for url in page.urls:
+        place(url.target)
+
+
+FIELD_PIECES = st.sampled_from(
+    (
+        *(
+            b"attachment",
+            b"; filename=",
+            b"; filename*=utf-8''",
+            b"; filename*0=",
+            b"; filename*1*=",
+            b"; name=",
+        ),
+        *(
+            b'"a.zip"',
+            b"a.exe",
+            b"%41%2e",
+            b"=?utf-8?q?a=2Eexe?=",
+            b"=?utf-7?b?YQ==?=",
+            b"\\",
+            b'"',
+            b"(x)",
+            b";",
+            b"'",
+        ),
+        *(
+            b"\xe2\x80\xae",
+            b"\0",
+            b" ",
+            b"\t",
+            b"\r\n ",
+            b"\xff",
+            b".",
+            b"con",
+            b":x",
+            b"../",
+            b"C:\\",
+            b"=",
+            b"*",
+        ),
+    )
+)
+
+
+@fuzzed
+@given(st.lists(st.one_of(FIELD_PIECES, st.binary(max_size=4)), max_size=30).map(b"".join))
+def test_any_name_is_read(value: bytes) -> None:
+    raw = b"Content-Type: application/x" + value + b"\r\nContent-Disposition: " + value + b"\r\n\r\nx"
+    for attachment in parse(raw).attachments:
+        assert len(attachment.names) <= names.MAX_NAMES
+        for name in attachment.names:
+            normal = names.normal(name)
+            assert len(names.extensions(name)) <= 3
+            assert not set("/\\\0\r\n\u202e").intersection(normal)
+            names.is_device(name)
 
 
 STRING = b"X5O!P%@AP[4\\PZX54(P^)7CC)7}$EICAR-STANDARD-ANTIVIRUS-TEST-FILE!$H+H*"

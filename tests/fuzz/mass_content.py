@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Many runs of each reader of content: `python -m tests.fuzz.mass_content [RUNS] [TARGET ...]`.
+
+The properties are those of `test_mime_fuzz.py` and `test_unpack_fuzz.py`, without hypothesis between them
+and the readers, so that some hundred thousand runs take minutes. The random numbers are those of
+`mass.SEED`, so that a failure comes again.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from tests import evasions
+from tests.fuzz import mass, test_mime_fuzz, test_unpack_fuzz
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable
+
+    from hypothesis.strategies import SearchStrategy
+
+RUNS = 500_000
+BUSY, SLOW = 0.3, 1.0  # seconds of processor time for one message, one archive
+_SPOILERS = evasions.words("spoilers")
+
+
+def _choices(strategy: SearchStrategy[Any]) -> list[Any]:
+    """The pieces of a `sampled_from`."""
+    elements: list[Any] = list(strategy.elements)  # type: ignore[attr-defined]  # of its subclass
+    return elements
+
+
+_MIME, _MARKUP = _choices(test_mime_fuzz.PIECES), _choices(test_mime_fuzz.MARKUP)
+_FIELDS = _choices(test_mime_fuzz.FIELD_PIECES)
+
+
+def message(rng: random.Random) -> tuple[list[bytes]]:
+    """Pieces of messages in a row, or a valid message that was damaged in some places."""
+    if rng.random() < 0.5:
+        return (
+            [
+                piece if rng.random() < 0.8 else rng.randbytes(4)
+                for piece in rng.choices(_MIME, k=rng.randrange(60))
+            ],
+        )
+    raw = evasions.valid(rng, evasions.ZIP)
+    for _ in range(rng.randrange(5)):
+        start = rng.randrange(len(raw) + 1)
+        end = min(len(raw), start + rng.choice((0, 0, 1, 4, 40)))
+        raw = raw[:start] + rng.choice((*_SPOILERS, *_MIME, raw[start:end] * 2)) + raw[end:]
+    return ([raw],)
+
+
+def spoils(rng: random.Random) -> tuple[list[tuple[int, bytes]]]:
+    """One spoiler at one place of the structure around a file."""
+    return (
+        [
+            (
+                rng.randrange(len(test_mime_fuzz.HEADER), len(test_mime_fuzz.INFECTED) + 1),
+                rng.choice(_SPOILERS),
+            )
+        ],
+    )
+
+
+def markup(rng: random.Random) -> tuple[str]:
+    """HTML, more or less."""
+    pieces = rng.choices(_MARKUP, k=rng.randrange(60))
+    return ("".join(piece if rng.random() < 0.9 else chr(rng.randrange(0xD7FF)) for piece in pieces),)
+
+
+def field(rng: random.Random) -> tuple[bytes]:
+    """Parameters of a field, more or less."""
+    pieces = rng.choices(_FIELDS, k=rng.randrange(30))
+    return (b"".join(piece if rng.random() < 0.9 else rng.randbytes(3) for piece in pieces),)
+
+
+def archive(rng: random.Random) -> tuple[bytes, str]:
+    """An archive or document that was damaged in some places."""
+    data = bytearray(rng.choice(test_unpack_fuzz.SEEDS))
+    for _ in range(rng.randrange(1, 7)):
+        at, length = rng.randrange(len(data) + 1), rng.randrange(1, 60)
+        data[at : at + rng.choice((0, 1, 4, length))] = rng.choice(
+            (
+                rng.randbytes(1),
+                b"\xff" * 4,
+                bytes(4),
+                b"PK\3\4",
+                b"PK\5\6",
+                data[at : at + length],
+                rng.randbytes(length),
+            )
+        )
+    return bytes(data), rng.choice(("a.zip", "a.doc", "a.pdf", "", "a.gz"))
+
+
+TARGETS: dict[str, tuple[Any, Callable[[random.Random], tuple[Any, ...]], float]] = {
+    "MIME": (test_mime_fuzz.test_never_raises, message, BUSY),
+    "spoiled MIME": (test_mime_fuzz.test_a_spoiled_structure_hides_nothing, spoils, BUSY),
+    "HTML": (test_mime_fuzz.test_any_markup_is_read, markup, mass.LIMIT),
+    "names": (test_mime_fuzz.test_any_name_is_read, field, mass.LIMIT),
+    "archives": (test_unpack_fuzz.test_any_archive_is_answered, archive, SLOW),
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Run the targets named, or all; 1 if one of them failed."""
+    runs = int(arguments[0]) if arguments else RUNS
+    failed = False
+    for name, (prop, make, limit) in TARGETS.items():
+        if len(arguments) > 1 and name not in arguments[1:]:
+            continue
+        report = mass.run(partial(prop.hypothesis.inner_test), make, runs, limit)
+        failed |= report.startswith("FAILED")
+        print(f"{name:16} {report}", flush=True)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
