@@ -80,7 +80,7 @@ def _take(found: Found, read: Entity, kind: str, body: bytes) -> None:
 
 def _decoded(body: bytes, read: Entity) -> bytes:
     encoding = read.encodings[0]
-    data = transfer.canonical(body, encoding)
+    data = transfer.canonical(body, 0, len(body), encoding)
     return transfer.readings(body, encoding)[0] if data is None else data
 
 

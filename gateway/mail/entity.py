@@ -34,6 +34,7 @@ _LATE = re.compile(rb"\s*+content-[!-9;-~]{2,40}+[ \t]*+:", re.IGNORECASE)
 _SQUEEZED = bytes(range(33)) + b'"\\'
 # What every reader of MIME knows. ClamAV does not look into parts of other kinds, or not decoded.
 _USUAL_MULTIPARTS = frozenset(("mixed", "alternative", "related", "report"))
+_USUAL_LENGTH = 900  # octets of a field
 _USUAL_DISPOSITIONS = frozenset(("", "inline", "attachment"))
 _HEADER_MAX = 200_000  # octets of a header section that are read in further ways
 
@@ -86,7 +87,7 @@ def read(raw: bytes, start: int, end: int, default: str = "text/plain", *, mend:
             continue
         exact += 1
         value = unfold(item.value)
-        if value.endswith(b";") or b"\\" in value:
+        if value.endswith(b";") or b"\\" in value or len(value) > _USUAL_LENGTH:
             entity.usual = False  # ClamAV loses the whole body over that
         (types if lower == _EXACT[0] else encodings if lower == _EXACT[1] else dispositions).append(value)
         if item.raw[len(name) : len(name) + 1] != b":":

@@ -191,7 +191,7 @@ class _Reader:
                             media=entity.Media("multipart/mixed", "", (boundary,)),
                         )
                     )
-            self._leaf(item, read, media, item.raw[start : item.end])
+            self._leaf(item, read, media, start)
 
     def _message(self, item: _Item, read: entity.Entity, start: int) -> None:
         raw, end = item.raw, item.end
@@ -320,7 +320,7 @@ class _Reader:
         if sniffed or read.encodings[0] != "7bit" or read.names or _ENCODED_PARTS.match(raw, start, end):
             self.found.ambiguities.setdefault("multipart-without-parts")
         self._encoded_multipart(item, read, media, start, found=False)
-        self._leaf(item, read, entity.Media("text/plain", media.charset), raw[start:end])
+        self._leaf(item, read, entity.Media("text/plain", media.charset), start)
 
     def _outside(self, item: _Item, span: structure.Span) -> None:
         """Look at what stands before the first or behind the last delimiter."""
@@ -335,12 +335,12 @@ class _Reader:
 
     # ------------------------------------------------------------ leaves
 
-    def _leaf(self, item: _Item, read: entity.Entity, media: entity.Media, body: bytes) -> None:
+    def _leaf(self, item: _Item, read: entity.Entity, media: entity.Media, start: int) -> None:
         kind = media.type
         encoding = read.encodings[0]
-        data = transfer.canonical(body, encoding)
+        data = transfer.canonical(item.raw, start, item.end, encoding)
         if data is None:
-            data = self._odd_encoding(item, kind, body, encoding)
+            data = self._odd_encoding(item, kind, item.raw[start : item.end], encoding)
         elif not self.found.spend(len(data)):
             return
         if encoding in transfer.UUENCODE:
@@ -348,11 +348,11 @@ class _Reader:
         if encoding != "base64" and media.type not in READ_AS_TEXT and not textual(data):
             # A file whose line ends went through the mail: a client on Unix saves it with LF.
             self.found.keep(data.replace(b"\r\n", b"\n"))
-            for reading in transfer.readings(body, encoding)[1:]:
+            for reading in transfer.readings(item.raw[start : item.end], encoding)[1:]:
                 self.found.further(reading, _malformed(encoding))
         for other in read.encodings[1:]:
-            if self.found.spend(2 * len(body)):
-                for reading in transfer.readings(body, other)[:2]:
+            if self.found.spend(2 * (item.end - start)):
+                for reading in transfer.readings(item.raw[start : item.end], other)[:2]:
                     self.found.further(reading, "encoding-conflict")
         as_text = READ_AS_TEXT.get(kind, "plain" if kind in _REPORTS else "")
         attached = read.disposition == "attachment" or not as_text or bool(read.names)

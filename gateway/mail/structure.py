@@ -96,7 +96,7 @@ def _delimiters(raw: bytes, start: int, end: int, needle: bytes) -> Iterator[Spa
     Places within a line are passed over; where there are many, only line feeds are gone by.
     """
     missed = 0
-    position = raw.find(needle, start, end)
+    position = _find(raw, needle, start, end)
     while position >= 0:
         after = position + len(needle)
         if _starts_line(raw, start, position):
@@ -107,12 +107,18 @@ def _delimiters(raw: bytes, start: int, end: int, needle: bytes) -> Iterator[Spa
                 break
             line_break = _BREAK.search(raw, after, end)
             after = line_break.start() if line_break else end
-        position = raw.find(needle, after, end)
+        position = _find(raw, needle, after, end)
     while position >= 0:
         position = raw.find(b"\n" + needle, position, end)
         if position >= 0:
             position += 1 + len(needle)
             yield position - len(needle), position
+
+
+def _find(raw: bytes, needle: bytes, start: int, end: int) -> int:
+    """Find a needle that starts with "-": one octet is found many times faster, and base64 has none."""
+    dash = raw.find(b"-", start, end)
+    return raw.find(needle, dash, end) if dash >= 0 else -1
 
 
 def _starts_line(raw: bytes, start: int, position: int) -> bool:

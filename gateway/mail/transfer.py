@@ -33,10 +33,11 @@ _UU_JUNK = re.compile(rb"\n(?!end[ \t]*\r?$|[`\r\n])[ \t]*+(?:[^ -`]|[ -`]*+[^ -
 MANY_READINGS = 2_000_000  # octets; larger data get only the commonest readings
 
 
-def canonical(data: bytes, encoding: str) -> bytes | None:
-    """Decode `data` if all decoders agree on it; None if they may not."""
+def canonical(raw: bytes, start: int, end: int, encoding: str) -> bytes | None:
+    """Decode `raw[start:end]` if all decoders agree on it; None if they may not."""
     if encoding == "base64":
-        return _canonical_base64(data)
+        return _canonical_base64(raw, start, end)
+    data = raw[start:end]
     if encoding == "quoted-printable":
         if _BAD_ESCAPE.search(data) or _PADDED_BREAK.search(data) or b"\0" in data:
             return None
@@ -44,15 +45,17 @@ def canonical(data: bytes, encoding: str) -> bytes | None:
     return data if encoding in IDENTITY else None
 
 
-def _canonical_base64(data: bytes) -> bytes | None:
+def _canonical_base64(raw: bytes, start: int, end: int) -> bytes | None:
+    """Decode without a copy of what may be the largest part of a message."""
     try:
-        decoded = binascii.a2b_base64(data)
+        decoded = binascii.a2b_base64(memoryview(raw)[start:end])
     except ValueError:
         return None
     # Nothing was skipped, and nothing stands behind the padding, if the count of characters fits.
-    if len(data) - data.count(b"\n") - data.count(b"\r") == (len(decoded) + 2) // 3 * 4:
+    breaks = raw.count(b"\n", start, end) + raw.count(b"\r", start, end)
+    if end - start - breaks == (len(decoded) + 2) // 3 * 4:
         return decoded
-    stripped = data.translate(None, b" \t\r\n")
+    stripped = raw[start:end].translate(None, b" \t\r\n")
     if len(stripped) == (len(decoded) + 2) // 3 * 4:
         return decoded
     return None

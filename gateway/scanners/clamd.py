@@ -323,8 +323,9 @@ def _frames(parts: Sequence[bytes]) -> Iterator[bytes]:
     before = b"" if len(parts) == 1 else b"zIDSESSION\0"
     for part in parts:
         before += b"zINSTREAM\0"
+        view = memoryview(part)
         for start in range(0, len(part), CHUNK):
-            chunk = part[start : start + CHUNK]
+            chunk = view[start : start + CHUNK]
             after = b"\0\0\0\0" if start + CHUNK >= len(part) else b""
             yield b"".join((before, struct.pack("!L", len(chunk)), chunk, after))
             before = b""
