@@ -7,8 +7,11 @@ results is fixed by their fields, whoever answered first.
 
 from __future__ import annotations
 
+import contextlib
 import time
+from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as NoAnswer
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -27,11 +30,11 @@ from gateway.mail.types import (
     Unpacked,
 )
 from gateway.policy.annotate import RELEASE_FIELD
-from gateway.scanners.unpack.pool import Answer
+from gateway.scanners.unpack.pool import Answer, without_unopened
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from concurrent.futures import Executor, Future
+    from concurrent.futures import Executor
 
     from gateway.auth.settings import AuthSettings
     from gateway.dns import Resolver
@@ -91,7 +94,14 @@ def gather(mail: Mail, content: Content, sources: Sources, deadline: float) -> E
     now = time.monotonic()
     opening = sources.unpacker.submit(content, (now + deadline) / 2) if sources.unpacker else None
     parts = (as_message(mail.raw), *content.readings)
-    scan = pool.submit(_scanned, antivirus, parts, opening, deadline) if antivirus else None
+    scan = None
+    if antivirus:
+        scanned = partial(_scanned, antivirus, mail, content)
+        scan = (
+            _behind(opening, pool, scanned, deadline)
+            if opening
+            else pool.submit(_timed, antivirus.scan, parts, deadline)
+        )
     check = pool.submit(_timed, spamd.check, mail.raw, deadline) if spamd else None
     listed = _ask_lists(mail, content, sources, deadline) if release is None else None
     # What comes back from the quarantine comes from us: our address would fail the sender's SPF and DMARC.
@@ -155,20 +165,49 @@ def _timed(ask: Callable[..., T], *arguments: object) -> tuple[T, float]:
     return answer, round((time.monotonic() - started) * 1000, 2)
 
 
+def _behind(
+    opening: Future[tuple[Answer, float]],
+    pool: Executor,
+    scanned: Callable[[Answer, float], tuple[Scan, float]],
+    deadline: float,
+) -> Future[tuple[Scan, float]]:
+    """Scan once archives are opened; no thread waits for that."""
+    scan: Future[tuple[Scan, float]] = Future()
+
+    def hand_on(done: Future[tuple[Scan, float]]) -> None:
+        if done.cancelled():
+            return
+        if error := done.exception():
+            scan.set_exception(error)
+        else:
+            scan.set_result(done.result())
+
+    def begin(opened: Future[tuple[Answer, float]]) -> None:
+        with contextlib.suppress(RuntimeError, CancelledError):  # the worker ends, and nobody waits any more
+            pool.submit(scanned, opened.result()[0], deadline).add_done_callback(hand_on)
+
+    opening.add_done_callback(begin)
+    return scan
+
+
 def _scanned(
-    antivirus: Clamd, parts: tuple[bytes, ...], opening: Future[tuple[Answer, float]] | None, deadline: float
+    antivirus: Clamd, mail: Mail, content: Content, opened: Answer, deadline: float
 ) -> tuple[Scan, float]:
     """Scan a message, and with it what the scanner cannot unpack by itself.
 
-    What goes beyond a limit is not shown to it: it is held in any case, and would keep the scanner
-    from ordinary mail, with a thread for seconds at each bomb.
+    What goes beyond a limit is not shown to it: that is held in any case, and would keep the scanner
+    from ordinary mail, with a thread for seconds at each bomb. All else is, since an infection says more.
     """
-    if opening:
-        opened, _ = _wait(opening, deadline, _NOT_OPENED)
-        if any(finding.kind == "limit" for finding in opened.unpacked.findings):
-            return Scan("limit", detail="not scanned: beyond a limit of unpacking"), 0.0
-        parts = (*parts, *opened.parts)
-    return _timed(antivirus.scan, parts, deadline)
+    limits = [f.attachment for f in opened.unpacked.findings if f.kind == "limit"]
+    if not limits:
+        parts = (as_message(mail.raw), *content.readings, *opened.parts)
+        return _timed(antivirus.scan, parts, deadline)
+    left = without_unopened(mail.raw, content, min(limits))
+    scan, taken = _timed(antivirus.scan, (*left, *opened.parts), deadline)
+    if scan.status == "infected":
+        return scan, taken
+    detail = "not scanned in full: beyond a limit of unpacking"
+    return replace(scan, status="limit", name="", detail=detail), taken
 
 
 def as_message(raw: bytes) -> bytes:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from gateway.mail.mime import parse
 from gateway.mail.types import Unpacked
 from gateway.policy.unpacked import SIGNALS
 from gateway.scanners.unpack import frames
-from gateway.scanners.unpack.pool import Answer, Unpacker
+from gateway.scanners.unpack.pool import Answer, Unpacker, without_unopened
 from gateway.scanners.unpack.settings import UnpackSettings
 from tests import bombs
 from tests.shared import SHARED
@@ -270,6 +271,30 @@ def test_too_much_is_a_limit_at_once() -> None:
     assert [f.kind for f in answer.unpacked.findings] == ["limit"]
     assert not unpacker._all
     unpacker.close()
+
+
+def test_what_was_not_opened_is_cut_out_for_the_scanner() -> None:
+    """Everything else of the message is left, and other files once more by themselves."""
+    raw = bombs.mail("first.zip", bombs.SAMPLES["zip"]())
+    part = raw[raw.index(b"\r\n--") + 2 : raw.rindex(b"\r\n--") + 2]
+    boundary = part.partition(b"\r\n")[0]
+    extra = [
+        b'\r\nContent-Type: application/octet-stream; name="%s"\r\n\r\nPK\x03\x04' % n
+        for n in (b"a.zip", b"b")
+    ]
+    raw = raw.replace(
+        boundary + b"--", boundary + extra[0] + b"\r\n" + boundary + extra[1] + b"\r\n" + boundary + b"--"
+    )
+    content = parse(raw)
+    assert [a.names[0] for a in content.attachments] == ["first.zip", "a.zip", "b"]
+    shown = without_unopened(raw, content, 1)
+    assert shown[0] == raw.replace(extra[0][2:], b"").replace(extra[1][2:], b"")
+    assert content.attachments[0].data in shown
+    assert b"PK\x03\x04" not in shown
+    assert content.attachments[0].data not in without_unopened(raw, content, -1)
+    unsure = without_unopened(raw, replace(content, certain=False), 1)
+    assert content.attachments[0].data in unsure
+    assert not any(b"first.zip" in data for data in unsure)
 
 
 def test_several_at_once() -> None:

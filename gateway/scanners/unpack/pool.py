@@ -20,8 +20,10 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
+from gateway.mail import magic
+from gateway.mail.edits import remainder
 from gateway.mail.headers import printable
-from gateway.mail.types import Content, Finding, Unpacked
+from gateway.mail.types import Attachment, Content, Cut, Finding, Unpacked
 from gateway.scanners.unpack import frames
 from gateway.scanners.unpack.kinds import wanted
 
@@ -219,6 +221,20 @@ def _wait(number: int, event: int, until: float) -> None:
     poll.register(number, event)
     if left <= 0 or not poll.poll(left * 1000):
         raise TimeoutError("no answer in time")
+
+
+def without_unopened(raw: bytes, content: Content, first: int) -> tuple[bytes, ...]:
+    """What may be scanned of a message in which a bound was hit at attachment `first` (-1: at all of them).
+
+    The message without what was not opened to its end, if that can be cut out, and each other file in it.
+    """
+    closed = {n for n, a in enumerate(content.attachments) if n >= first and wanted(a)}
+    rest = [a.data for n, a in enumerate(content.attachments) if n not in closed]
+    rest += (r for r in content.readings if not wanted(Attachment((), "", magic.detect(r), len(r), "", 1, r)))
+    spans = {content.attachments[n].part for n in closed}
+    if content.certain and None not in spans:
+        rest.insert(0, remainder(raw, 0, [Cut(*span, "") for span in spans if span]))
+    return tuple(data for data in rest if data)
 
 
 def passwords(content: Content, most: int) -> tuple[str, ...]:

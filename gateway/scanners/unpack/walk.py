@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 MAX_NAME = 255
 MAX_FINDINGS = 200
 MAX_MEMBERS, MAX_MEMBER_KINDS = 100, 1_000
+SMALL, MAX_SMALL = 1_000_000, 4_000_000  # octets of members that are scanned where a bound is hit later
 _EMPTY = 200  # octets of an archive that may well have no members
 _MAX_TRIED = 10_000_000  # octets of an encrypted archive on which passwords are tried
 
@@ -56,6 +57,8 @@ class Walker:
         self._count = 0
         self._attachment = 0
         self._left = limits.parts
+        self._small: list[bytes] = []
+        self._small_left = MAX_SMALL
         self.parts: dict[bytes, None] = {}  # for the virus scanner
 
     def walk(self, attachments: Iterable[tuple[int, str, bytes]]) -> Unpacked:
@@ -66,6 +69,7 @@ class Walker:
                 self._visit(data, name[:MAX_NAME], 0)
         except LimitHit as limit:
             self._note("limit", "", f"{limit.name}: {limit.detail}")
+            self.parts |= dict.fromkeys(self._small)  # the scanner is not shown the whole
         except MemoryError:
             self._note("limit", "", "memory")
         return Unpacked("ok", tuple(self._members), tuple(self._findings.values()), self._count)
@@ -100,6 +104,9 @@ class Walker:
             self._kinds.add(key)
             size = size if data is None else len(data)
             self._members.append(Member(name, max(0, size), kind, depth, encrypted, self._attachment))
+        if data and len(data) <= SMALL and self._small_left >= len(data) and len(self._small) < MAX_MEMBERS:
+            self._small_left -= len(data)
+            self._small.append(data)
         if data:
             self._visit(data, name, depth, kind)
 
@@ -249,11 +256,13 @@ class Walker:
             self._note("ambiguous", name, text)
         document = office.is_document([member.names[0] for member in reading.members])
         odd = bool(reading.broken or reading.ambiguous)
-        if sum(m.size for m in reading.members if not m.encrypted) > self._budget.limits.bytes:
-            raise LimitHit("bytes", f"{name} declares more than {self._budget.limits.bytes} octets")
-        other = [m for m in reading.members if m.encrypted or m.method not in zips.OWN]
+        members = reading.members
+        too_much = sum(m.size for m in members if not m.encrypted) > self._budget.limits.bytes
+        if too_much:  # the scanner is shown what is small, and nothing of the rest
+            members = [m for m in members if m.size <= SMALL and m.method in zips.OWN and not m.encrypted]
+        other = [m for m in members if m.encrypted or m.method not in zips.OWN]
         opened = self._opened(data, name, other) if other else {}
-        for member in reading.members:
+        for member in members[: MAX_MEMBERS if too_much else None]:
             for inner in member.names:
                 self._path(inner, name, "")
             if member.names[0].endswith(("/", "\\")) and not member.size:
@@ -264,6 +273,8 @@ class Walker:
             if member.link and plain:
                 self._path(member.names[0], name, plain[:MAX_NAME].decode("utf-8", "replace"))
             self._zip_member(member, plain, depth, name, document=document)
+        if too_much:
+            raise LimitHit("bytes", f"{name} declares more than {self._budget.limits.bytes} octets")
 
     def _zip_member(
         self, member: zips.Member, plain: bytes | None, depth: int, where: str, *, document: bool
