@@ -9,6 +9,7 @@ No I/O; linear. Where programs may differ there is no author domain, so that not
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import TYPE_CHECKING, Final
 
 from gateway.mail.addresses import MAX_FIELD
@@ -27,8 +28,11 @@ _MAX_OCTETS: Final = 65_536  # of all From fields in which they are looked for
 _HOST: Final = re.compile(
     r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?)*", re.IGNORECASE
 )
-_QUOTED: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"|\((?:[^()\\]|\\.)*+\)', re.DOTALL)
-_CONTROL: Final = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]")
+_QUOTED: Final = re.compile(r'"(?:[^"\\]|\\.)*+"|\((?:[^()\\]|\\.)*+\)', re.DOTALL)
+_ALONE: Final = re.compile(r"[^\s<>@]+@[^\s<>@\x00]+")
+_BETWEEN: Final = frozenset("-._\u00b7\u0375\u05f3\u05f4\u30fb")  # RFC 5892 §2.6, §2.7
+_MAX_NESTED: Final = 5  # comments in comments
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 _INVISIBLE: Final = re.compile(r"[\x00-\x1f\x7f\\\"]")
 # What stands behind "@" in any form, or "%" or in front of "!", by which mail was once routed.
 _CLAIMED: Final = re.compile(
@@ -48,13 +52,14 @@ def author_domain(content: Content) -> tuple[str, str]:
     addresses = [address for _, address in content.from_addresses if address]
     if len(addresses) != 1 or len(content.from_addresses) != 1:
         return "", "From has no address" if not addresses else "From has several addresses"
-    if any(_has_group(field.value) for field in fields):
+    text = _text(fields[0])
+    if _has_group(text):
         return "", "From has a group"
-    if any(_is_ambiguous(field.value) for field in fields):
+    if _is_ambiguous(text):
         return "", "From can be read in more than one way"
     written = addresses[0].rpartition("@")[2] if "@" in addresses[0] else ""
     domain = to_ascii(written)
-    if domain is None and len(readings(written)) > 1:
+    if not _is_plain(written) or (domain is None and len(readings(written)) > 1):
         return "", "From has a domain that is read in more than one way"
     if domain is None or not _HOST.fullmatch(domain):
         return "", "From has no domain"
@@ -101,23 +106,51 @@ def _claimed(content: Content, fields: Iterable[HeaderField]) -> Iterator[str]:
                     yield name
 
 
-def _has_group(value: bytes) -> bool:
+def _text(field: HeaderField) -> str:
+    """The field's value as `mailboxes` reads it."""
+    return decode(field.value[:MAX_FIELD].replace(b"\r\n", b"").replace(b"\n", b""))
+
+
+def _has_group(text: str) -> bool:
     """Tell whether a From field has group syntax (RFC 6854), outside quotes and comments."""
-    return any(mark in _QUOTED.sub(b"", value) for mark in (b":", b";"))
+    return any(mark in _QUOTED.sub("", text) for mark in ":;")
 
 
-def _is_ambiguous(value: bytes) -> bool:
+def _is_ambiguous(text: str) -> bool:
     """Whether readers may take different addresses from this From field.
 
     Quoted strings and comments aside, one mailbox is either a phrase and one address in angle
-    brackets with nothing behind it, or one address alone (RFC 5322 §3.4); controls are in neither.
+    brackets with nothing behind it, or one address alone without white space (RFC 5322 §3.4, and less
+    than its §4.4 allows); controls, and backslashes outside of quotes, are in neither.
     """
-    text = _QUOTED.sub(b" ", value.replace(b"\r\n", b"").replace(b"\n", b"")).strip()
-    if _CONTROL.search(text) or b'"' in text:
+    if _CONTROL.search(text):
         return True
-    before, angle, rest = text.partition(b"<")
+    bare = _outside(text)
+    if any(mark in bare for mark in '"()\\'):
+        return True
+    before, angle, rest = bare.partition("<")
     if not angle:
-        return b">" in text or text.count(b"@") != 1
-    inside, closed, behind = rest.partition(b">")
-    address = inside.rpartition(b":")[2]  # behind a source route (RFC 5322 §4.4)
-    return not closed or b">" in before or bool(behind.strip()) or b"<" in inside or address.count(b"@") > 1
+        return "<" in text or not _ALONE.fullmatch(bare)
+    inside, closed, behind = rest.partition(">")
+    address = inside.rpartition(":")[2]  # behind a source route (RFC 5322 §4.4)
+    return not closed or ">" in before or bool(behind.strip()) or "<" in inside or address.count("@") != 1
+
+
+def _outside(text: str) -> str:
+    """What stands outside of comments, which become spaces, and of quoted strings, which become NUL."""
+    for _ in range(_MAX_NESTED):
+        shorter = _QUOTED.sub(lambda found: "\0" if found[0][0] == '"' else " ", text)
+        if shorter == text:
+            break
+        text = shorter
+    return text.strip(" \t")
+
+
+def _is_plain(domain: str) -> bool:
+    """Whether a domain as it is written has only letters, digits and what stands between them.
+
+    Mapping drops invisible characters, and makes full stops of others that a reader takes for text.
+    """
+    return domain.isascii() or all(
+        character in _BETWEEN or unicodedata.category(character)[0] in "LMN" for character in domain
+    )

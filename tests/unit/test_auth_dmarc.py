@@ -63,6 +63,7 @@ def judge(domain: str, lookup: Any, *, spf: Any = (), dkim: Any = (), method: Me
         ("From: a@example.com", "example.com"),
         ('From: "x, y: z;" <a@Example.COM.>', "example.com"),
         ("From: a@example.com (a: comment)", "example.com"),
+        ("From: a@col\u00b7legi.example", "xn--collegi-xma.example"),
         ("From: a@b\u00fccher.example", "xn--bcher-kva.example"),
         ("Subject: x", "no From field"),
         ("From: a@example.com\r\nFROM: a@example.com", "2 From fields"),
@@ -285,6 +286,22 @@ def test_any_record_is_read_or_refused(text: str) -> None:
         '"x" <a@evil.example" <ceo@bank.example>',
         "<a@evil.example",
         "a@bank.example%evil.example/x",
+        "a@bank.example evil.example",  # once joined to bank.exampleevil.example
+        "a@bank.example \u00fc",
+        'a@bank.example"x"',
+        "a@bank.example (x) y.example",
+        "a@evil.example (<a@bank.example>",
+        "a@evil.example (<a@bank.example>)",
+        '"<a@bank.example>"@evil.example',
+        '\\"<a@bank.example>" <b@evil.example>',
+        "Ann) <a@bank.example>",
+        '"Ann\0" <a@bank.example>',
+        "((((((a))))))a@evil.example",
+        "a@bank.example\u00a0evil.example",
+        "a@bank.example\u200bevil.example",
+        "a@bank.example\u3002evil.example",
+        'a@bank.example"q"<>',
+        "Ann <a@bank\u3002example>",
     ],
 )
 def test_an_author_that_readers_may_see_otherwise_is_none(value: str) -> None:
@@ -305,6 +322,11 @@ def test_an_author_that_readers_may_see_otherwise_is_none(value: str) -> None:
         "Ann <a@bank.example> (at work <b@evil.example>)",
         "Ann\r\n <a@bank.example>",
         "=?utf-8?q?J=C3=B6rg?= <a@bank.example>",
+        "a@bank.example (Ann (at work) Archer)",
+        '"Ann Archer"@bank.example',
+        '"Archer, Ann \\"AA\\"" <a@bank.example>',
+        " (Ann) a@bank.example ",
+        "Ann<a@bank.example>",
     ],
 )
 def test_one_author_has_one_domain(value: str) -> None:
