@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import time
 from typing import Any
 
 import pytest
@@ -17,12 +18,15 @@ from hypothesis import strategies as st
 from gateway.auth import signature
 from gateway.auth.arc import check_arc
 from gateway.auth.dkim import check_dkim, read_signatures
+from gateway.auth.gather import authenticate
+from gateway.auth.results import forged
 from gateway.auth.settings import AuthSettings
 from gateway.auth.sign import SigningKey, sign
 from gateway.auth.signature import Canon, Material, PolicyError, canonical_field, simple_body
-from gateway.dns import Answer
+from gateway.dns import Answer, DnsSettings, Question, Resolver
 from gateway.mail import headers
-from gateway.mail.types import Dkim, HeaderField
+from gateway.mail.mime import parse
+from gateway.mail.types import Dkim, Envelope, HeaderField, Mail, Session
 
 ED25519 = SigningKey("example.com", "sel", ed25519.Ed25519PrivateKey.generate())
 STEP = 1 << 16
@@ -134,6 +138,76 @@ def test_the_names_of_fields_are_limited(count: int) -> None:
     _, (found,) = verified(field + b"\r\nFrom: a@example.com\r\n\r\n", b"", AuthSettings())
     assert (found.reason == "h= names too many fields") == (count > 512)
     assert found.result == ("policy" if count > 512 else "permerror")
+
+
+class Hostile(Resolver):
+    """Answers without a network: SPF of ten MX with ten hosts each, and costly keys."""
+
+    def __init__(self) -> None:
+        super().__init__(DnsSettings(nameservers=("127.0.0.1:1",)))
+        self.keys = [
+            record(rsa.RSAPublicNumbers((1 << 33) - 1, (1 << 8_191) | (number << 9) | 1).public_key())
+            for number in range(20)
+        ]
+
+    def _ask(self, questions: list[Question], _deadline: float) -> dict[Question, Answer[Any]]:
+        answers = {one: Answer("ok", self._values(*one), name=one[0]) for one in questions}
+        for question, answer in answers.items():
+            self._keep(question, answer, 300)
+        return answers
+
+    def _values(self, name: str, kind: str) -> tuple[Any, ...]:
+        texts = (
+            self.keys[len(name) % 20]
+            if "_domainkey" in name
+            else b"v=DMARC1; p=reject"
+            if name.startswith("_dmarc.")
+            else b"v=spf1" + b"".join(b" mx:d%d.example" % number for number in range(10)) + b" -all"
+        )
+        values: dict[str, tuple[Any, ...]] = {
+            "TXT": (texts,),
+            "MX": tuple((1, f"mx{number}.{name}") for number in range(10)),
+            "A": tuple(f"10.0.0.{number}" for number in range(1, 200)),
+            "PTR": tuple(f"host{number}.example" for number in range(200)),
+        }
+        return values.get(kind, ())
+
+
+def everything() -> bytes:
+    value = base64.b64encode(b"\0" * 1_024)
+    tags = b"a=rsa-sha256; d=%b.example; s=s; h=from:x" + b":a" * 500 + b"; bh=AAAA; b=" + value + b"\r\n"
+    lines = [b"DKIM-Signature: v=1; " + tags % (b"d" * number) for number in range(1, 9)]
+    for number in range(50, 0, -1):
+        seal = b" i=%d; a=rsa-sha256; d=%b.example; s=s; b=%b" % (number, b"e" * number, value)
+        state = b"pass" if number > 1 else b"none"
+        lines += (b"ARC-Seal:" + seal + b"; cv=" + state + b"\r\n", b"ARC-Message-Signature: i=%d; " % number)
+        lines += (tags % b"f", b"ARC-Authentication-Results: i=%d; x.example; none\r\n" % number)
+    authors = ("a@" + "\u00fc" * 30 + f"{number}.example" for number in range(300))
+    lines += [b"Authentication-Results: other.example; " + b"()" * 300 + b"\r\n"] * 60
+    lines += (b"From: " + ", ".join(authors).encode() + b"\r\n", b"X:" + b"\r\n \t" * 100_000 + b"y\r\n")
+    return b"".join(lines) + b"\r\nbody\r\n"
+
+
+def test_everything_at_once_is_bounded() -> None:
+    raw = everything()
+    session = Session(client_ip="192.0.2.1", helo="helo.example")
+    mail = Mail("0" * 16, session, Envelope("a" * 2_000 + "@example.com", ()), raw)
+    content = parse(raw)
+    times = []
+    for _ in range(3):
+        signature.read_key.cache_clear()
+        start = time.thread_time()
+        found = authenticate(mail, content, Hostile(), AuthSettings(), time.monotonic() + 20)
+        assert forged(content.fields, "mx.example.org") != ()
+        times.append(time.thread_time() - start)
+        assert {one.result for one in found.spf} <= {"fail", "temperror"}  # too many questions
+        assert {one.result for one in found.dkim} <= {"fail", "policy"}
+        assert len(found.dkim) == 8
+        assert found.dmarc is not None
+        assert (found.dmarc.result, found.dmarc.policy) == ("permerror", "reject")
+        assert found.arc is not None
+        assert found.arc.result == "fail"
+    assert min(times) < 0.25  # 0.06 where nothing else runs
 
 
 PIECES = st.sampled_from([b" ", b"\t", b"\r\n ", b"\r\n", b"\n", b"\r", b"a", b":", b"  ", "é".encode()])
