@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """`mailwarden trace`: find messages in the journal, and say what became of each.
 
-Prints hostile text, through `output`. Joins two things that are written apart: the journal says what was
-judged and answered, the quarantine what happened since to what was held. What a next hop did with a
-message that was passed on is known where it refused (the copy is held), and otherwise in its own log.
+Prints hostile text, through `output`. Joins three things that are written apart: the journal says what was
+judged and answered, the quarantine what happened since to what was held, and the queue what still waits
+for its next hop. What a next hop did with a message that it took stands in its own log.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,9 +18,11 @@ from gateway.cli.main import EX_UNAVAILABLE, Context, Failure, config_option
 from gateway.cli.output import console, facts, moment, octets, print_json, safe, table
 from gateway.mail.headers import printable
 from gateway.mail.types import Action
+from gateway.store import queued
 from gateway.store.database import StoreError, open_database
 from gateway.store.journal import Filter, Journal, Record
 from gateway.store.quarantine import Quarantine
+from gateway.store.queue import Queue
 from gateway.store.search import Search
 from gateway.store.states import State
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from gateway.delivery.routes import Routes
     from gateway.store.audit import Event
     from gateway.store.held import HeldRecipient, Item
+    from gateway.store.queued import Recipient
 
 _ADDRESS = 320  # characters of an address, as the quarantine keeps it
 _SLACK = 86_400.0  # seconds from the receipt of a message until its next hop has refused it
@@ -43,7 +46,9 @@ class Copy:
 
     recipient: str
     action: Action
-    state: str  # relayed, held, releasing, released, deleted, expired, forgotten, deferred, rejected
+    # relayed, queued, undeliverable, returned, held in the queue; held, releasing, released, deleted,
+    # expired, forgotten; deferred, rejected
+    state: str
     to: str = ""  # next hop, or the address that it was released to
     note: str = ""
     changed: float = 0.0
@@ -84,7 +89,8 @@ def trace(context: Context, /, *, action: str | None, limit: int, as_json: bool,
             records, unreadable = Journal(database).page(wanted)
             more, records = len(records) + unreadable > limit, records[:limit]
             quarantine = Quarantine(database, context.config.store)
-            copies = _copies(records, quarantine, _routes(context))
+            waiting = _waiting(records, Queue(database))
+            copies = _copies(records, quarantine, waiting, _routes(context))
             alone = len(records) == 1 and not more
             history = {r.id: _history(quarantine, copies[r.id]) for r in records if alone or as_json}
         finally:
@@ -112,7 +118,22 @@ def _routes(context: Context) -> Routes:
     return routes(context.config.routes, context.config.next_hop)
 
 
-def _copies(records: Sequence[Record], quarantine: Quarantine, table: Routes) -> dict[str, list[Copy]]:
+def _waiting(records: Sequence[Record], queue: Queue) -> dict[tuple[str, str], Recipient]:
+    """The recipients of messages that are still in the queue, by the message's id and their address."""
+    ids = [record.id for record in records if record.door == "smarthost" and record.verdict.relayed]
+    found: dict[tuple[str, str], Recipient] = {}
+    for start in range(0, len(ids), _MANY):
+        for entry in queue.search(queued.Filter(ids=tuple(ids[start : start + _MANY]), limit=_MANY)):
+            found |= {(one.item, printable(one.address, _ADDRESS)): one for one in entry.recipients}
+    return found
+
+
+def _copies(
+    records: Sequence[Record],
+    quarantine: Quarantine,
+    waiting: dict[tuple[str, str], Recipient],
+    table: Routes,
+) -> dict[str, list[Copy]]:
     """What became of each recipient's copy, by the message's id."""
     held: dict[str, Item] = {}
     ids = [record.id for record in records if record.verdict.kept]
@@ -125,6 +146,10 @@ def _copies(records: Sequence[Record], quarantine: Quarantine, table: Routes) ->
         found[record.id] = [
             _copy(record, outcome.recipient, outcome.action, held.get(record.id), late, table)
             for outcome in record.verdict.outcomes
+        ]
+        found[record.id] = [
+            _queued_copy(copy, one) if (one := waiting.get((record.id, copy.recipient))) else copy
+            for copy in found[record.id]
         ]
     return found
 
@@ -163,6 +188,24 @@ def _copy(
             return _held_copy(address, action, one, item, "the next hop refused it")
     hop = table.route(recipient) if record.door == "smarthost" else None
     return Copy(address, action, "relayed", str(hop or "") if record.door == "smarthost" else "Postfix")
+
+
+def _queued_copy(copy: Copy, one: Recipient) -> Copy:
+    """Where a copy is that the queue still knows; of others, the next hop has it, or the sender was told."""
+    if copy.state not in ("relayed", "stripped") or one.state is queued.State.DELIVERED:
+        return copy
+    words = {
+        queued.State.HELD: "held in the queue",
+        queued.State.UNDELIVERABLE: "undeliverable",
+        queued.State.FAILED: "returned",
+    }
+    return replace(
+        copy,
+        state=words.get(one.state, "queued"),
+        to=one.hop or copy.to,
+        note="; ".join(filter(None, (copy.note, one.reply))),
+        changed=one.changed,
+    )
 
 
 def _stripped_copy(address: str, held: Item | None) -> Copy:

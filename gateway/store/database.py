@@ -289,6 +289,7 @@ def _begin_to_write(connection: sqlite3.Connection) -> None:
     that is most of the time of each commit.
     """
     end = time.monotonic() + BUSY_SECONDS
+    pause = 0.0005
     connection.execute("PRAGMA busy_timeout=0")
     try:
         while True:
@@ -297,7 +298,8 @@ def _begin_to_write(connection: sqlite3.Connection) -> None:
             except sqlite3.OperationalError as error:
                 if time.monotonic() > end or not _worth_another_try(error):
                     raise
-                time.sleep(random.uniform(0.0003, 0.0012))  # noqa: S311  # jitter, not a secret
+                time.sleep(random.uniform(0.5, 1.0) * pause)  # noqa: S311  # jitter, not a secret
+                pause = min(1.3 * pause, 0.008)
             else:
                 return
     finally:

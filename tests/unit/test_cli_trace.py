@@ -21,6 +21,10 @@ from gateway.store import schema
 from gateway.store.database import open_database
 from gateway.store.journal import Journal, Record
 from gateway.store.quarantine import Quarantine
+from gateway.store.queue import Queue
+from gateway.store.queued import Addressee, Outcome, Outgoing
+from gateway.store.queued import Filter as QueueFilter
+from gateway.store.queued import State as QueueState
 from tests.recorded import fill, hold_record, judged, mail_of, policy_of
 from tests.stored import execute, settings_for
 
@@ -202,6 +206,32 @@ def test_the_smart_host_names_next_hops_and_what_they_refused(bench: Bench) -> N
     assert late["note"] == "the next hop refused it"
     assert [event["why"] for event in first["history"]] == ["UNDELIVERED"]
     assert (second["id"], second["copies"][0]["state"]) == (other.id, "relayed")
+
+
+def test_what_is_in_the_queue_is_said_to_be(bench: Bench) -> None:
+    people = ("bob@example.com", "carol@example.com", "dave@example.org", "eve@example.org")
+    record = bench.add(*HAM, to=people, door="smarthost")
+    queue, hop = Queue(bench.database), "smtp:192.0.2.9:25"
+    to = tuple(Addressee(address, hop) for address in people)
+    queue.add([Outgoing(record.id, "a@example.net", to, b"x\r\n", 0.0, 9e9)])
+    assert bench.states() == [["queued"] * 4]
+    owner = queue.enter("p", 60)
+    (claim,) = queue.claim(owner, 1.0, 10)
+    fates = (QueueState.QUEUED, QueueState.UNDELIVERABLE, QueueState.DELIVERED, QueueState.FAILED)
+    queue.settle(
+        owner,
+        [
+            Outcome(r.number, r.item, fate, "450 4.2.0 later", 9e9, 1, hop)
+            for r, fate in zip(claim.recipients, fates, strict=True)
+        ],
+    )
+    assert bench.states() == [["queued", "undeliverable", "relayed", "returned"]]
+    first = bench.json()[0]["copies"][0]
+    assert (first["to"], first["note"]) == (hop, "450 4.2.0 later")
+    assert "450 4.2.0 later" in bench.run().stdout
+    queue.release(QueueFilter(state=QueueState.UNDELIVERABLE), "me")
+    queue.hold(QueueFilter(recipient="bob@"), "me")
+    assert bench.states() == [["held in the queue", "queued", "relayed", "returned"]]
 
 
 def test_a_message_that_came_back_names_what_it_was(bench: Bench) -> None:
