@@ -10,11 +10,9 @@ because the model knows the number of the last sample that it is made of.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import time
-import zlib
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -24,18 +22,31 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from gateway.classifier import gate, regression, stored
-from gateway.classifier.features import extract
-from gateway.classifier.mapping import ModelError, give_to_owner
-from gateway.classifier.site import READ, Seen, SiteFile, SiteModel, acting, buckets, learned, shapes
+from gateway.classifier.features import FEATURE_VERSION, extract
+from gateway.classifier.mapping import ModelError
+from gateway.classifier.site import (
+    BUCKETS,
+    READ,
+    SHAPES,
+    Seen,
+    SiteFile,
+    SiteModel,
+    acting,
+    buckets,
+    learned,
+    shapes,
+)
 from gateway.mail.headers import printable
 from gateway.mail.mime import parse
 from gateway.store.database import StoreError
-from gateway.store.samples import OPERATOR, RANK, REVIEW, Sample, Samples, SampleState, overrules
+from gateway.store.samples import OPERATOR, RANK, REVIEW, Fresh, Sample, Samples, SampleState, overrules
+from gateway.store.writer import only_writer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
+    from gateway.classifier.features import Features
     from gateway.classifier.model import Model
     from gateway.classifier.settings import ClassifierSettings
 
@@ -46,7 +57,8 @@ _ASIDE: Final = 26  # of 256
 MEASURED: Final = 1_000  # samples kept aside that a model is measured with, the newest
 _ROLL: Final = 250  # older ones that are learned at once: the model is made anew for them
 _DAY: Final = 86_400.0
-_LEASE: Final = 120.0  # seconds after which a node that wrote, and said nothing more, is taken for dead
+_NOTE: Final = "samples_version"
+_SEEN: Final = f"{FEATURE_VERSION}.{BUCKETS}.{SHAPES}.{READ}"  # which features samples have
 _GROUNDED: Final = 500  # learned messages from which the site's model may doubt a label
 _CERTAIN: Final = 4.0  # logit of grams, the other way, from which it does
 
@@ -94,27 +106,6 @@ class Outcome:
         return {name: n for name, n in counts.items() if n or name == "learned"}
 
 
-class _Fresh:
-    """The samples of a batch, and how to find a copy of one among them."""
-
-    def __init__(self) -> None:
-        self.samples: list[Sample] = []
-        self._by_band: dict[int, list[Sample]] = {}
-
-    def add(self, sample: Sample) -> None:
-        self.samples.append(sample)
-        for band in sample.sketch.bands:
-            self._by_band.setdefault(band, []).append(sample)
-
-    def alike(self, sample: Sample) -> list[Sample]:
-        found: dict[int, Sample] = {}
-        for band in sample.sketch.bands:
-            for other in self._by_band.get(band, ()):
-                if other.sketch.near(sample.sketch):
-                    found[id(other)] = other
-        return [one for one in found.values() if one in self.samples]
-
-
 class Learner:
     """Teaches the site model in `path` from samples in the store. Raises StoreError, ModelError, OSError."""
 
@@ -136,11 +127,6 @@ class Learner:
         self._file = SiteFile(path)
         self.candidate = path.with_name(path.name + ".candidate")
         self.previous = path.with_name(path.name + ".previous")
-
-    @property
-    def who(self) -> str:
-        """This process among those of all nodes."""
-        return f"{os.uname().nodename}:{os.getpid()}"
 
     def learn(self, messages: Iterable[Labelled]) -> Outcome:
         """Learn messages in batches, each behind the gate."""
@@ -208,7 +194,7 @@ class Learner:
     def _teach(self, samples: list[Sample], outcome: Outcome, *, limited: bool) -> None:
         live = self._caught_up()
         candidate = live.copy()
-        fresh = _Fresh()
+        fresh = Fresh()
         wrong: list[int] = []  # numbers of samples that are taken back
         quota: dict[str, int] = {}
         total = live.ham + live.spam
@@ -266,9 +252,8 @@ class Learner:
         if stored.refusal(message.raw, features, content):
             outcome.unfit += 1
             return None
-        base = self._base.score_features(features).logit if self._base else 0.0
         digest = hashlib.sha256(raw).hexdigest()
-        body = zlib.compress(raw[: 2 * READ], 6) if self._settings.samples == "bodies" else b""
+        client = message.client or client
         return Sample(
             digest=digest,
             sketch=stored.sketch(features, digest),
@@ -276,11 +261,15 @@ class Learner:
             origin=message.origin,
             source=printable(message.source),
             time=time.time(),
-            features=Seen(buckets((message.client or client) + raw), shapes(features.shape), base).pack(),
-            body=body,
+            features=self._packed(client, raw, features),
+            body=stored.pack_body(client, raw) if self._settings.samples == "bodies" else b"",
         )
 
-    def _is_new(self, sample: Sample, fresh: _Fresh, wrong: list[int], outcome: Outcome) -> bool:
+    def _packed(self, client: bytes, raw: bytes, features: Features) -> bytes:
+        base = self._base.score_features(features).logit if self._base else 0.0
+        return Seen(buckets(client + raw), shapes(features.shape), base).pack()
+
+    def _is_new(self, sample: Sample, fresh: Fresh, wrong: list[int], outcome: Outcome) -> bool:
         """Tell what says something new from copies and contradictions."""
         alike = fresh.alike(sample) + self.samples.alike(sample.digest, sample.sketch)
         alike = [found for found in alike if found.number not in wrong]
@@ -311,7 +300,7 @@ class Learner:
                 fresh.samples.remove(found)
         return True
 
-    def _is_doubtful(self, sample: Sample, fresh: _Fresh, live: SiteModel) -> bool:
+    def _is_doubtful(self, sample: Sample, fresh: Fresh, live: SiteModel) -> bool:
         """Tell a stranger's label that the site's model knows better, and nobody else has given."""
         if sample.origin in RANK or learned(live.ham, live.spam) < _GROUNDED:
             return False
@@ -378,20 +367,57 @@ class Learner:
             if model.upto == before:
                 return False
             self._save(model)
+            if model.upto[1] != before[1]:
+                self._drop_earlier()  # another node may have taken something back
             return True
 
     def forget(self, raw: bytes) -> bool:
-        """Take back what was learned of a message; whether anything was."""
+        """Take back what was learned of a message, and remove it for good; whether there was anything."""
         received = stored.as_received(raw)
         digest = hashlib.sha256(received).hexdigest()
         with self._writing():
             found = self.samples.alike(digest, stored.sketch(extract(parse(received)), digest))
-            if not found:
-                return False
-            for sample in found:
-                self.samples.remove(sample.number)
+            return bool(self._remove([sample.number for sample in found]))
+
+    def forget_source(self, source: str) -> int:
+        """Take back all that one reporter, reviewer or folder taught, and remove it; how many samples."""
+        with self._writing():
+            return self._remove(self.samples.of_source(source))
+
+    def _remove(self, numbers: list[int]) -> int:
+        if numbers:
+            self.samples.remove(numbers)
             self._save(self._made_anew())
-            return True
+            self._drop_earlier()
+        return len(numbers)
+
+    def relearn(self) -> tuple[int, int]:
+        """Make features and model anew of the bodies that were kept, after a new version of either.
+
+        How many samples were looked at again, and how many are left out from now on: their features are of
+        another version, and their bodies were not kept. A crash leaves the old version noted.
+        """
+        with self._writing(anew=True):
+            same = self.samples.noted(_NOTE) == _SEEN
+            looked, lost = 0, []
+            for state in SampleState:
+                for sample in self.samples.read(state):
+                    if sample.body:
+                        client, raw = stored.unpack_body(sample.body)
+                        self.samples.refresh(sample.number, self._packed(client, raw, extract(parse(raw))))
+                        looked += 1
+                    elif not same:
+                        lost.append(sample.number)
+            self.samples.remove(lost)
+            self.samples.add((), (_NOTE, _SEEN))
+            self._save(self._made_anew())
+            self._drop_earlier()
+            return looked, len(lost)
+
+    def _drop_earlier(self) -> None:
+        """Remove models that know what was taken back, or are of another version."""
+        self.previous.unlink(missing_ok=True)
+        self.candidate.unlink(missing_ok=True)
 
     def promote(self, *, force: bool) -> gate.Report:
         """Learn what was refused after all, if it is no worse by now or with `force`."""
@@ -450,40 +476,15 @@ class Learner:
         model.save(self.path)
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Be the only writer of this machine."""
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(
-            self.path.with_name(self.path.name + ".lock"),
-            os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW,
-            0o600,
-        )
-        try:
-            give_to_owner(lock, self.path.parent)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            with self._writing_of_all_nodes():
-                yield
-        except ValueError as error:
-            raise StoreError(f"a stored sample cannot be read: {error}") from error
-        finally:
-            os.close(lock)
-
-    @contextmanager
-    def _writing_of_all_nodes(self) -> Iterator[None]:
-        """Wait until no other node writes; a node that dies lets others in when its time is over."""
-        if self.samples.database.dialect == "sqlite":
+    def _writing(self, *, anew: bool = False) -> Iterator[None]:
+        """Be the only writer. Features of another version are no good, unless they are to be made `anew`."""
+        with only_writer(self.path, self.samples):
+            noted = self.samples.noted(_NOTE)
+            if not noted:
+                self.samples.add((), (_NOTE, _SEEN))
+            elif noted != _SEEN and not anew:
+                raise StoreError("what was learned is of another version; run: mailwarden model relearn")
             yield
-            return
-        who = self.who
-        end = time.monotonic() + 2 * _LEASE
-        while not self.samples.claim_writing(who, _LEASE):
-            if time.monotonic() > end:
-                raise StoreError("another node has been teaching for too long")
-            time.sleep(0.1)
-        try:
-            yield
-        finally:
-            self.samples.end_writing(who)
 
 
 def _logit(model: SiteModel, seen: Seen) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import zlib
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Final
@@ -42,6 +43,7 @@ _INSIDE: Final = tuple(
 )
 _OWN: Final = 5  # trace fields at the top that may be those of our own servers
 _TRACE: Final = 300  # octets of one that are read
+KEPT: Final = 65_536  # octets of a message that are kept, where bodies are
 _FEW: Final = 8  # words below which only identical messages are the same
 _NEAR: Final = 26  # equal minima of 32 that make two messages the same
 _LAST: Final = np.uint64(0x9E3779B97F4A7C15)
@@ -86,6 +88,23 @@ def received(raw: bytes) -> tuple[bytes, bytes]:
 def as_received(raw: bytes) -> bytes:
     """Give a stored message without what was added since we saw it."""
     return received(raw)[1]
+
+
+def pack_body(client: bytes, raw: bytes) -> bytes:
+    """Pack who sent a message (a line, "" if nobody knows) and its start, to be looked at anew some day."""
+    return zlib.compress(client + b"\0" + raw[:KEPT], 6)
+
+
+def unpack_body(data: bytes) -> tuple[bytes, bytes]:
+    """Give what was packed. Raises ValueError for anything else."""
+    try:
+        plain = zlib.decompressobj().decompress(data, KEPT + _TRACE + 100)
+    except zlib.error as error:
+        raise ValueError(f"not a body: {error}") from error
+    client, separator, raw = plain.partition(b"\0")
+    if not separator:
+        raise ValueError("not a body")
+    return client, raw
 
 
 def trace(helo: str, name: str, address: str) -> bytes:

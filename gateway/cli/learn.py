@@ -151,16 +151,34 @@ def tell(outcome: Outcome, *, as_json: bool) -> None:
 
 
 @click.command()
-@files_argument
+@click.argument("files", nargs=-1, type=click.Path(allow_dash=True, path_type=Path))
+@click.option(
+    "--source", default="", metavar="NAME", help="All that NAME taught: a reporter, a reviewer, a folder."
+)
+@click.option("--bodies", is_flag=True, help="Only the bodies that were kept; what was learned stays.")
 @json_option
 @click.pass_obj
-def forget(context: Context, files: tuple[Path, ...], *, as_json: bool) -> None:
+def forget(context: Context, files: tuple[Path, ...], *, source: str, bodies: bool, as_json: bool) -> None:
     """Take back what was learned of FILES, or of mail that says nearly the same; "-" is piped in.
 
+    The samples are removed from the disk, and so are earlier models, which knew them.
+
     \b
-    Example:
+    Examples:
       mailwarden model forget message.eml
+      mailwarden model forget --source bob@example.com
+      mailwarden model forget --bodies
     """
+    if bool(files) + bool(source) + bodies != 1:
+        raise Failure("name either files, or a --source, or --bodies", EX_USAGE)
+    if not files:
+        with learning(context) as learner:
+            count = learner.forget_source(source) if source else learner.samples.drop_bodies()
+        if as_json:
+            print_json({"forgotten": count})
+        else:
+            console().print(f"{count} {'samples' if source else 'bodies'} removed")
+        return
     with learning(context) as learner:
         found = {message.source: learner.forget(message.raw) for message in _labelled(files, spam=False)}
     if as_json:
@@ -169,6 +187,27 @@ def forget(context: Context, files: tuple[Path, ...], *, as_json: bool) -> None:
         console().print(f"{sum(found.values())} of {len(found)} messages forgotten")
     if not any(found.values()):
         raise Failure("nothing was learned of these messages", EX_NOINPUT)
+
+
+@click.command()
+@json_option
+@click.pass_obj
+def relearn(context: Context, *, as_json: bool) -> None:
+    """Learn anew from the bodies that were kept ([classifier] samples = "bodies"), with the same labels.
+
+    Needed after a version of the program that looks at mail in another way; then samples without a
+    body are removed, since nothing can be made of them.
+
+    \b
+    Example:
+      mailwarden model relearn
+    """
+    with learning(context) as learner:
+        looked, lost = learner.relearn()
+    if as_json:
+        print_json({"relearned": looked, "removed": lost})
+    else:
+        console().print(f"{looked} messages looked at again; {lost} samples without a body removed")
 
 
 @click.command()
@@ -289,7 +328,7 @@ def learn_items(
     return learn_reviewed(learner, held, there, spam=spam, who=operator())
 
 
-COMMANDS = (learn, folders, forget, compare, promote, rollback, export)
+COMMANDS = (learn, folders, relearn, forget, compare, promote, rollback, export)
 
 
 # ---------------------------------------------------------------- what they share

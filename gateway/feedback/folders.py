@@ -31,6 +31,7 @@ from gateway.learning import Labelled, Outcome
 from gateway.mail.headers import printable
 from gateway.store.database import StoreError
 from gateway.store.samples import FOLDER
+from gateway.store.writer import this_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -166,7 +167,7 @@ def poll(settings: ImapSettings, learner: Learner) -> Outcome | None:
     Returns what became of it, None if another node is at it. Raises FolderError, StoreError.
     """
     account = f"{settings.user}@{settings.host}"
-    lease, who = _name("imap-lease", account), learner.who
+    lease, who = _name("imap-lease", account), this_process()
     samples = learner.samples
     if not samples.claim_writing(who, settings.deadline + 30, lease):
         return None

@@ -77,6 +77,29 @@ def overrules(label: Sample, earlier: Sample) -> bool:
     return mine > theirs
 
 
+class Fresh:
+    """The samples of a batch, and how to find a copy of one among them."""
+
+    def __init__(self) -> None:
+        self.samples: list[Sample] = []
+        self._by_band: dict[int, list[Sample]] = {}
+
+    def add(self, sample: Sample) -> None:
+        """Add one."""
+        self.samples.append(sample)
+        for band in sample.sketch.bands:
+            self._by_band.setdefault(band, []).append(sample)
+
+    def alike(self, sample: Sample) -> list[Sample]:
+        """Those that are this message, or nearly."""
+        found: dict[int, Sample] = {}
+        for band in sample.sketch.bands:
+            for other in self._by_band.get(band, ()):
+                if other.sketch.near(sample.sketch):
+                    found[id(other)] = other
+        return [one for one in found.values() if one in self.samples]
+
+
 class Samples:
     """The labelled mail in one database. Thread-safe; all methods raise StoreError."""
 
@@ -210,12 +233,34 @@ class Samples:
         older = self.database.read(lambda connection: connection.execute(aside).scalars().all())
         return self.set_state(older, SampleState.LEARNED) if len(older) >= most else 0
 
-    def remove(self, number: int) -> None:
-        """Remove a sample for good."""
+    def of_source(self, source: str) -> list[int]:
+        """The numbers of all samples of a source."""
+        table = schema.samples
+        statement = select(table.c.number).where(table.c.source == printable(source, _SOURCE))
+        return list(self.database.read(lambda connection: connection.execute(statement).scalars().all()))
+
+    def refresh(self, number: int, features: bytes) -> None:
+        """Replace the features of a sample; the generation is left to the caller."""
+        table = schema.samples
+        statement = update(table).where(table.c.number == number).values(features=features)
+        self.database.write(lambda connection: connection.execute(statement), durable=False)
+
+    def drop_bodies(self) -> int:
+        """Remove the bodies that were kept, and leave the features; how many there were."""
+        table = schema.samples
+        statement = update(table).where(table.c.body != b"").values(body=b"")
+        count = self.database.write(lambda connection: connection.execute(statement).rowcount)
+        self.database.purge()
+        return count
+
+    def remove(self, numbers: Sequence[int]) -> None:
+        """Remove samples for good."""
         table = schema.samples
 
         def work(connection: Connection) -> None:
-            connection.execute(delete(table).where(table.c.number == number))
+            for start in range(0, len(numbers), _PAGE):
+                chosen = table.c.number.in_(numbers[start : start + _PAGE])
+                connection.execute(delete(table).where(chosen))
             _turn(connection)
 
         self.database.write(work)

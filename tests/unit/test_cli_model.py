@@ -156,9 +156,15 @@ def test_a_site_teaches_its_model(site: Path, mail: Path) -> None:
     assert after["probability"] < before
     assert "site taught" in json.dumps(after["reasons"])
     assert at(site, "learn", "--ham", "-", data=HAM).exit_code == 0
+    assert "no worse" in at(site, "compare").stdout
     assert at(site, "forget", "-", data=HAM).exit_code == 0
     assert at(site, "forget", "-", data=HAM).exit_code == 66
-    assert "no worse" in at(site, "compare").stdout
+    assert at(site, "compare").exit_code == 66  # what knew the forgotten is gone
+    assert at(site, "forget").exit_code == 64
+    assert json.loads(at(site, "forget", "--source", "nobody", "--json").stdout) == {"forgotten": 0}
+    assert at(site, "forget", "--bodies").exit_code == 0
+    assert json.loads(at(site, "relearn", "--json").stdout) == {"relearned": 0, "removed": 0}
+    assert at(site, "learn", "--ham", "-", data=HAM).exit_code == 0
     assert at(site, "rollback").exit_code == 0
     assert at(site, "promote").exit_code == 0
     assert at(site, "export", mail / "exported").exit_code == 0

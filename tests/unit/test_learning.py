@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from contrib.lab.clamd import EICAR
+from gateway import learning
 from gateway.classifier import gate, stored
 from gateway.classifier.features import extract
 from gateway.classifier.mapping import ModelError
@@ -22,7 +23,7 @@ from gateway.classifier.site import SiteFile, SiteModel
 from gateway.learning import Labelled, Learner, Outcome
 from gateway.mail.mime import parse
 from gateway.policy.examine import GTUBE
-from gateway.store.database import Database, StoreSettings, open_database
+from gateway.store.database import Database, StoreError, StoreSettings, open_database
 from gateway.store.samples import FOLDER, OPERATOR, REPORT, REVIEW, Samples, SampleState
 
 WORDS = {
@@ -355,6 +356,105 @@ def test_bodies_are_kept_only_if_the_settings_say_so(tmp_path: Path, database: D
         raw = message(10 + kept, spam=False)
         learner.learn([Labelled(raw, spam=False)])
         assert bool(list(learner.samples.read(SampleState.LEARNED))[-1].body) is kept
+
+
+def test_what_is_forgotten_is_gone_from_the_disk(
+    tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = Learner(
+        Samples(database), ClassifierSettings(samples="bodies"), None, tmp_path / "store" / "site.npy"
+    )
+    learner.learn(mail(20))
+    learner.learn([Labelled(message(90, spam=True), True, REVIEW, "cli:bob")])
+    [one] = [s for s in learner.samples.read(SampleState.LEARNED) if s.source == "cli:bob"]
+    secrets = [one.body[20:80], one.features[20:80], one.digest.encode()]
+
+    def on_disk() -> int:
+        files = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+        return sum(secret in data for secret in secrets for data in files)
+
+    assert on_disk() >= 3
+    assert learner.forget_source("cli:bob") == 1
+    assert on_disk() == 0
+    assert sorted(path.name for path in learner.path.parent.glob("site.npy*")) == [
+        "site.npy",
+        "site.npy.lock",
+    ]
+    never = Learner(Samples(database), ClassifierSettings(), None, tmp_path / "other.npy")
+    never.catch_up()
+    assert np.array_equal(never.live()._state, learner.live()._state)
+    assert learner.samples.drop_bodies() == 40
+    assert not any(sample.body for sample in learner.samples.read(SampleState.LEARNED))
+
+
+def test_another_version_of_features_is_learned_anew_from_bodies(
+    tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "site.npy"
+    Learner(Samples(database), ClassifierSettings(), None, path).learn(mail(5))
+    kept = Learner(Samples(database), ClassifierSettings(samples="bodies"), None, path)
+    kept.learn(mail(10, first=100))
+    assert kept.relearn() == (20, 0)  # the same version: nothing is lost
+    same = kept.live()._state.copy()
+    monkeypatch.setattr(learning, "_SEEN", "next")
+    monkeypatch.setattr(learning, "shapes", lambda _names: np.array([7], np.intp))
+    with pytest.raises(StoreError, match="model relearn"):
+        kept.learn(mail(1, first=200))
+    with pytest.raises(StoreError, match="model relearn"):
+        kept.take_in() if kept.samples.any_waiting() else kept.catch_up()
+    assert kept.relearn() == (20, 10)
+    assert (kept.live().ham, kept.live().spam) == (10, 10)
+    assert not np.array_equal(kept.live()._state, same)
+    assert [list(kept.seen(s).shape) for s in kept.samples.read(SampleState.LEARNED)] == [[7]] * 20
+    assert kept.learn(mail(1, first=200)).learned == 2
+
+
+def test_a_body_is_what_was_seen_and_bounded() -> None:
+    raw = message(1, spam=True) * 1_000
+    client, start = stored.unpack_body(stored.pack_body(b"Received: from x\r\n", raw))
+    assert (client, start) == (b"Received: from x\r\n", raw[: stored.KEPT])
+    assert stored.unpack_body(stored.pack_body(b"", b"a\0b")) == (b"", b"a\0b")
+    with pytest.raises(ValueError, match="not a body"):
+        stored.unpack_body(b"x")
+
+
+READER = """
+import sys, time; from pathlib import Path
+from gateway.classifier.site import SiteFile
+file, end, last = SiteFile(Path(sys.argv[1])), time.monotonic() + 60, -1
+print("ready", flush=True)
+while last < int(sys.argv[2]) and time.monotonic() < end:
+    model = file.current()
+    if model is not None and model.ham != last:
+        last = model.ham
+        print(last, model.spam, time.time(), file.problem, flush=True)
+    time.sleep(0.01)
+"""
+
+
+def test_readers_in_other_processes_see_whole_versions_soon(learner: Learner) -> None:
+    """Each version has as much ham as spam, so a torn one would show."""
+    rounds = 8
+    words = [sys.executable, "-c", READER, str(learner.path), str(2 * rounds)]
+    readers = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    for reader in readers:
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == "ready\n"
+    saved: dict[int, float] = {}
+    for number in range(rounds):
+        learner.learn(mail(2, first=10 * number))
+        saved[2 * (number + 1)] = time.time()
+        time.sleep(0.1)
+    delays = []
+    for reader in readers:
+        said, _ = reader.communicate(timeout=90)
+        lines = [line.split() for line in said.splitlines()]
+        assert lines[-1][0] == str(2 * rounds)
+        for ham, spam, when, *problem in lines:
+            assert ham == spam
+            assert not problem
+            delays.append(float(when) - saved[int(ham)])
+    assert sorted(delays)[len(delays) // 2] < 1.0
 
 
 def test_writers_of_several_processes_take_turns(tmp_path: Path, learner: Learner) -> None:
