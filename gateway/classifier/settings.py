@@ -27,7 +27,7 @@ class ClassifierSettings(Settings, frozen=True):
     # an absolute path keeps it there.
     site: str = "on"
     # What is kept of mail that was learned: "features" (hashes only), or "bodies" as well (the
-    # first octets, so that a later version of the program can learn them anew).
+    # first 64 KiB, so that a later version of the program can learn them anew: `model relearn`).
     samples: Literal["features", "bodies"] = "features"
     # How many reports of one person or address are learned in a day; the rest is refused.
     reports_per_day: PerDay = 20
