@@ -26,6 +26,7 @@ NAME: Final = "Authentication-Results"
 _TOKEN: Final = re.compile(r"[!#$%&'*+.0-9A-Z^_`a-z{|}~-]+\Z")  # RFC 2045 §5.1, without tspecials
 _ADDRESS: Final = re.compile(r"(?:[!#$%&'*+.0-9A-Z^_`a-z{|}~/-]{1,64})?@[0-9A-Za-z._-]{1,253}\Z")
 _WIDTH: Final = 76
+_MAX_DKIM: Final = 16_384  # octets of our field for DKIM; a filter's whole answer has 65,535
 _MAX_COMMENT_DEPTH: Final = 20
 _MAX_VALUE: Final = 8_192  # octets that are read
 _MAX_EXAMINED: Final = 32_768  # octets of all fields of a message in which `forged` looks closely
@@ -50,7 +51,7 @@ def authentication_results(authserv_id: str, evidence: Evidence, mail: Mail) -> 
     One result for each check, in fixed order; "none" if nothing was checked.
     """
     results = [words for one in evidence.spf for words in _spf(one, mail)]
-    results += [_dkim(one) for one in evidence.dkim]
+    results += _signatures(evidence.dkim)
     if evidence.dmarc:
         results.append(_dmarc(evidence.dmarc))
     if evidence.arc:
@@ -92,6 +93,19 @@ def _spf(one: Spf, mail: Mail) -> Iterator[list[str]]:
             yield [f"spf={one.result}", *reason, f"smtp.helo={quoted(one.domain)}"]
     elif mail.envelope.mail_from:  # of the null sender, HELO tells it all
         yield [f"spf={one.result}", *reason, f"smtp.mailfrom={quoted(mail.envelope.mail_from)}"]
+
+
+def _signatures(signatures: Sequence[Dkim]) -> list[list[str]]:
+    """The results of DKIM in their order; of very many, those that pass and the topmost others."""
+    written = [_dkim(one) for one in signatures]
+    left = _MAX_DKIM
+    shown = []
+    for number in sorted(range(len(written)), key=lambda index: signatures[index].result != "pass"):
+        left -= sum(map(len, written[number]))
+        if left < 0:
+            break
+        shown.append(number)
+    return [written[number] for number in sorted(shown)]
 
 
 def _dkim(one: Dkim) -> list[str]:

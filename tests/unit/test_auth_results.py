@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.auth.results import NAME, authentication_results, forged, read_results
+from gateway.auth.results import NAME, Result, authentication_results, forged, read_results
 from gateway.mail.types import (
     Arc,
     Dkim,
@@ -66,6 +66,21 @@ def test_the_null_sender_shows_helo() -> None:
     assert (
         authentication_results(OURS, evidence, mail("")) == "mx.example.org;\n\tspf=pass smtp.helo=h.example"
     )
+
+
+def test_our_field_has_bounds() -> None:
+    long = "x" * 250
+    bad = [Dkim("permerror", long, long, long, long, long, reason=long)] * 60
+    good = Dkim("pass", "example.com", "sel")
+    value = authentication_results(OURS, Evidence(dkim=(*bad[:30], good, *bad[30:])), mail())
+    assert 8_000 < len(value) < 20_000
+    results = [result.result for result in read_all(value)]
+    assert results.index("pass") == len(results) - 1  # the others, from the top
+    assert set(results[:-1]) == {"permerror"}
+
+
+def read_all(value: str) -> list[Result]:
+    return [result for part in value.split(";\n\t")[1:] for result in read_results(f"x; {part}".encode())[1]]
 
 
 HOSTILE = st.text(
