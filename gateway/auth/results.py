@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from gateway.mail.charsets import decode_words
-from gateway.mail.headers import printable
+from gateway.mail.headers import MAX_FIELD, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gateway.mail.types import Arc, Dkim, Dmarc, Evidence, HeaderField, Iprev, Mail, Spf
 
 NAME: Final = "Authentication-Results"
+_CUT: Final = MAX_FIELD - 100  # octets of a value from which it may go on where we do not read it
 _TOKEN: Final = re.compile(r"[!#$%&'*+.0-9A-Z^_`a-z{|}~-]+\Z")  # RFC 2045 §5.1, without tspecials
 _ADDRESS: Final = re.compile(r"(?:[!#$%&'*+.0-9A-Z^_`a-z{|}~/-]{1,64})?@[0-9A-Za-z._-]{1,253}\Z")
 _WIDTH: Final = 76
@@ -160,7 +161,7 @@ def forged(fields: Sequence[HeaderField], authserv_id: str) -> tuple[int, ...]:
 
 def _could_claim(value: bytes, ours: str) -> bool:
     """Tell whether our name could occur, at the cost of a few searches."""
-    if not value.isascii() or any(mark in value for mark in (b"(", b"\\", b"=?")):
+    if len(value) >= _CUT or not value.isascii() or any(mark in value for mark in (b"(", b"\\", b"=?")):
         return True
     return ours.encode() in value.translate(None, _NOT_SHOWN).lower()
 

@@ -81,15 +81,17 @@ def _statement(value: str, dmarc: Dmarc) -> str:
     except ValueError:
         return ""
     passed = [result for result in results if result.result == "pass"]
-    for result in passed:
-        if result.method == "dmarc" and normal(result.get("header.from")) == dmarc.domain:
-            return f"dmarc=pass header.from={dmarc.domain}"
+    own = [r.result for r in results if r.method == "dmarc" and normal(r.get("header.from")) == dmarc.domain]
+    if {"fail", "permerror"} & set(own):
+        return ""  # whatever else passed there, the sealer did not take it for the author's
+    if "pass" in own:
+        return f"dmarc=pass header.from={dmarc.domain}"
     strict = _strict(dmarc)
     for result in passed:
         domain = _authenticated(result)
         if domain and (domain == dmarc.domain or not strict.get(result.method, True)):
-            own, author = suffixes.organizational(domain), suffixes.organizational(dmarc.domain)
-            if domain == dmarc.domain or (own is not None and own == author):
+            site, author = suffixes.organizational(domain), suffixes.organizational(dmarc.domain)
+            if domain == dmarc.domain or (site is not None and site == author):
                 return printable(f"{result.method}=pass for {domain}", 300)
     return ""
 

@@ -135,3 +135,8 @@ def test_forged_results_behind_the_last_field_that_is_kept_are_removed() -> None
     assert apply(raw, (*edits, *added)) == (
         b"First: y\r\n" + other + filler + other + b"Y: z\r\nSubject: x\r\n\r\n" + ours
     )
+
+
+def test_forged_results_that_are_cut_are_removed() -> None:
+    raw = b"Authentication-Results:" + b" " * 1_100_000 + b"mx.example.org; spf=pass\r\n\r\n"
+    assert forged(split(raw).fields, "mx.example.org") == (1,)

@@ -254,6 +254,11 @@ def test_who_vouches(changes: dict[str, Any], vouched: str) -> None:
         ("x.example; dmarc=pass header.from=example.com", False),
         ("x.example; dmarc=pass", False),
         ("x.example; dmarc=none header.from=news.example.com; dkim=pass header.d=news.example.com", True),
+        ("x.example; dmarc=fail header.from=news.example.com; dkim=pass header.d=news.example.com", False),
+        (
+            "x.example; dmarc=pass header.from=news.example.com; dmarc=fail header.from=news.example.com",
+            False,
+        ),
         ("x.example; dkim=pass header.d=example.com", True),
         ("x.example; dkim=pass header.i=@other.example.com", True),
         ("x.example; dkim=pass header.d=example.net", False),
