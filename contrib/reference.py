@@ -57,6 +57,7 @@ EXAMPLES = {
     "policy.recipients.reject": 100.0,
     "policy.weights": {"SPF_FAIL": 3.0},
     "policy.actions": {"DMARC_REJECT": "quarantine"},
+    "policy.attachments.classes": {'"cad"': {"extensions": ["dwg", "dxf"], "types": [], "declared": []}},
     "policy.on_error": {"VIRUS": "quarantine"},
     "policy.attachments.extensions": {'"iso"': "executable", '"jnlp"': "none"},
     "policy.attachments.types": {'"application/x-iso9660-image"': "executable"},

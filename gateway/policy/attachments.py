@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import msgspec
 
@@ -68,6 +68,21 @@ _ESCAPE = re.compile(r"\\x[0-9a-f]{2}|%[0-9a-f]{2}|&#\d{2,3};")
 _LONG_RUN, _MANY_ESCAPES = 2_000, 300
 
 
+ClassName = Annotated[str, msgspec.Meta(pattern="^[a-z][a-z0-9_]{0,30}$")]
+FAMILIES = ("ATTACHMENT", "ARCHIVE")  # what a class is called at the top, and in archives and documents
+
+
+class OwnClass(Settings, frozen=True):
+    """A kind of attachment of the site's own."""
+
+    # Extensions, without the dot.
+    extensions: tuple[str, ...] = ()
+    # Types, by content.
+    types: tuple[str, ...] = ()
+    # Types, as declared, where no name has an extension.
+    declared: tuple[str, ...] = ()
+
+
 class AttachmentSettings(Settings, frozen=True):
     """What the site takes attachments for otherwise than `rules/attachments.toml` has it."""
 
@@ -75,6 +90,13 @@ class AttachmentSettings(Settings, frozen=True):
     extensions: dict[str, str] = msgspec.field(default_factory=dict)
     # Class by type, as detected or declared.
     types: dict[str, str] = msgspec.field(default_factory=dict)
+    # Classes of your own: "cad" gives ATTACHMENT_CAD, and ARCHIVE_CAD for a file in an archive or document.
+    # Both weigh nothing until [policy.weights] or [policy.actions] names them.
+    classes: dict[ClassName, OwnClass] = msgspec.field(default_factory=dict)
+
+    def signals(self) -> frozenset[str]:
+        """The names of the signals that the site's own classes give."""
+        return frozenset(f"{where}_{name.upper()}" for where in FAMILIES for name in self.classes)
 
 
 class _Class(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -115,14 +137,15 @@ class AttachmentRules:
         found = extensions(name)
         return self.extensions.get(found[0], "") if found else ""
 
-    def runs(self, name: str, detected: str = "") -> bool:
-        """Whether a file of this name and content runs when it is opened."""
-        return self.by_name(name) in self.running or self.types.get(detected, "") in self.running
+    def of(self, name: str, detected: str) -> str:
+        """The class of a file by its name and content, the one that counts first; "" for none."""
+        found = [kind for kind in (self.by_name(name), self.types.get(detected, "")) if kind]
+        return min(found, key=self.order.index, default="")
 
 
 def rules(file: AttachmentFile, settings: AttachmentSettings) -> AttachmentRules:
     """Lay the site's settings over the file. Raises ValueError for a class that there is not."""
-    order = tuple(file.classes)
+    order = (*file.classes, *settings.classes)
     known = {*order, "none"}
     for table, given in (("extensions", settings.extensions), ("types", settings.types)):
         for key, name in given.items():
@@ -133,14 +156,16 @@ def rules(file: AttachmentFile, settings: AttachmentSettings) -> AttachmentRules
     by_extension: dict[str, str] = {}
     by_type: dict[str, str] = {}
     by_declared: dict[str, str] = {}
-    for name, entry in file.classes.items():
+    # The site's own classes come first, but count last where a file belongs to several.
+    entries: tuple[tuple[str, _Class | OwnClass], ...] = (*settings.classes.items(), *file.classes.items())
+    for name, entry in entries:
         for table_of, keys in (
             (by_extension, entry.extensions),
             (by_type, entry.types),
             (by_declared, entry.declared),
         ):
             for key in keys:
-                table_of.setdefault(key, name)
+                table_of.setdefault(key.lower().lstrip("."), name)
     own = {
         key.lower().lstrip("."): "" if name == "none" else name for key, name in settings.extensions.items()
     }

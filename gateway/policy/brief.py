@@ -43,6 +43,7 @@ class Sentences(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rejected: tuple[str, str]
     deferred: tuple[str, str]
     tagged: tuple[str, str]
+    stripped: tuple[str, str]
     delivered: tuple[str, str]
 
 
@@ -79,6 +80,9 @@ def brief(wording: Wording, verdict: Verdict, lifted: Collection[str] = (), reci
     sentences = wording.sentences
     found = [one for one in answers(verdict, lifted) if not recipient or recipient in one.recipients]
     if not found:
+        if any(o.action is Action.STRIP for o in verdict.outcomes if recipient in ("", o.recipient)):
+            names = [c.name for c in verdict.contributions if c.decides is Action.STRIP]
+            return _said(sentences.stripped, _why(wording, names), verdict.id)
         tagged = any(o.action is Action.TAG for o in verdict.outcomes if recipient in ("", o.recipient))
         positive = sorted(verdict.contributions, key=lambda c: -c.points)
         why = _why(wording, [c.name for c in positive if c.points > 0])

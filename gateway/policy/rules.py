@@ -179,7 +179,11 @@ def load(
         pattern_dirs.append(Path(settings.patterns_dir))
     compiled = patterns.load(pattern_dirs)
     entries = _table(rules / "signals.toml", dict[str, _Entry])
-    names = NAMES | {p.name for p in compiled.patterns}
+    classes = settings.attachments.signals()
+    if taken := sorted(classes & set(entries)):
+        raise RuleError(f"[policy.attachments.classes]: there is a signal {taken[0]} already")
+    entries |= dict.fromkeys(classes, _Entry("a class of the site's own", weight=0.0))
+    names = NAMES | {p.name for p in compiled.patterns} | classes
     _compare(rules / "signals.toml", entries, names, settings)
     own = {p.name for p in compiled.patterns} - set(entries)
     weights = {name: _weight(rules, name, entry, settings) for name, entry in entries.items()}

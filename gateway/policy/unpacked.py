@@ -65,8 +65,9 @@ def sights(unpacked: Unpacked | None, rules: AttachmentRules) -> Iterator[Sight]
 
 
 def _member(member: Member, rules: AttachmentRules) -> Iterator[Signal]:
-    if not rules.runs(member.name, member.detected_type):
+    kind = rules.of(member.name, member.detected_type)
+    if not kind:
         return
-    yield Signal("ARCHIVE_EXECUTABLE", printable(member.name, 150))
-    if rules.documents.intersection(extensions(member.name)[1:]):
+    yield Signal(f"ARCHIVE_{kind.upper()}", printable(member.name, 150))
+    if kind in rules.running and rules.documents.intersection(extensions(member.name)[1:]):
         yield Signal("ARCHIVE_DOUBLE_EXTENSION", printable(member.name, 150))

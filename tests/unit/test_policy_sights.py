@@ -285,9 +285,9 @@ def test_the_site_moves_classes() -> None:
         rules.load(data_dir("rules"), wrong)
 
 
-def test_every_class_has_a_signal(policy: Policy) -> None:
+def test_every_class_has_signals(policy: Policy) -> None:
     for name in policy.attachments.order:
-        assert f"ATTACHMENT_{name.upper()}" in policy.weights
+        assert {f"ATTACHMENT_{name.upper()}", f"ARCHIVE_{name.upper()}"} <= set(policy.weights)
 
 
 # ---------------------------------------------------------------- authors
