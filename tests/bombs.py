@@ -338,7 +338,7 @@ SAMPLES: dict[str, Callable[[], bytes]] = {
     "broken": lambda: zipped([("one.txt", b"1")]) + zipped([("two.txt", b"2")]),
     "chain": lambda: zip_chain(14),
     "scripts": lambda: zipped([("run.js", b"x"), ("menu.lnk", b"x")]),
-    "classes": lambda: zipped([(n, b"x") for n in ("a.iso", "b.one", "c.xlsm", "d.url", "e.html")]),
+    "classes": lambda: zipped([(n, b"x") for n in ("a.vmdk", "b.one", "c.xlsm", "d.url", "e.html")]),
     "infected chain": lambda: zipped([("virus.com", EICAR), ("deep.zip", zip_chain(14))]),
     "infected bulk": lambda: zipped([("virus.com", EICAR), ("zeros", bytes(101_000_000))]),
     "encrypted": lambda: encrypted_zip(b"not in the message", b"secret"),
