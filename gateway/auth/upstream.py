@@ -23,13 +23,17 @@ if TYPE_CHECKING:
 
 _WORDS: Final = frozenset({"pass", "fail", "softfail", "neutral", "none", "policy", "temperror", "permerror"})
 RELAYED: Final = "as a trusted relay says"  # the reason of a result that is not our own
-_MAX_FIELDS: Final = 20  # looked at, from the top
+_MAX_OCTETS: Final = 16_384  # of fields looked at, from the top; the relay's own is the first or nearly so
 
 
 def relayed_results(content: Content, authserv_ids: tuple[str, ...]) -> tuple[Result, ...]:
     """The results of the topmost field that one of these services wrote; () if there is none."""
     wanted = {normal(name).rstrip(".") for name in authserv_ids}
-    for field in content.all(NAME)[:_MAX_FIELDS]:
+    left = _MAX_OCTETS
+    for field in content.all(NAME):
+        left -= len(field.raw)
+        if left < 0:
+            break
         try:
             name, results = read_results(field.value, tolerant=True)
         except ValueError:

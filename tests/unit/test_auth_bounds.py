@@ -23,6 +23,7 @@ from gateway.auth.results import forged
 from gateway.auth.settings import AuthSettings
 from gateway.auth.sign import SigningKey, sign
 from gateway.auth.signature import Canon, Material, PolicyError, canonical_field, simple_body
+from gateway.auth.upstream import relayed_results
 from gateway.dns import Answer, DnsSettings, Question, Resolver
 from gateway.mail import headers
 from gateway.mail.mime import parse
@@ -220,3 +221,13 @@ def test_canonical_fields_are_those_of_dkimpy(value: bytes) -> None:
     ((name, content),) = Relaxed.canonicalize_headers([(b"SubJect \t", value + b"\r\n")])
     assert canonical_field(field, "relaxed") == name + b":" + content
     assert canonical_field(field, "simple") == field.raw + b"\r\n"
+
+
+def test_what_strangers_put_below_a_relays_results_costs_little() -> None:
+    lines = [b"Authentication-Results: other.example; " + b";" * 7_000 + b"\r\n"] * 40
+    below = b"Authentication-Results: relay.example; spf=pass\r\n"
+    for fields, found in (((*lines, below), 0), ((below, *lines), 1), ((lines[0], below, *lines), 1)):
+        content = parse(b"".join(fields) + b"From: a@example.com\r\n\r\n")
+        start = time.thread_time()
+        assert len(relayed_results(content, ("relay.example",))) == found
+        assert time.thread_time() - start < 0.1  # 0.014 where nothing else runs
