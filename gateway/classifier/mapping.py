@@ -14,17 +14,21 @@ import math
 import mmap
 import os
 import stat
-from typing import TYPE_CHECKING, Final
+import threading
+import time
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
     from typing import Any
 
     from numpy.typing import NDArray
 
 _HEAD_LIMIT: Final = 1024  # octets
+_LOOK: Final = 0.25  # seconds between two looks at a watched file
 
 
 class ModelError(Exception):
@@ -77,6 +81,60 @@ def open_regular(path: Path, limit: int) -> int:
         os.close(handle)
         raise ModelError(f"{path}: {problem}")
     return handle
+
+
+_T = TypeVar("_T")
+
+
+class Watched(Generic[_T]):
+    """The newest whole version of a file that others replace. Thread-safe, cheap to ask.
+
+    With `first`, the version before is kept when the file goes; without, there is none then. A file
+    that is broken leaves what was there before, and `problem` says why.
+    """
+
+    __slots__ = ("_first", "_found", "_identity", "_load", "_lock", "_looked", "path", "problem")
+
+    def __init__(self, path: Path, load: Callable[[Path], _T], first: _T | None = None) -> None:
+        self.path = path
+        self.problem = ""
+        self._load = load
+        self._first = self._found = first
+        self._identity: tuple[int, ...] | None = None if first is None else self._now()
+        self._looked = -math.inf
+        self._lock = threading.Lock()
+
+    def current(self) -> _T | None:
+        """Give what the file holds, looked at anew every quarter of a second; None if there is none."""
+        now = time.monotonic()
+        if now - self._looked >= _LOOK and self._lock.acquire(blocking=False):
+            try:
+                self._looked = now
+                self._look()
+            finally:
+                self._lock.release()
+        return self._found
+
+    def _now(self) -> tuple[int, ...] | None:
+        try:
+            found = os.stat(self.path)  # noqa: PTH116  # asked four times a second; Path costs more
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns, found.st_size
+
+    def _look(self) -> None:
+        identity = self._now()
+        if identity == self._identity:
+            return
+        self._identity = identity
+        if identity is None:
+            if self._first is None:
+                self._found, self.problem = None, ""
+            return
+        try:
+            self._found, self.problem = self._load(self.path), ""
+        except ModelError as error:
+            self.problem = str(error)
 
 
 def array_bytes(array: NDArray[Any]) -> bytes:

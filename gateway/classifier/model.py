@@ -33,7 +33,7 @@ from gateway.classifier.features import (
     key,
     readable,
 )
-from gateway.classifier.mapping import ModelError, open_regular, read_array
+from gateway.classifier.mapping import ModelError, Watched, open_regular, read_array
 from gateway.classifier.site import (
     Seen,
     SiteFile,
@@ -223,7 +223,7 @@ def _strongest(reasons: list[tuple[str, float]]) -> tuple[tuple[str, float], ...
     reasons.sort(key=lambda reason: -abs(reason[1]))
     chosen = [reason for reason in reasons if reason[1] > 0][:_REASONS]
     chosen += [reason for reason in reasons if reason[1] < 0][:_REASONS]
-    return tuple(sorted(chosen, key=lambda reason: -abs(reason[1])))
+    return _by_weight(chosen)
 
 
 # ---------------------------------------------------------------- both models
@@ -235,6 +235,7 @@ class Classifier:
 
     base: Model | None = None
     site: SiteFile | None = None
+    newer: Watched[Model] | None = None  # versions of the base that come while it is in use
 
     @classmethod
     def open(cls, settings: ClassifierSettings, models: Path, state: Path) -> Classifier | None:
@@ -245,13 +246,20 @@ class Classifier:
         if not settings.enabled:
             return None
         path = settings.site_path(state)
-        base = Model.load(Path(settings.model) if settings.model else models / "base")
-        return cls(base, SiteFile(path) if path else None)
+        folder = Path(settings.model) if settings.model else models / "base"
+        base = Model.load(folder)
+        newer = Watched(folder / MANIFEST, lambda manifest: Model.load(manifest.parent), base)
+        return cls(base, SiteFile(path) if path else None, newer)
+
+    def current(self) -> Model | None:
+        """The base model in use: a version that was saved to its folder since is taken within a second."""
+        return (self.newer.current() if self.newer else None) or self.base
 
     @property
     def version(self) -> str:
         """What judged: the base model's version, and how much the site has taught."""
-        names = [self.base.version] if self.base else []
+        model = self.current()
+        names = [model.version] if model else []
         local = self.site.current() if self.site else None
         if local and learned(local.ham, local.spam):
             names.append(f"site-{local.ham + local.spam}")
@@ -263,31 +271,40 @@ class Classifier:
         `client` is what `stored.trace` says of who sent it.
         """
         features = extract(content)
-        base = self.base.score_features(features) if self.base else None
+        model = self.current()
+        base = model.score_features(features) if model else None
         local = self.site.current() if self.site else None
         count = learned(local.ham, local.spam) if local else 0
         if local is None or not count:
             return base
-        seen = Seen(buckets(client + as_received(raw)), shapes(features.shape), base.logit if base else 0.0)
-        return with_site(local, seen, base)
+        start = client + as_received(raw)
+        seen = Seen(buckets(start), shapes(features.shape), base.logit if base else 0.0)
+        return with_site(local, seen, base, start)
 
 
-def with_site(local: SiteModel, seen: Seen, base: Score | None) -> Score:
-    """Add what the site taught to the score of the base model."""
+def with_site(local: SiteModel, seen: Seen, base: Score | None, start: bytes = b"") -> Score:
+    """Add what the site taught to the score of the base model; `start` is what it says in its reasons."""
     count = learned(local.ham, local.spam)
     found = local.score(seen)
     logit = blend(count, found, seen.base)
     sure = sureness(found)
+    pieces = [(piece, sure * weight) for piece, weight in local.telling(start)]
+    share = share_of_base(count) if base else 0.0
+    taught = sure * (logit - share * seen.base)
+    rest = taught - sum(weight for _, weight in pieces)
+    reasons = [(f"what else this site taught in {count} messages", rest)]
+    reasons += [(f"this site on “{printable(piece, 40)}”", weight) for piece, weight in pieces]
     if base is None:
-        acting = sure * logit
-        return Score(sigmoid(logit), logit, 1.0, (("what this site taught", acting),), sure, acting)
-    share = share_of_base(count)
-    taught = sure * (logit - share * base.logit)
+        return Score(sigmoid(logit), logit, 1.0, _by_weight(reasons), sure, taught)
     left = sure * share * base.logit + (1 - sure) * base.acting
     scale = left / base.logit if base.logit else 0.0
-    reasons: tuple[tuple[str, float], ...] = ((f"what this site taught in {count} messages", taught),)
-    reasons += tuple((name, weight * scale) for name, weight in base.reasons)
-    return Score(sigmoid(logit), logit, base.known, reasons, sure + (1 - sure) * base.sure, taught + left)
+    reasons += [(name, weight * scale) for name, weight in base.reasons]
+    sure += (1 - sure) * base.sure
+    return Score(sigmoid(logit), logit, base.known, _by_weight(reasons), sure, taught + left)
+
+
+def _by_weight(reasons: list[tuple[str, float]]) -> tuple[tuple[str, float], ...]:
+    return tuple(sorted(reasons, key=lambda reason: -abs(reason[1])))
 
 
 # ---------------------------------------------------------------- reading the artefact

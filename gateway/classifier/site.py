@@ -11,10 +11,7 @@ One writer learns and saves; readers map the saved file and see whole versions o
 from __future__ import annotations
 
 import math
-import os
 import struct
-import threading
-import time
 import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -22,7 +19,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 from gateway.classifier.features import extract, key
-from gateway.classifier.mapping import ModelError, array_bytes, read_array, replace
+from gateway.classifier.mapping import ModelError, Watched, array_bytes, read_array, replace
 from gateway.classifier.stored import received
 
 if TYPE_CHECKING:
@@ -47,7 +44,7 @@ _SIZES: Final = (BUCKETS, BUCKETS, SHAPES, SHAPES)  # weights and squares of gra
 _VALUES: Final = _HEAD + sum(_SIZES)
 _LIMIT: Final = 1e8  # no honest weight, sum or count comes near
 _PACKED_LIMIT: Final = 64 << 10  # octets of an unpacked sample
-_LOOK: Final = 0.25  # seconds between two looks at the file
+_PIECE: Final = 12  # neighbouring grams that are shown together
 
 
 class _Head:
@@ -142,6 +139,28 @@ class SiteModel:
     def score(self, seen: Seen) -> Local:
         """Give the logits of spam; zeros for an empty model."""
         return Local(self._logit(self._grams, seen.grams), self._logit(self._shape, seen.shape))
+
+    def telling(self, raw: bytes) -> list[tuple[str, float]]:
+        """Give the pieces of a message that weigh most in either direction, and their share of the logit.
+
+        A piece is some neighbouring grams; each gram counts where it stands first, so that shares add up.
+        """
+        start = _start(raw)
+        hashed = _hashed(start)
+        if len(hashed) <= _PIECE:
+            return []
+        distinct, first = np.unique(hashed, return_index=True)
+        weights = np.zeros(len(hashed))
+        weights[first] = self._grams[0][distinct] / math.sqrt(len(distinct))
+        found = []
+        for sign in (1, 1, -1, -1):
+            sums = np.convolve(weights, np.ones(_PIECE), "valid")
+            at = int(np.argmax(sign * sums))
+            if sign * sums[at] > 0:
+                piece = start[at : at + _PIECE + 3].decode("utf-8", "replace")
+                found.append((" ".join(piece.split()), float(sums[at])))
+            weights[at : at + _PIECE] = 0
+        return found
 
     def learn(self, seen: Seen, *, spam: bool) -> None:
         """Learn one message. Needs a writable model."""
@@ -252,48 +271,13 @@ def share_of_base(count: int) -> float:
 # ---------------------------------------------------------------- the file, while others replace it
 
 
-class SiteFile:
-    """The newest whole version of a site model that others save. Thread-safe, cheap to ask.
+class SiteFile(Watched[SiteModel]):
+    """The newest whole version of a site model that others save; a site that taught nothing has none."""
 
-    A file that is missing is a site that taught nothing; one that is broken leaves what was there
-    before, and `problem` says why.
-    """
-
-    __slots__ = ("_identity", "_lock", "_looked", "_model", "path", "problem")
+    __slots__ = ()
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.problem = ""
-        self._model: SiteModel | None = None
-        self._identity: tuple[int, ...] | None = None
-        self._looked = -math.inf
-        self._lock = threading.Lock()
-
-    def current(self) -> SiteModel | None:
-        """Give the model, looked for anew every quarter of a second; None if there is none."""
-        now = time.monotonic()
-        if now - self._looked >= _LOOK and self._lock.acquire(blocking=False):
-            try:
-                self._looked = now
-                self._look()
-            finally:
-                self._lock.release()
-        return self._model
-
-    def _look(self) -> None:
-        try:
-            found = os.stat(self.path)  # noqa: PTH116  # asked four times a second; Path costs more
-        except OSError:
-            self._model, self._identity, self.problem = None, None, ""
-            return
-        identity = (found.st_ino, found.st_mtime_ns, found.st_size)
-        if identity == self._identity:
-            return
-        self._identity = identity
-        try:
-            self._model, self.problem = SiteModel.load(self.path), ""
-        except ModelError as error:
-            self.problem = str(error)
+        super().__init__(path, SiteModel.load)
 
 
 # ---------------------------------------------------------------- what is read of a message
@@ -301,15 +285,24 @@ class SiteFile:
 
 def buckets(raw: bytes) -> NDArray[np.intp]:
     """Hash the distinct 4-octet grams of the start of a message, sorted."""
+    hashed = np.sort(_hashed(_start(raw)))
+    return hashed[np.concatenate(([True], hashed[1:] != hashed[:-1]))] if len(hashed) else hashed
+
+
+def _start(raw: bytes) -> bytes:
     start = raw[: READ * 2]
     if start.startswith(b"From "):
         start = start.partition(b"\n")[2]
-    octets = np.frombuffer(start.replace(b"\r\n", b"\n")[:READ], np.uint8).astype(np.uint32)
+    return start.replace(b"\r\n", b"\n")[:READ]
+
+
+def _hashed(start: bytes) -> NDArray[np.intp]:
+    """Hash the gram at each place."""
+    octets = np.frombuffer(start, np.uint8).astype(np.uint32)
     if len(octets) < 4:
         return np.zeros(0, np.intp)
     grams = (octets[:-3] << 24) | (octets[1:-2] << 16) | (octets[2:-1] << 8) | octets[3:]
-    hashed = np.sort((grams * np.uint32(2654435761)) >> np.uint32(14))
-    return hashed[np.concatenate(([True], hashed[1:] != hashed[:-1]))].astype(np.intp)
+    return ((grams * np.uint32(2654435761)) >> np.uint32(14)).astype(np.intp)
 
 
 def shapes(features: Iterable[str]) -> NDArray[np.intp]:

@@ -174,6 +174,7 @@ def score(
         row: dict[str, Any] = {"path": sample.name, "probability": round(found.probability, 6)}
         if curve:
             row["points"] = round(curve(found.cautious), 2)
+        row["sure"] = round(found.sure, 3)
         row["known"] = round(found.known, 3)
         if why or as_json:
             row["reasons"] = [{"feature": name, "weight": round(weight, 3)} for name, weight in found.reasons]

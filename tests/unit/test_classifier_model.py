@@ -8,6 +8,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ import numpy as np
 import pytest
 
 from gateway.classifier.artefact import check_golden, golden
-from gateway.classifier.mapping import array_bytes
-from gateway.classifier.model import Classifier, Model, ModelError, sigmoid
+from gateway.classifier.mapping import array_bytes, replace
+from gateway.classifier.model import Classifier, Model, ModelError, sigmoid, with_site
 from gateway.classifier.settings import ClassifierSettings
 from gateway.classifier.site import Seen, SiteFile, SiteModel
 from gateway.data import data_dir
@@ -250,6 +251,35 @@ def test_what_a_site_taught_moves_the_score(tmp_path: Path) -> None:
     assert unwanted.probability > 0.9
     assert classifier.version == f"{base.version}+site-80"
     assert any("taught" in name for name, _ in wanted.reasons)
+    pieces = {name: weight for name, weight in unwanted.reasons if name.startswith("this site on")}
+    assert len(pieces) >= 2
+    assert max(pieces, key=lambda name: pieces[name]).count("pills")
+    alone = with_site(SiteModel.load(path), Seen.of(raw, parse(raw), 0.0), None, raw)
+    assert sum(weight for _, weight in alone.reasons) == pytest.approx(alone.acting)
+    assert alone.acting < 0
+
+
+def test_a_new_version_of_the_base_is_taken_while_it_is_in_use(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(SHIPPED, folder)
+    classifier = Classifier.open(
+        ClassifierSettings(model=str(folder), site="off"), data_dir("models"), tmp_path
+    )
+    assert classifier is not None
+    before = classifier.version
+    manifest = (folder / "manifest.toml").read_text()
+    replace(folder / "manifest.toml", b"damaged")
+    time.sleep(0.3)
+    assert classifier.version == before
+    assert classifier.newer is not None
+    assert "not TOML" in classifier.newer.problem
+    replace(folder / "manifest.toml", manifest.replace('name = "base"', 'name = "newer"').encode())
+    time.sleep(0.3)
+    assert classifier.version.startswith("newer-")
+    shutil.rmtree(folder)
+    time.sleep(0.3)
+    assert classifier.version.startswith("newer-")
+    assert classifier.score(b"Subject: x\r\n\r\ny\r\n", parse(b"Subject: x\r\n\r\ny\r\n")) is not None
 
 
 def test_a_line_of_text_is_not_enough_to_be_sure() -> None:
