@@ -59,7 +59,8 @@ def author_domain(content: Content) -> tuple[str, str]:
         return "", "From can be read in more than one way"
     written = addresses[0].rpartition("@")[2] if "@" in addresses[0] else ""
     domain = to_ascii(written)
-    if not _is_plain(written) or (domain is None and len(readings(written)) > 1):
+    unsure = not written.isascii() and not (_is_plain(written) and _is_utf8(fields[0].value))
+    if unsure or (domain is None and len(readings(written)) > 1):
         return "", "From has a domain that is read in more than one way"
     if domain is None or not _HOST.fullmatch(domain):
         return "", "From has no domain"
@@ -151,6 +152,13 @@ def _is_plain(domain: str) -> bool:
 
     Mapping drops invisible characters, and makes full stops of others that a reader takes for text.
     """
-    return domain.isascii() or all(
-        character in _BETWEEN or unicodedata.category(character)[0] in "LMN" for character in domain
-    )
+    return all(c in _BETWEEN or unicodedata.category(c)[0] in "LMN" for c in domain)
+
+
+def _is_utf8(value: bytes) -> bool:
+    """Whether letters outside ASCII are what RFC 6532 has; of others nobody knows which ones they are."""
+    try:
+        value.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True

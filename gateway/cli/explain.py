@@ -212,7 +212,7 @@ def _what_was_asked(evidence: Evidence) -> Iterator[tuple[str, str, str, str]]:
 def _answers(evidence: Evidence) -> Iterator[tuple[str, str, str]]:
     """Rows of: what was asked, the answer, about what. The first word names the duration."""
     if "dns" in evidence.durations:
-        yield "DNS", "", f"{evidence.queries} questions about the sender that the cache could not answer"
+        yield "DNS", "", f"questions about the sender that the cache could not answer: {evidence.queries}"
     if evidence.iprev:
         yield "iprev", evidence.iprev.result, evidence.iprev.name
     for spf in evidence.spf:

@@ -412,3 +412,11 @@ def test_of_several_authors_a_proof_that_could_not_be_checked_is_none() -> None:
     )
     assert (found.result, found.policy) == ("permerror", "reject")
     assert evaluate_authors("x", [Dmarc("temperror", "bank.example")]).policy == ""
+
+
+def test_letters_of_an_unknown_charset_are_no_domain() -> None:
+    content = parse("From: a@b\u00fccher.example\r\n\r\nx\r\n".encode("latin-1"))
+    assert author_domain(content) == ("", "From has a domain that is read in more than one way")
+    assert author_domains(content) == ("xn--bcher-kva.example",)
+    content = parse("From: J\u00f6rg <a@bank.example>\r\n\r\nx\r\n".encode("latin-1"))
+    assert author_domain(content) == ("bank.example", "")
