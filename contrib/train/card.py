@@ -68,8 +68,9 @@ figures in sight, so they are a little better than those of mail that nobody has
   what a site teaches mends that.
 - Collections end in 2021, and most of the mail is from 2000 to 2010. Modern phishing in the style
   of a service's own notices is recognised less well.
-- Notices of shops, banks and services come out uncertain: of invented ones, password resets and
-  bookings at probabilities of 0.3, orders at 0.8, codes at 0.95.
+- Notices of shops, banks and services come out uncertain. Of the 74 invented wanted messages in
+  `models/regression`, two get 0.9 or more (a bank's "your statement is ready" 0.99, its one-time
+  passcode 0.91), and some 0.8 to 0.9, a sign-in code among them; of the 37 unwanted ones, three get less.
 - A message of one line and no link may get any probability; the gateway takes that of spam back
   in proportion to the known words (a message "Hello" from 0.96 to 0.75).
 - Messages that are pictures only, or empty, are judged by shape alone, and come out uncertain.
