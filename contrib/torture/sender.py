@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 DOMAIN = "example.org"
 _SIZES = (300, 1_000, 4_000, 20_000, 100_000)
@@ -37,11 +37,20 @@ class Senders:
     """`sessions` clients that send as fast as they can, or `rate` messages a second in all."""
 
     def __init__(
-        self, port: int, sessions: int, rate: float = 0.0, *, people: int = 1, first: int = 0
+        self,
+        port: int,
+        sessions: int,
+        rate: float = 0.0,
+        *,
+        people: int = 1,
+        first: int = 0,
+        enough: Callable[[], bool] = lambda: False,
     ) -> None:
+        """`first` is the number of the first message; none is begun while `enough` are on their way."""
         self.heard = Heard()
         self._port = port
         self._pause = sessions / rate if rate else 0.0
+        self._enough = enough
         self._people = people  # recipients of a message, each under the same id
         self._numbers: Iterator[int] = itertools.count(first)
         self._lock = threading.Lock()
@@ -66,6 +75,9 @@ class Senders:
         chance = random.Random(number)
         smtp: smtplib.SMTP | None = None
         while not self._stopping.is_set():
+            if self._enough():
+                self._stopping.wait(0.1)
+                continue
             with self._lock:
                 name = f"m{next(self._numbers):07}"
                 self.heard.sent.add(name)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,6 +28,7 @@ from gateway.delivery.schedule import Clock, retry_after
 from gateway.mail.domains import domain_of
 from gateway.mail.headers import printable
 from gateway.store.database import StoreError
+from gateway.store.queue import SUSPECT
 from gateway.store.queued import Notice, Outcome, State
 from gateway.tls.outbound import policy_for
 
@@ -47,6 +49,7 @@ _TIMEOUTS = RelayTimeouts()
 _CLAIM = 100  # recipients claimed at a time
 _UNSETTLED = 10  # outcomes not settled, which a crash would double, above which nothing new is begun
 _SETTLE = 300  # outcomes settled at a time
+_LOOK = 0.5  # seconds between two looks for what agents died with
 _AGAIN = 1.0  # seconds until the store is tried again after it failed
 _NO_ROUTE = RecipientResult("deferred", 451, "4.3.5", "no next hop is configured")
 
@@ -85,6 +88,8 @@ class Runner:
         self._pool = pool
         self._lanes: dict[tuple[NextHop, TlsPolicy], Lane] = {}
         self._active = 0  # recipients claimed and not yet settled
+        self._suspect: set[int] = set()  # those of them with which agents have died
+        self._look_again = 0.0  # when to look for such
         self._outcomes: list[Outcome] = []
         self._notices: list[Notice] = []
         self._news = asyncio.Event()  # new mail, or room for some
@@ -219,7 +224,7 @@ class Runner:
             waiting = [asyncio.ensure_future(event.wait()) for event in (self._news, self._ended)]
             try:
                 await asyncio.wait(
-                    waiting if self._crowded else waiting[:1],
+                    waiting if self._crowded or self._suspect else waiting[:1],
                     timeout=self._settings.poll,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
@@ -245,12 +250,18 @@ class Runner:
         now = self._courier.clock.now()
         try:
             claims = await self._ask(self._queue.claim, self._owner, now, most, besides)
+            if not self._suspect and time.monotonic() > self._look_again:
+                # What agents have died with goes alone: it may be what killed them, or have stood beside it.
+                alone = await self._ask(self._queue.claim, self._owner, now, 1, besides, suspect=True)
+                self._look_again = time.monotonic() + (0.0 if alone else _LOOK)
+                claims += alone
         except StoreError as error:
             self._log.error("nothing can be claimed", error=printable(str(error), 200))
             await asyncio.sleep(_AGAIN)
             return 0
         for claim in claims:
             self._active += len(claim.recipients)
+            self._suspect |= {r.number for r in claim.recipients if r.deaths >= SUSPECT}
             self._dispatch(claim)
         return len(claims)
 
@@ -289,6 +300,7 @@ class Runner:
         failed: list[Report] = []
         for recipient in done.job.recipients:
             self._active -= 1
+            self._suspect.discard(recipient.number)
             outcome, report = self._outcome(recipient, done)
             self._outcomes.append(outcome)
             if report is not None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from gateway.store.queued import Notice, Outcome, Outgoing
 
 MOST_DEATHS = 10  # agents that died with a recipient on lease, after which it is held
+SUSPECT = 3  # as many, after which it is leased alone, so that what kills agents is told from its neighbours
 _BATCH = 500
 
 _rows, _mails, _owners = schema.queue_recipients, schema.queue_messages, schema.queue_owners
@@ -44,6 +45,18 @@ _UPDATE = (
         changed=bindparam("at"),
         lease="",
     )
+)
+_OURS = (
+    select(_rows.c.number)
+    .where(
+        _rows.c.number.in_(bindparam("numbers", expanding=True)),
+        _rows.c.state == State.LEASED,
+        _rows.c.lease == bindparam("owner"),
+    )
+    .with_for_update()
+)
+_STILL_OPEN = select(_rows.c.item).where(
+    _rows.c.item.in_(bindparam("items", expanding=True)), _rows.c.state.not_in(DONE)
 )
 
 
@@ -143,9 +156,15 @@ class Queue:
 
     # ---------------------------------------------------------------- out
 
-    def claim(self, owner: Owner, now: float, most: int, besides: Collection[str] = ()) -> list[Claim]:
-        """Lease up to `most` due recipients whose next hop is not among `besides`, oldest first."""
-        due = [_rows.c.state == State.QUEUED, _rows.c.next_attempt <= now]
+    def claim(
+        self, owner: Owner, now: float, most: int, besides: Collection[str] = (), *, suspect: bool = False
+    ) -> list[Claim]:
+        """Lease up to `most` due recipients whose next hop is not among `besides`, oldest first.
+
+        Those are left out with which `SUSPECT` agents have died, or, if `suspect`, all others.
+        """
+        died = _rows.c.deaths >= SUSPECT if suspect else _rows.c.deaths < SUSPECT
+        due = [_rows.c.state == State.QUEUED, _rows.c.next_attempt <= now, died]
         if besides:
             due.append(_rows.c.hop.not_in(sorted(besides)))
         chosen = select(_rows.c.number).where(*due).order_by(_rows.c.next_attempt).limit(most)
@@ -174,12 +193,8 @@ class Queue:
         by_number = {one.number: one for one in outcomes}
 
         def work(connection: Connection) -> set[int]:
-            mine = select(_rows.c.number).where(
-                _rows.c.number.in_(list(by_number)),
-                _rows.c.state == State.LEASED,
-                _rows.c.lease == owner.name,
-            )
-            ours = set(connection.execute(mine.with_for_update()).scalars())
+            found = connection.execute(_OURS, {"numbers": list(by_number), "owner": owner.name})
+            ours = set(found.scalars())
             changes = [_change(by_number[number], now) for number in sorted(ours)]
             if changes:
                 connection.execute(_UPDATE, changes)
@@ -345,8 +360,7 @@ def _finish(connection: Connection, items: set[str]) -> None:
     batch = sorted(items)
     for start in range(0, len(batch), _BATCH):
         part = batch[start : start + _BATCH]
-        still = select(_rows.c.item).where(_rows.c.item.in_(part), _rows.c.state.not_in(DONE))
-        open_ones = set(connection.execute(still).scalars())
+        open_ones = set(connection.execute(_STILL_OPEN, {"items": part}).scalars())
         done = [item for item in part if item not in open_ones]
         if done:
             queued.remove(connection, done)

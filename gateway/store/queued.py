@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, Connection, delete, insert, select
+from sqlalchemy import BindParameter, ColumnElement, Connection, bindparam, delete, insert, select
 
 from gateway.store import schema
 from gateway.store.database import StoreError
@@ -174,9 +174,22 @@ def unpack(data: bytes, size: int, item: str) -> bytes:
     return message
 
 
+# Built once: most of a statement's cost is building it.
 _MESSAGE = insert(schema.queue_messages)
 _BYTES = insert(schema.queue_bytes)
 _RECIPIENT = insert(schema.queue_recipients)
+_ITEMS: BindParameter[Any] = bindparam("items", expanding=True)
+_REMOVE = [
+    delete(column.table).where(column.in_(_ITEMS))
+    for column in (schema.queue_recipients.c.item, schema.queue_bytes.c.item, schema.queue_messages.c.id)
+]
+_FACTS = select(schema.queue_messages).where(schema.queue_messages.c.id.in_(_ITEMS))
+_CONTENTS = select(schema.queue_bytes).where(schema.queue_bytes.c.item.in_(_ITEMS))
+_PEOPLE = (
+    select(schema.queue_recipients)
+    .where(schema.queue_recipients.c.item.in_(_ITEMS))
+    .order_by(schema.queue_recipients.c.number)
+)
 
 
 def put(connection: Connection, messages: Sequence[Outgoing]) -> None:
@@ -219,8 +232,8 @@ def put(connection: Connection, messages: Sequence[Outgoing]) -> None:
 
 def remove(connection: Connection, items: Sequence[str]) -> None:
     """Delete messages with all that belongs to them."""
-    for column in (schema.queue_recipients.c.item, schema.queue_bytes.c.item, schema.queue_messages.c.id):
-        connection.execute(delete(column.table).where(column.in_(items)))
+    for statement in _REMOVE:
+        connection.execute(statement, {"items": list(items)})
 
 
 def facts_of(row: Any) -> Facts:
@@ -256,9 +269,7 @@ def recipient_of(row: Any) -> Recipient:
 
 def messages(connection: Connection, items: Iterable[str]) -> dict[str, Facts]:
     """The messages of these ids that are there."""
-    table = schema.queue_messages
-    found = connection.execute(select(table).where(table.c.id.in_(list(items))))
-    return {row.id: facts_of(row) for row in found}
+    return {row.id: facts_of(row) for row in connection.execute(_FACTS, {"items": list(items)})}
 
 
 def contents(connection: Connection, facts: Iterable[Facts]) -> dict[str, bytes]:
@@ -266,9 +277,8 @@ def contents(connection: Connection, facts: Iterable[Facts]) -> dict[str, bytes]
     sizes = {one.id: one.size for one in facts}
     if not sizes:
         return {}
-    table = schema.queue_bytes
     found: dict[str, bytes] = {}
-    for row in connection.execute(select(table).where(table.c.item.in_(list(sizes)))):
+    for row in connection.execute(_CONTENTS, {"items": list(sizes)}):
         try:
             found[row.item] = unpack(row.data, sizes[row.item], row.item)
         except DamagedError:
@@ -278,9 +288,8 @@ def contents(connection: Connection, facts: Iterable[Facts]) -> dict[str, bytes]
 
 def recipients(connection: Connection, items: Sequence[str]) -> dict[str, list[Recipient]]:
     """The recipients of each message, in envelope order."""
-    table = schema.queue_recipients
     found: dict[str, list[Recipient]] = {}
-    for row in connection.execute(select(table).where(table.c.item.in_(items)).order_by(table.c.number)):
+    for row in connection.execute(_PEOPLE, {"items": list(items)}):
         found.setdefault(row.item, []).append(recipient_of(row))
     return found
 

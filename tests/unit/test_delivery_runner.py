@@ -403,6 +403,19 @@ def test_what_a_killed_process_held_is_delivered_by_the_next(database: Database)
     assert len(agency.hop.taken) == 1
 
 
+def test_what_agents_have_died_with_goes_one_by_one_and_soon(database: Database) -> None:
+    agency = Agency(database, poll=30)
+    for _ in range(12):
+        agency.add()
+    execute(database, "UPDATE queue_recipients SET deaths = 3")
+
+    async def scene(lab: Agency) -> None:
+        await until(lambda: not lab.states())
+
+    play(agency, scene)
+    assert len(agency.hop.taken) == 12
+
+
 @pytest.mark.parametrize("name", ["", "x", "elsewhere pid:[1] 1 2", " 1 2"])
 def test_who_cannot_be_known_is_not_called_dead(name: str) -> None:
     assert not is_dead(name)

@@ -14,7 +14,7 @@ from sqlalchemy import func, select, update
 from gateway.mail.types import new_id
 from gateway.store import audit, schema
 from gateway.store.database import Database, StoreError
-from gateway.store.queue import MOST_DEATHS, Queue
+from gateway.store.queue import MOST_DEATHS, SUSPECT, Queue
 from gateway.store.queued import (
     FAST_SIZE,
     Addressee,
@@ -223,17 +223,31 @@ def test_who_leaves_gives_back(queue: Queue) -> None:
     assert claimed.recipients[0].deaths == 0
 
 
-def test_what_kills_every_agent_is_held(queue: Queue) -> None:
-    queue.add([outgoing()])
-    for _ in range(MOST_DEATHS - 1):
+def test_what_kills_every_agent_is_held_and_nothing_else(queue: Queue) -> None:
+    """Its neighbours, which were on lease each time as well, are told from it by going alone."""
+    queue.add([outgoing("poison@example.com"), *(outgoing() for _ in range(30))])
+    delivered = deaths = 0
+    for _ in range(500):
         owner = agent(queue)
-        assert len(claim(queue, owner)) == 1
-        assert queue.recover([owner.name]) == (1, 0)
-    owner = agent(queue)
-    assert len(claim(queue, owner)) == 1
-    assert queue.recover([owner.name]) == (0, 1)
-    assert claim(queue, agent(queue)) == []
+        claims = claim(queue, owner)
+        claims += queue.claim(owner, time.time(), 1, suspect=True)
+        assert sum(one.recipients[0].deaths >= SUSPECT for one in claims) <= 1
+        if any(one.recipients[0].address.startswith("poison") for one in claims):
+            deaths += 1
+            freed, held = queue.recover([owner.name])
+            assert freed + held == len(claims)
+            continue
+        for one in claims:
+            delivered += 1
+            queue.settle(owner, settled(one, State.DELIVERED))
+        queue.leave(owner)
+        if not claims:
+            break
+    assert (delivered, deaths) == (30, MOST_DEATHS)
     assert queue.size() == {"held": 1}
+    (entry,) = queue.search(Filter())
+    assert entry.recipients[0].address == "poison@example.com"
+    assert "10 delivery agents died" in entry.recipients[0].reply
 
 
 def test_agents_at_the_same_time_share_the_work(queue: Queue) -> None:
