@@ -13,7 +13,7 @@ from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as NoAnswer
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from gateway.auth.gather import Authentication, authenticate
 from gateway.mail import magic
@@ -87,7 +87,14 @@ class Sources:
         self.unpacker = unpacker
 
 
-def gather(mail: Mail, content: Content, sources: Sources, deadline: float) -> Evidence:
+class Gathered(NamedTuple):
+    """The evidence, and the words of attached documents, which no record keeps."""
+
+    evidence: Evidence
+    words: str = ""
+
+
+def gather(mail: Mail, content: Content, sources: Sources, deadline: float) -> Gathered:
     """Return the evidence about one message; `deadline` is on `time.monotonic()`."""
     pool, antivirus, spamd = sources.pool, sources.antivirus, sources.spamd
     release = _release(mail, content, sources)
@@ -103,7 +110,7 @@ def gather(mail: Mail, content: Content, sources: Sources, deadline: float) -> E
             else pool.submit(_timed, antivirus.scan, parts, deadline)
         )
     check = pool.submit(_timed, spamd.check, mail.raw, deadline) if spamd else None
-    listed = _ask_lists(mail, content, sources, deadline) if release is None else None
+    listed = _ask_lists(mail, content, sources, opening, deadline) if release is None else None
     # What comes back from the quarantine comes from us: our address would fail the sender's SPF and DMARC.
     asked = mail.session.direction is Direction.INBOUND and release is None
     auth = (
@@ -127,7 +134,7 @@ def gather(mail: Mail, content: Content, sources: Sources, deadline: float) -> E
         spam, durations["spamassassin"] = _wait(
             check, deadline, SpamCheck("error", detail="no answer in time")
         )
-    return Evidence(
+    evidence = Evidence(
         spf=auth.spf,
         dkim=auth.dkim,
         dmarc=auth.dmarc,
@@ -141,16 +148,36 @@ def gather(mail: Mail, content: Content, sources: Sources, deadline: float) -> E
         unpacked=opened.unpacked if opened else None,
         durations=durations,
     )
+    return Gathered(evidence, opened.text if opened else "")
 
 
 def _ask_lists(
-    mail: Mail, content: Content, sources: Sources, deadline: float
+    mail: Mail,
+    content: Content,
+    sources: Sources,
+    opening: Future[tuple[Answer, float]] | None,
+    deadline: float,
 ) -> Future[tuple[tuple[Listing, ...], float]] | None:
     """Send off the questions to the lists, if there are any."""
     if sources.lists is None:
         return None
     relayed = inside(mail.session.client_ip, sources.auth.trusted_relays)
-    return sources.pool.submit(_timed, partial(sources.lists.ask, relayed=relayed), mail, content, deadline)
+    ask = partial(sources.lists.ask, relayed=relayed)
+    return sources.pool.submit(_listed, ask, mail, content, opening, deadline)
+
+
+def _listed(
+    ask: Callable[[Mail, Content, float], tuple[Listing, ...]],
+    mail: Mail,
+    content: Content,
+    opening: Future[tuple[Answer, float]] | None,
+    deadline: float,
+) -> tuple[tuple[Listing, ...], float]:
+    """Ask the lists, about the links in attached documents as well."""
+    if opening:
+        opened, _ = _wait(opening, deadline, _NOT_OPENED)
+        content = replace(content, urls=content.urls + opened.unpacked.urls)
+    return _timed(ask, mail, content, deadline)
 
 
 def _proved(listings: tuple[Listing, ...], auth: Authentication) -> tuple[Listing, ...]:

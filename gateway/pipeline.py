@@ -19,7 +19,7 @@ from gateway.feedback.reported import reporter
 from gateway.gather import gather
 from gateway.mail.headers import printable
 from gateway.mail.mime import parse
-from gateway.mail.types import Action, Evidence, Mail, Outcome, Thresholds, Verdict, Versions, new_id
+from gateway.mail.types import Action, Evidence, Mail, Outcome, Text, Thresholds, Verdict, Versions, new_id
 from gateway.policy.annotate import annotate
 from gateway.policy.decide import decide, reasons
 from gateway.policy.examine import Spam, examine, seen_in
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from gateway.store.quarantine import Quarantine
     from gateway.tls.inbound import InboundTlsRule
 
+FEW_WORDS = 200  # characters of its own up to which a message is read by its documents
 UNDELIVERED = "UNDELIVERED"  # the reason to hold what a next hop refused too late to tell the client
 
 
@@ -86,8 +87,8 @@ def judge(mail: Mail, gateway: Gateway, door: str) -> Verdict:
 def consider(mail: Mail, gateway: Gateway) -> Judgement:
     """Look at one message from all sides, and promise nothing yet."""
     content = parse(mail.raw, gateway.limits)
-    evidence = gather(mail, content, gateway.sources, time.monotonic() + gateway.deadline)
-    spam = classify(mail, content, gateway)
+    evidence, words = gather(mail, content, gateway.sources, time.monotonic() + gateway.deadline)
+    spam = classify(mail, with_documents(content, evidence, words), gateway)
     signals = examine(mail, content, evidence, spam, gateway.policy)
     lifted = evidence.release.lifted if evidence.release else ()
     verdict = decide(signals, mail, gateway.policy, versions(gateway), lifted)
@@ -154,6 +155,19 @@ def judge_safely(mail: Mail, gateway: Gateway, door: str) -> tuple[Verdict, Repl
 def admit(session: Session, mail_from: str | None, gateway: Gateway) -> Reply | None:
     """Say no before DATA, cheaply and without the network; None lets the command through."""
     return check(session, mail_from, gateway.tls_rules)
+
+
+def with_documents(content: Content, evidence: Evidence, words: str) -> Content:
+    """Let attached documents speak where the message itself says next to nothing.
+
+    The classifier learned from bodies of messages: a report or an invoice beside a letter is other
+    language, and would only blur what it knows.
+    """
+    own = sum(len(text.text) for text in content.texts)
+    if evidence.unpacked is None or not words or own > FEW_WORDS:
+        return content
+    texts = (*content.texts, Text("plain", words))
+    return replace(content, texts=texts, urls=content.urls + evidence.unpacked.urls)
 
 
 def classify(mail: Mail, content: Content, gateway: Gateway) -> Spam | None:

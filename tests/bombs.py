@@ -348,6 +348,7 @@ SAMPLES: dict[str, Callable[[], bytes]] = {
     "unreadable": lambda: b"\x60\xea" + bytes(60),
     "lzma": lambda: zipped([("virus.txt", EICAR)], zipfile.ZIP_LZMA),
     "document": lambda: document({"word/_rels/a.xml.rels": relations("hyperlink", "https://example.net/")}),
+    "linked": lambda: document({"word/_rels/a.xml.rels": relations("hyperlink", "http://192.0.2.7/login")}),
     "macro": lambda: document({"word/vbaProject.bin": b"x", "word/activeX/activeX1.bin": b"x"}),
     "autorun": lambda: document({"word/a.xml": b"<w:instrText>DDEAUTO c:/x</w:instrText>"}),
     "external": lambda: document(

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from gateway.mail.types import Evidence, Thresholds, Verdict
+    from gateway.mail.types import Evidence, Thresholds, Unpacked, Verdict
     from gateway.store.database import Database
 
 SHOWN = 10  # recipients on the line that says what came; the outcome lists all
@@ -235,9 +235,14 @@ def _answers(evidence: Evidence) -> Iterator[tuple[str, str, str]]:
         yield "SpamAssassin", spamd.status, _join(about, ", ".join(spamd.symbols))
     if unpacked := evidence.unpacked:
         kinds = ", ".join(dict.fromkeys(finding.kind for finding in unpacked.findings))
-        yield "Unpack", unpacked.status, _join(f"{unpacked.count} members", kinds, unpacked.detail)
+        yield "Unpack", unpacked.status, _join(_counts(unpacked), kinds, unpacked.detail)
     if release := evidence.release:
         yield "Release", "valid", f"item {release.item}, answers {', '.join(release.lifted)}"
+
+
+def _counts(unpacked: Unpacked) -> str:
+    links = f", {len(unpacked.links)} links" if unpacked.links else ""
+    return f"{unpacked.count} members{links}"
 
 
 def _join(*parts: str) -> str:

@@ -271,6 +271,12 @@ class Unpacked:
     findings: tuple[Finding, ...] = ()
     count: int = 0
     detail: str = ""
+    links: tuple[str, ...] = ()  # in documents
+
+    @property
+    def urls(self) -> tuple[Url, ...]:
+        """The links in documents, like those of the message."""
+        return tuple(map(Url, self.links))
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,12 +32,14 @@ from gateway.mail.types import (
     Signal,
     SpamCheck,
     Thresholds,
+    Unpacked,
+    Url,
     Verdict,
     Versions,
     new_id,
 )
 from gateway.metrics import Metrics
-from gateway.pipeline import Gateway, judge_safely
+from gateway.pipeline import Gateway, judge_safely, with_documents
 from gateway.policy.annotate import RELEASE_FIELD
 from gateway.policy.examine import GTUBE
 from gateway.policy.rules import PolicySettings
@@ -280,7 +282,7 @@ def asked(
         pool=pool,
     )
     try:
-        return gather.gather(message, parse(raw), sources, time.monotonic() + 0.2)
+        return gather.gather(message, parse(raw), sources, time.monotonic() + 0.2).evidence
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
@@ -412,3 +414,14 @@ def test_signals_are_in_fixed_order(gateway: Gateway) -> None:
     assert first.signals == second.signals
     assert all(isinstance(s, Signal) for s in first.signals)
     assert first.verdict.contributions == second.verdict.contributions
+
+
+def test_documents_speak_where_the_message_does_not() -> None:
+    found = Evidence(unpacked=Unpacked("ok", links=("https://example.net/",)))
+    short = parse(b"From: a@example.com\r\n\r\nsee the file")
+    read = with_documents(short, found, "Dear friend, a fortune waits.")
+    assert [text.text for text in read.texts] == ["see the file", "Dear friend, a fortune waits."]
+    assert Url("https://example.net/") in read.urls
+    long = parse(b"From: a@example.com\r\n\r\n" + b"Here is the report. " * 30)
+    assert with_documents(long, found, "Dear friend") is long
+    assert with_documents(short, Evidence(), "") is short

@@ -335,7 +335,7 @@ def test_the_right_attachment_is_named(unpacker: Unpacker) -> None:
 @given(st.binary(max_size=200), st.binary(max_size=50))
 def test_any_answer_is_checked(text: bytes, raw: bytes) -> None:
     try:
-        unpacked, parts = frames.answer(text, raw)
+        unpacked, parts, _ = frames.answer(text, raw)
     except frames.FrameError:
         return
     assert isinstance(unpacked, Unpacked)
@@ -344,7 +344,7 @@ def test_any_answer_is_checked(text: bytes, raw: bytes) -> None:
 
 def test_an_answer_is_typed() -> None:
     good = {"unpacked": {"status": "ok", "members": [], "count": 1}, "parts": [1, 2]}
-    unpacked, parts = frames.answer(json.dumps(good).encode(), b"abc")
+    unpacked, parts, _ = frames.answer(json.dumps(good).encode(), b"abc")
     assert unpacked == Unpacked("ok", count=1)
     assert parts == (b"a", b"bc")
     for wrong in (

@@ -28,6 +28,7 @@ class Limits:
     ratio: int = 200  # octets of a large member for each octet it is packed in
     seconds: float = 2.0  # processor time
     parts: int = 25_000_000  # octets of members that are handed on to the virus scanner
+    text: int = 20_000  # characters of documents that are read; what goes beyond is left out
 
 
 class LimitHit(Exception):  # noqa: N818  # it is no error, but an answer

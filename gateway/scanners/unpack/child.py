@@ -59,7 +59,7 @@ def serve(request: frames.Request, contents: list[bytes]) -> tuple[frames.Answer
     unpacked = walker.walk((index, name, data) for (index, name, _), data in items)
     signal.setitimer(signal.ITIMER_PROF, 0)
     parts = list(walker.parts)
-    return frames.Answer(unpacked, tuple(map(len, parts))), parts
+    return frames.Answer(unpacked, tuple(map(len, parts)), walker.text), parts
 
 
 def _confine(memory: int, files: int) -> None:

@@ -41,6 +41,7 @@ class Answer(msgspec.Struct, frozen=True):
 
     unpacked: Unpacked
     parts: tuple[int, ...] = ()
+    text: str = ""  # of documents
 
 
 _requests = msgspec.json.Decoder(Request)
@@ -66,7 +67,7 @@ def request(text: bytes) -> Request:
     return _requests.decode(text)
 
 
-def answer(text: bytes, raw: bytes) -> tuple[Unpacked, tuple[bytes, ...]]:
+def answer(text: bytes, raw: bytes) -> tuple[Unpacked, tuple[bytes, ...], str]:
     """Decode what a child answers, and cut the parts out."""
     try:
         value = _answers.decode(text)
@@ -78,4 +79,4 @@ def answer(text: bytes, raw: bytes) -> tuple[Unpacked, tuple[bytes, ...]]:
     for size in value.parts:
         parts.append(raw[start : start + size])
         start += size
-    return value.unpacked, tuple(parts)
+    return value.unpacked, tuple(parts), value.text

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import olefile
 
 from gateway.mail import magic
+from gateway.scanners.unpack import words
 
 with warnings.catch_warnings():  # oletools speaks to pyparsing in words of older days
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -33,7 +34,10 @@ PACKAGE = "application/vnd.openxmlformats-officedocument."
 
 
 class Found(NamedTuple):
-    """A finding ("" for none) with its detail, and an embedded file (None for none)."""
+    """A finding ("" for none) with its detail, and an embedded file (None for none).
+
+    "text" and "link" are no findings: their detail is a text that the document shows, or a link in it.
+    """
 
     kind: str
     detail: str = ""
@@ -91,6 +95,9 @@ def part(name: str, data: bytes) -> Iterator[Found]:
         yield Found("object", name)
     if leaf.endswith((".xml", ".rels", ".vml")):
         yield from _markup(low, _plain(data))
+    if words.is_text(low):
+        yield Found("text", words.of_markup(data))
+        yield from (Found("link", link) for link in words.links(data))
 
 
 def entities(data: bytes) -> Iterator[Found]:
@@ -106,10 +113,14 @@ def _markup(name: str, data: bytes) -> Iterator[Found]:
     if name.endswith(".rels"):
         for relation in _RELATION.findall(data):
             kind = _RELATION_TYPE.search(relation)
-            if _EXTERNAL.search(relation) and kind and kind[1].lower() in _FETCHED:
-                target = _TARGET.search(relation)
+            if not _EXTERNAL.search(relation) or kind is None:
+                continue
+            target = _TARGET.search(relation)
+            if kind[1].lower() in _FETCHED:
                 where = target[1].decode("utf-8", "replace") if target else ""
                 yield Found("external", f"{kind[1].decode()} {where}")
+            elif target and (link := words.target(target[1])):
+                yield Found("link", link)
     elif name == "meta-inf/manifest.xml" and b"encryption-data" in data:
         yield Found("office-encrypted", "ODF")
     elif name.startswith("word/"):

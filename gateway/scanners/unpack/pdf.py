@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""PDF files: what they start, run or carry. A search for names, and no reading of pages.
+"""PDF files: what they start, run or carry, and the words and links that are cheap to have.
 
 Reads hostile bytes; linear. A PDF library would follow the document's own structure, which is
 what a hostile one gets wrong on purpose, and decode pages and images, which say nothing here.
@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import base64
 import re
+import zlib
 from typing import TYPE_CHECKING
 
-from gateway.scanners.unpack import streams
+from gateway.scanners.unpack import streams, words
 from gateway.scanners.unpack.budget import Broken
 from gateway.scanners.unpack.office import Found
 
@@ -30,6 +31,9 @@ _FILTER = re.compile(
 _FILE_NAME = re.compile(rb"/U?F\s*\(((?:[^()\\]|\\.){0,300})\)")
 _DICTIONARY = 4_000  # octets before "stream" in which its dictionary is looked for
 _MAX_STREAMS = 20_000
+_MAX_PAGE, _MAX_WORDS = 500_000, 1_000_000  # octets of a stream in which words are looked for, and inflated
+_TAIL = 4_000  # octets in which the trailer says that a file is encrypted
+_NO_PAGE = re.compile(rb"/(?:Image|Length[123]|XRef|Metadata|XML|CIDToGIDMap|N \d|FunctionType)\b")
 _PATTERNS: tuple[tuple[str, re.Pattern[bytes]], ...] = (
     ("pdf-javascript", re.compile(rb"/(?:JavaScript|JS)\b")),
     ("pdf-launch", re.compile(rb"/Launch\b")),
@@ -58,6 +62,8 @@ def look(data: bytes, budget: Budget) -> Iterator[Found]:
         yield from _stream(data, start, end, names, budget, seen)
     outside.append(data[position:])
     yield from _names(b"".join(outside), seen)
+    if "pdf-encrypted" not in seen:
+        yield from (Found("link", link) for link in words.of_annotations(b"".join(outside)))
 
 
 def _stream(
@@ -67,6 +73,12 @@ def _stream(
     dictionary = _unescaped(dictionary[dictionary.rfind(b" obj") + 1 :])
     objects, embedded = b"/ObjStm" in dictionary, b"/EmbeddedFile" in dictionary
     if not objects and not embedded:
+        if (
+            end - start.end() <= _MAX_PAGE
+            and not _NO_PAGE.search(dictionary)
+            and b"/Encrypt" not in data[-_TAIL:]
+        ):
+            yield from _page(data[start.end() : end], dictionary, budget)
         return
     budget.check_time()
     try:
@@ -78,8 +90,27 @@ def _stream(
         return
     if objects:
         yield from _names(content, seen)
+        yield from (Found("link", link) for link in words.of_annotations(content))
     else:
         yield Found("", name=next(names, b"").decode("latin-1"), data=content)
+
+
+def _page(data: bytes, dictionary: bytes, budget: Budget) -> Iterator[Found]:
+    """Read the words of what may be a page; one that cannot be read has none."""
+    budget.check_time()
+    plain = data
+    if b"/Filter" in dictionary:
+        if not dictionary.count(b"FlateDecode") == dictionary.count(b"Decode") == 1:
+            return
+        inflate = zlib.decompressobj()
+        try:
+            plain = inflate.decompress(data.lstrip(b"\r\n"), _MAX_WORDS)
+        except zlib.error:
+            return
+        budget.octets(len(plain))
+    text = words.of_page(plain)
+    if text:
+        yield Found("text", text)
 
 
 def _decoded(data: bytes, dictionary: bytes, budget: Budget) -> bytes:

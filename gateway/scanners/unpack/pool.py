@@ -40,10 +40,11 @@ _TEXT = 20_000  # characters in which passwords are looked for
 
 
 class Answer(NamedTuple):
-    """What was found, and members that the virus scanner is to see as files of their own."""
+    """What was found, members that the virus scanner is to see as files of their own, words of documents."""
 
     unpacked: Unpacked
     parts: tuple[bytes, ...] = ()
+    text: str = ""
 
 
 class Unpacker:

@@ -43,6 +43,8 @@ class UnpackSettings(Settings, frozen=True):
     ratio: Positive = _LIMITS.ratio
     # Octets of members that the virus scanner may not see by itself, and is given.
     parts: Positive = _LIMITS.parts
+    # Characters of the text of documents that the classifier may read; 0 for none.
+    text: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = _LIMITS.text
     # Words of the message tried as passwords of encrypted zip files; 0 tries none.
     passwords: Annotated[int, msgspec.Meta(ge=0, le=200)] = 30
 
@@ -55,4 +57,5 @@ class UnpackSettings(Settings, frozen=True):
             ratio=self.ratio,
             seconds=self.processor,
             parts=self.parts,
+            text=self.text,
         )

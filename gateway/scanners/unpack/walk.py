@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gateway.scanners.unpack.office import Found
 
 MAX_NAME = 255
+MAX_LINKS, MAX_LINK = 100, 1_000
 MAX_FINDINGS = 200
 MAX_MEMBERS, MAX_MEMBER_KINDS = 100, 1_000
 SMALL, MAX_SMALL = 1_000_000, 4_000_000  # octets of members that are scanned where a bound is hit later
@@ -60,6 +61,9 @@ class Walker:
         self._small: list[bytes] = []
         self._small_left = MAX_SMALL
         self.parts: dict[bytes, None] = {}  # for the virus scanner
+        self._texts: dict[str, None] = {}
+        self._links: dict[str, None] = {}
+        self._room = limits.text
 
     def walk(self, attachments: Iterable[tuple[int, str, bytes]]) -> Unpacked:
         """Walk through attachments, given as (index, name, content)."""
@@ -72,7 +76,13 @@ class Walker:
             self.parts |= dict.fromkeys(self._small)  # the scanner is not shown the whole
         except MemoryError:
             self._note("limit", "", "memory")
-        return Unpacked("ok", tuple(self._members), tuple(self._findings.values()), self._count)
+        links = tuple(self._links)
+        return Unpacked("ok", tuple(self._members), tuple(self._findings.values()), self._count, links=links)
+
+    @property
+    def text(self) -> str:
+        """The words of the documents."""
+        return "\n".join(self._texts)
 
     # ------------------------------------------------------------ notes
 
@@ -177,12 +187,24 @@ class Walker:
         for item in found:
             if item.kind == "limit":
                 raise LimitHit(item.detail, name)
-            if item.kind:
+            if item.kind in ("text", "link"):
+                self._read(item)
+            elif item.kind:
                 self._note(item.kind, name, item.detail)
             if item.data is not None:
                 self._budget.member()
                 self._budget.octets(len(item.data))
                 self._member(item.name, item.data, depth)
+
+    def _read(self, item: Found) -> None:
+        """Keep a text or a link of a document, as far as there is room."""
+        detail = item.detail.encode("utf-8", "replace").decode()
+        if item.kind == "link":
+            if len(self._links) < MAX_LINKS:
+                self._links.setdefault(detail[:MAX_LINK])
+        elif detail[: self._room]:
+            self._texts.setdefault(detail[: self._room])
+            self._room -= len(detail[: self._room])
 
     def _stream(self, data: bytes, name: str, depth: int, kind: str) -> None:
         self._budget.member()
