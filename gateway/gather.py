@@ -176,7 +176,7 @@ def _listed(
     """Ask the lists, about the links in attached documents as well."""
     if opening:
         opened, _ = _wait(opening, deadline, _NOT_OPENED)
-        content = replace(content, urls=content.urls + opened.unpacked.urls)
+        content = replace(content, urls=content.urls + opened.unpacked.links)
     return _timed(ask, mail, content, deadline)
 
 

@@ -167,7 +167,7 @@ def with_documents(content: Content, evidence: Evidence, words: str) -> Content:
     if evidence.unpacked is None or not words or own > FEW_WORDS:
         return content
     texts = (*content.texts, Text("plain", words))
-    return replace(content, texts=texts, urls=content.urls + evidence.unpacked.urls)
+    return replace(content, texts=texts, urls=content.urls + evidence.unpacked.links)
 
 
 def classify(mail: Mail, content: Content, gateway: Gateway) -> Spam | None:

@@ -271,12 +271,7 @@ class Unpacked:
     findings: tuple[Finding, ...] = ()
     count: int = 0
     detail: str = ""
-    links: tuple[str, ...] = ()  # in documents
-
-    @property
-    def urls(self) -> tuple[Url, ...]:
-        """The links in documents, like those of the message."""
-        return tuple(map(Url, self.links))
+    links: tuple[Url, ...] = ()  # in documents
 
 
 @dataclass(frozen=True, slots=True)

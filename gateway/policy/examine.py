@@ -42,7 +42,7 @@ def examine(
     signals += authorship.examine(mail, content, evidence, policy.authors, policy.forwarders)
     signals += _lists(evidence)
     signals += _structure(mail, content)
-    urls = content.urls + evidence.unpacked.urls if evidence.unpacked else content.urls
+    urls = content.urls + evidence.unpacked.links if evidence.unpacked else content.urls
     signals += links.examine(urls, policy.links, policy.authors.own)
     signals += _attached(content, evidence, policy)
     signals += (Signal(name, f"“{printable(text, 80)}”") for name, text in policy.patterns.matches(content))

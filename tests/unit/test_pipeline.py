@@ -417,7 +417,7 @@ def test_signals_are_in_fixed_order(gateway: Gateway) -> None:
 
 
 def test_documents_speak_where_the_message_does_not() -> None:
-    found = Evidence(unpacked=Unpacked("ok", links=("https://example.net/",)))
+    found = Evidence(unpacked=Unpacked("ok", links=(Url("https://example.net/"),)))
     short = parse(b"From: a@example.com\r\n\r\nsee the file")
     read = with_documents(short, found, "Dear friend, a fortune waits.")
     assert [text.text for text in read.texts] == ["see the file", "Dear friend, a fortune waits."]

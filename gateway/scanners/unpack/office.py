@@ -25,7 +25,7 @@ with warnings.catch_warnings():  # oletools speaks to pyparsing in words of olde
     from oletools.oleobj import OleNativeStream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 MAX_STREAMS = 2_000
 MAX_RTF = 3_000_000  # octets of RTF that are parsed for objects; the parser of oletools is slow
@@ -85,8 +85,8 @@ def is_document(names: list[str]) -> bool:
     return "[content_types].xml" in low or {"content.xml", "meta-inf/manifest.xml"} <= low
 
 
-def part(name: str, data: bytes) -> Iterator[Found]:
-    """Look at one part of an OOXML or ODF document."""
+def part(name: str, data: bytes, reads: Callable[[], bool] = bool) -> Iterator[Found]:
+    """Look at one part of an OOXML or ODF document; `reads` tells whether its words are wanted."""
     low = name.replace("\\", "/").lower().lstrip("/")
     leaf = low.rpartition("/")[2]
     if _MACRO_PART.match(low):
@@ -95,7 +95,7 @@ def part(name: str, data: bytes) -> Iterator[Found]:
         yield Found("object", name)
     if leaf.endswith((".xml", ".rels", ".vml")):
         yield from _markup(low, _plain(data))
-    if words.is_text(low):
+    if words.is_text(low) and reads():
         yield Found("text", words.of_markup(data))
         yield from (Found("link", link) for link in words.links(data))
 

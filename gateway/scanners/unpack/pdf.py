@@ -19,7 +19,7 @@ from gateway.scanners.unpack.budget import Broken
 from gateway.scanners.unpack.office import Found
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from gateway.scanners.unpack.budget import Budget
 
@@ -33,7 +33,9 @@ _DICTIONARY = 4_000  # octets before "stream" in which its dictionary is looked 
 _MAX_STREAMS = 20_000
 _MAX_PAGE, _MAX_WORDS = 500_000, 1_000_000  # octets of a stream in which words are looked for, and inflated
 _TAIL = 4_000  # octets in which the trailer says that a file is encrypted
-_NO_PAGE = re.compile(rb"/(?:Image|Length[123]|XRef|Metadata|XML|CIDToGIDMap|N \d|FunctionType)\b")
+_NO_PAGE = re.compile(
+    rb"/(?:Image|Length[123]|XRef|Metadata|XML|CIDToGIDMap|ObjStm|EmbeddedFile|N \d|FunctionType)\b"
+)
 _PATTERNS: tuple[tuple[str, re.Pattern[bytes]], ...] = (
     ("pdf-javascript", re.compile(rb"/(?:JavaScript|JS)\b")),
     ("pdf-launch", re.compile(rb"/Launch\b")),
@@ -44,9 +46,13 @@ _PATTERNS: tuple[tuple[str, re.Pattern[bytes]], ...] = (
 )
 
 
-def look(data: bytes, budget: Budget) -> Iterator[Found]:
-    """Yield the findings of a PDF file, each kind once, and the files embedded in it."""
+def look(data: bytes, budget: Budget, reads: Callable[[], bool] = bool) -> Iterator[Found]:
+    """Yield the findings of a PDF file, each kind once, the files embedded in it, and its links.
+
+    `reads` tells whether words are wanted.
+    """
     seen: set[str] = set()
+    encrypted = b"/Encrypt" in data[-_TAIL:] or b"/Encrypt" in data[:_TAIL]
     outside, position = [], 0
     names = (match[1] for match in _FILE_NAME.finditer(data))
     for count, start in enumerate(_STREAM.finditer(data)):
@@ -59,6 +65,8 @@ def look(data: bytes, budget: Budget) -> Iterator[Found]:
         if count > _MAX_STREAMS:
             yield Found("limit", "files")
             break
+        if not encrypted and end - start.end() <= _MAX_PAGE and reads():
+            yield from _page(data, start, end)
         yield from _stream(data, start, end, names, budget, seen)
     outside.append(data[position:])
     yield from _names(b"".join(outside), seen)
@@ -73,12 +81,6 @@ def _stream(
     dictionary = _unescaped(dictionary[dictionary.rfind(b" obj") + 1 :])
     objects, embedded = b"/ObjStm" in dictionary, b"/EmbeddedFile" in dictionary
     if not objects and not embedded:
-        if (
-            end - start.end() <= _MAX_PAGE
-            and not _NO_PAGE.search(dictionary)
-            and b"/Encrypt" not in data[-_TAIL:]
-        ):
-            yield from _page(data[start.end() : end], dictionary, budget)
         return
     budget.check_time()
     try:
@@ -95,19 +97,20 @@ def _stream(
         yield Found("", name=next(names, b"").decode("latin-1"), data=content)
 
 
-def _page(data: bytes, dictionary: bytes, budget: Budget) -> Iterator[Found]:
+def _page(data: bytes, start: re.Match[bytes], end: int) -> Iterator[Found]:
     """Read the words of what may be a page; one that cannot be read has none."""
-    budget.check_time()
-    plain = data
+    dictionary = data[max(0, start.start() - _DICTIONARY) : start.start()]
+    dictionary = dictionary[dictionary.rfind(b" obj") + 1 :]
+    if _NO_PAGE.search(dictionary):
+        return
+    plain = data[start.end() : end]
     if b"/Filter" in dictionary:
         if not dictionary.count(b"FlateDecode") == dictionary.count(b"Decode") == 1:
             return
-        inflate = zlib.decompressobj()
         try:
-            plain = inflate.decompress(data.lstrip(b"\r\n"), _MAX_WORDS)
+            plain = zlib.decompressobj().decompress(plain.lstrip(b"\r\n"), _MAX_WORDS)
         except zlib.error:
             return
-        budget.octets(len(plain))
     text = words.of_page(plain)
     if text:
         yield Found("text", text)

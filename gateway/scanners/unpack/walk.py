@@ -9,12 +9,13 @@ finding, and a bound that is hit ends the walk with one.
 from __future__ import annotations
 
 import posixpath
+import time
 from typing import TYPE_CHECKING
 
 from gateway.mail import containers, magic, mime
 from gateway.mail.charsets import decode
 from gateway.mail.names import extensions
-from gateway.mail.types import Finding, Member, Unpacked
+from gateway.mail.types import Finding, Member, Unpacked, Url
 from gateway.scanners.unpack import kinds, native, office, pdf, streams, zips
 from gateway.scanners.unpack.budget import Broken, Budget, LimitHit, Limits
 
@@ -64,6 +65,7 @@ class Walker:
         self._texts: dict[str, None] = {}
         self._links: dict[str, None] = {}
         self._room = limits.text
+        self._reads_until = time.process_time() + limits.seconds / 4
 
     def walk(self, attachments: Iterable[tuple[int, str, bytes]]) -> Unpacked:
         """Walk through attachments, given as (index, name, content)."""
@@ -76,7 +78,7 @@ class Walker:
             self.parts |= dict.fromkeys(self._small)  # the scanner is not shown the whole
         except MemoryError:
             self._note("limit", "", "memory")
-        links = tuple(self._links)
+        links = tuple(map(Url, self._links))
         return Unpacked("ok", tuple(self._members), tuple(self._findings.values()), self._count, links=links)
 
     @property
@@ -172,7 +174,7 @@ class Walker:
 
     def _documents(self, data: bytes, kind: str) -> Iterator[Callable[[bytes, str, int], None]]:
         if kind == kinds.PDF:
-            yield lambda d, n, depth: self._found(pdf.look(d, self._budget), n, depth)
+            yield lambda d, n, depth: self._found(pdf.look(d, self._budget, self._reads), n, depth)
         elif kind == kinds.RTF:
             yield lambda d, n, depth: self._found(office.rtf(d), n, depth)
         elif kind in kinds.XML:
@@ -195,6 +197,10 @@ class Walker:
                 self._budget.member()
                 self._budget.octets(len(item.data))
                 self._member(item.name, item.data, depth)
+
+    def _reads(self) -> bool:
+        """Whether more words are wanted, and there is time for them: they are worth no limit."""
+        return self._room > 0 and time.process_time() < self._reads_until
 
     def _read(self, item: Found) -> None:
         """Keep a text or a link of a document, as far as there is room."""
@@ -306,7 +312,7 @@ class Walker:
             if document:
                 kind = magic.detect(plain or b"")
                 listed = kind not in _PARTS and not kind.startswith(("image/", office.PACKAGE))
-                self._found(office.part(inner, plain or b""), where, depth)
+                self._found(office.part(inner, plain or b"", self._reads), where, depth)
             if number:  # the same content under another name
                 self._budget.member()
                 plain = plain[:0] if plain is not None else None

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-MAX_MARKUP = 3_000_000  # octets of one part that are read
+MAX_MARKUP = 1_000_000  # octets of one part that are read
 MAX_LINK = 1_000
 
 # The parts in which the text of a document stands: Word's, Excel's, PowerPoint's, and ODF's.
 _TEXT_PART = re.compile(
     r"word/(?:document\d*|footnotes|endnotes|comments|header\d*|footer\d*|glossary/document)\.xml\Z"
-    r"|xl/(?:sharedstrings|comments\d*|worksheets/[^/]+)\.xml\Z"
+    r"|xl/(?:sharedstrings|comments\d*)\.xml\Z"
     r"|ppt/(?:slides|notesslides)/[^/]+\.xml\Z|content\.xml\Z"
 )
 _BREAK = re.compile(
@@ -30,7 +30,6 @@ _BREAK = re.compile(
     re.IGNORECASE,
 )
 _TAG = re.compile(r"<!DOCTYPE[^>\[]{0,200}+\[[^\]]{0,500}+\]\s{0,9}+>|<[^>]*+(?:>|\Z)")
-_NUMBERS = re.compile(r"<v>[^<]*+</v>")  # cells of a sheet: references, not words
 _ENTITY = re.compile(r"&(?:(amp|lt|gt|quot|apos)|#(\d{1,7})|#x([0-9A-Fa-f]{1,6}));")
 _NAMED = {"amp": "&", "lt": "<", "gt": ">", "quot": '"', "apos": "'"}
 _HREF = re.compile(r"xlink:href\s*=\s*[\"']((?:https?|ftp):[^\"'<>\s]{1,1000})[\"']", re.IGNORECASE)
@@ -53,7 +52,7 @@ def is_text(name: str) -> bool:
 def of_markup(data: bytes) -> str:
     """The words of a part."""
     text = _decoded(data)
-    return _tidy(_entities(_TAG.sub("", _BREAK.sub("\n", _NUMBERS.sub("\n", text)))))
+    return _tidy(_entities(_TAG.sub("", _BREAK.sub("\n", text))))
 
 
 def links(data: bytes) -> Iterator[str]:
