@@ -59,8 +59,8 @@ class SkippedError(Exception):
 
 
 @contextlib.contextmanager
-def judging(most: int = 25_000_000) -> Iterator[Callable[[bytes], Judgement]]:
-    """A pipeline with a real clamd and without the classifier, as a function of raw messages.
+def judging(most: int = 25_000_000) -> Iterator[Callable[[Mail], Judgement]]:
+    """A pipeline with a real clamd and without the classifier, as a function of messages.
 
     `most` octets go to clamd in one piece.
     """
@@ -79,7 +79,7 @@ def judging(most: int = 25_000_000) -> Iterator[Callable[[bytes], Judgement]]:
             log = structlog.wrap_logger(structlog.testing.CapturingLogger(), processors=[])
             opened = assembly.assemble(assembly.load(config), Metrics(1).slot(0), log, threads=4, keep=False)
             try:
-                yield lambda raw: consider(received(raw), opened.gateway)
+                yield lambda mail: consider(mail, opened.gateway)
             finally:
                 opened.close()
 
@@ -124,7 +124,7 @@ def hidden_contents(root: Path) -> Iterator[Outcome]:
     with judging() as judge:
         for row in rows(folder / "cases.jsonl"):
             if row["kind"] == "hide-content":
-                judgement = judge((folder / row["file"]).read_bytes())
+                judgement = judge(received((folder / row["file"]).read_bytes()))
                 yield Outcome(row["id"], found_or_ambiguous(judgement), seen(judgement))
 
 
@@ -134,7 +134,7 @@ def hidden_names(root: Path) -> Iterator[Outcome]:
     with judging() as judge:
         for row in rows(folder / "cases.jsonl"):
             if row["kind"] == "hide-filename":
-                judgement = judge((folder / row["file"]).read_bytes())
+                judgement = judge(received((folder / row["file"]).read_bytes()))
                 names = [name for a in judgement.content.attachments for name in a.names]
                 wanted = "png" if row["id"].endswith(".png") else "zip"
                 known = any(wanted in extensions(name)[:1] for name in names)
@@ -156,7 +156,7 @@ def nested(root: Path) -> Iterator[Outcome]:
     folder = root / "eicar-nested"
     with judging() as judge:
         for row in rows(folder / "cases.jsonl"):
-            judgement = judge((folder / row["file"]).read_bytes())
+            judgement = judge(received((folder / row["file"]).read_bytes()))
             flagged = FLAGGED.get(row["id"]) in {s.name for s in judgement.signals}
             yield Outcome(row["id"], held(judgement) or flagged, seen(judgement))
 
@@ -274,10 +274,10 @@ def costs(root: Path) -> Iterator[Outcome]:
 def _large_attachment() -> Outcome:
     """Judge 25 MB with a real clamd, and compare with decoding and hashing them once."""
     text = base64.encodebytes(random.Random(1).randbytes(LARGE)).replace(b"\n", b"\r\n")
-    raw = evasions.mixed(evasions.TEXT, evasions.attached(text))
+    mail = received(evasions.mixed(evasions.TEXT, evasions.attached(text)))
     with judging(2 * LARGE) as judge:
-        scanned = judge(raw).evidence.antivirus.status
-        ours = min(_processor(lambda: judge(raw)) for _ in range(5))
+        scanned = judge(mail).evidence.antivirus.status
+        ours = min(_processor(lambda: judge(mail)) for _ in range(5))
         once = min(_processor(lambda: hashlib.sha256(binascii.a2b_base64(text))) for _ in range(5))
     detail = f"{ours * 1000:.0f} ms, {ours / once:.2f} times decoding and hashing, {scanned}"
     return Outcome("25 MB attachment", scanned == "clean" and ours <= TIMES * once, detail)
