@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import time
+import unicodedata
+from typing import TYPE_CHECKING
 
 import authres
 import pytest
@@ -25,6 +29,9 @@ from gateway.mail.types import (
     Session,
     Spf,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 OURS = "mx.example.org"
 EVIDENCE = Evidence(
@@ -293,3 +300,66 @@ def test_any_field_is_read_or_refused(text: str) -> None:
         return
     assert not name.isascii() or claimed == (name == OURS)
     assert all(result.method and result.result for result in results)
+
+
+DISGUISES = st.sampled_from(
+    [
+        *[
+            "mx.example.org",
+            "mx.",
+            "example.org",
+            "MX.EXAMPLE.ORG",
+            ";",
+            " ",
+            "(",
+            ")",
+            '"',
+            "\\",
+            "=",
+            "\r\n ",
+        ],
+        *["other.example", "spf=pass", "v=1", ",", "<", ">", "/", "1", "x", "\u200b", "\u00ad", "\0", "\xa0"],
+        *["=?utf-8?q?mx=2Eexample=2Eorg?=", "\uff4d\uff58\uff0eexample\u3002org"],
+    ]
+)
+
+
+def lenient(text: str) -> Iterator[str]:
+    """What careless readers may take for the authserv-id."""
+    with contextlib.suppress(authres.AuthResError, AttributeError):
+        yield authres.AuthenticationResultsHeader.parse(f"{NAME}: {' '.join(text.split())}").authserv_id
+    yield text.split(";", maxsplit=1)[0].strip()
+    bare = re.sub(r"\([^()]*\)", "", text)
+    yield re.split(r"[;\s]", bare.lstrip(" ;=,\r\n"))[0].strip('"')
+    shown = unicodedata.normalize("NFKC", bare).replace("\u3002", ".")
+    yield "".join(one for one in shown if one.isprintable() or one == " ").partition(";")[0].strip()
+    if "\\" not in text:  # which makes comments of what is none
+        yield from (segment.strip() for segment in bare.split(";"))
+
+
+@settings(deadline=None)
+@given(st.lists(DISGUISES, max_size=8).map("".join))
+def test_what_is_kept_is_nobodys_idea_of_ours(text: str) -> None:
+    value = f"{text}; dmarc=pass"
+    if forged([HeaderField(NAME, f"{NAME}:{value}".encode())], OURS) == ():
+        assert OURS not in {name.lower().rstrip(".") for name in lenient(value)}
+
+
+VALUES = st.sampled_from(["a@mx.example.org", "mx.example.org", '"mx.example.org; x"', "x"])
+COMMENTS = st.sampled_from(["", "(mx.example.org)", "(a (mx.example.org;) b)", "(\\) mx.example.org)"])
+RESULTS = st.builds(
+    "{} spf=pass {} reason={} {} smtp.mailfrom={} {}".format,
+    *(COMMENTS, COMMENTS, VALUES, COMMENTS, VALUES, COMMENTS),
+)
+
+
+@settings(deadline=None)
+@given(
+    COMMENTS,
+    st.sampled_from(["other.example", '"other.example"', "mx.example.org.example", "other.example 1"]),
+    st.lists(RESULTS, min_size=1, max_size=3),
+    st.sampled_from(["", ";", " ; "]),
+)
+def test_what_others_write_well_is_kept(comment: str, name: str, results: list[str], end: str) -> None:
+    value = f"{comment} {name} {comment}; {'; '.join(results)}{end}"
+    assert forged([HeaderField(NAME, f"{NAME}:{value}".encode())], OURS) == ()
