@@ -22,7 +22,7 @@ from gateway.classifier.model import Model
 from gateway.data import data_dir
 from gateway.delivery.release import outfit, send
 from gateway.delivery.routes import routes
-from gateway.feedback import folders
+from gateway.feedback import folders, owners
 from gateway.learning import Learner
 from gateway.listeners import split_host_port
 from gateway.mail.headers import printable
@@ -63,6 +63,8 @@ def serve(settings: Config, metrics: Metrics, counters: Counters, log: Log) -> N
         fixed = data_dir("models") / "regression"
         learner = Learner(Samples(database), settings.classifier, _base(settings, log), path, fixed)
         threading.Thread(target=follow, args=(learner, log), name="site model", daemon=True).start()
+        if settings.classifier.per != "site":
+            threading.Thread(target=owners.follow, args=(learner, log), name="owners", daemon=True).start()
         if settings.learning.imap:
             about = (settings.learning.imap, learner, log)
             threading.Thread(target=folders.follow, args=about, name="folders", daemon=True).start()

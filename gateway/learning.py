@@ -24,6 +24,8 @@ import numpy as np
 from gateway.classifier import gate, regression, stored
 from gateway.classifier.features import FEATURE_VERSION, extract
 from gateway.classifier.mapping import ModelError
+from gateway.classifier.own import owner_of
+from gateway.classifier.settings import OWN_FILE
 from gateway.classifier.site import (
     BUCKETS,
     READ,
@@ -75,6 +77,7 @@ class Labelled:
     origin: str = OPERATOR
     source: str = ""
     client: bytes = b""
+    recipients: tuple[str, ...] = ()  # whose mail it is
 
 
 @dataclass(slots=True)
@@ -262,6 +265,7 @@ class Learner:
             source=printable(message.source),
             time=time.time(),
             features=self._packed(client, raw, features),
+            owner=owner_of(message.recipients, self._settings.per),
             body=stored.pack_body(client, raw) if self._settings.samples == "bodies" else b"",
         )
 
@@ -416,6 +420,7 @@ class Learner:
 
     def _drop_earlier(self) -> None:
         """Remove models that know what was taken back, or are of another version."""
+        self.path.with_name(OWN_FILE).unlink(missing_ok=True)  # made again by the housekeeper
         self.previous.unlink(missing_ok=True)
         self.candidate.unlink(missing_ok=True)
 

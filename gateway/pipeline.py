@@ -176,7 +176,7 @@ def classify(mail: Mail, content: Content, gateway: Gateway) -> Spam | None:
         return None
     session = mail.session
     client = trace(session.helo, session.client_name, session.client_ip)
-    score = gateway.classifier.score(mail.raw, content, client)
+    score = gateway.classifier.score(mail.raw, content, client, mail.envelope.recipients)
     return None if score is None else Spam(score.cautious, score.reasons)
 
 

@@ -13,6 +13,7 @@ are common words), grams.npy (weights of grams of running text, by bucket), card
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 import os
@@ -34,6 +35,8 @@ from gateway.classifier.features import (
     readable,
 )
 from gateway.classifier.mapping import ModelError, Watched, open_regular, read_array
+from gateway.classifier.own import OwnFile, owner_of
+from gateway.classifier.settings import OWN_FILE
 from gateway.classifier.site import (
     Seen,
     SiteFile,
@@ -236,6 +239,8 @@ class Classifier:
     base: Model | None = None
     site: SiteFile | None = None
     newer: Watched[Model] | None = None  # versions of the base that come while it is in use
+    own: OwnFile | None = None
+    per: str = "site"  # whose models `own` has
 
     @classmethod
     def open(cls, settings: ClassifierSettings, models: Path, state: Path) -> Classifier | None:
@@ -249,7 +254,8 @@ class Classifier:
         folder = Path(settings.model) if settings.model else models / "base"
         base = Model.load(folder)
         newer = Watched(folder / MANIFEST, lambda manifest: Model.load(manifest.parent), base)
-        return cls(base, SiteFile(path) if path else None, newer)
+        own = OwnFile(path.with_name(OWN_FILE)) if path and settings.per != "site" else None
+        return cls(base, SiteFile(path) if path else None, newer, own, settings.per)
 
     def current(self) -> Model | None:
         """The base model in use: a version that was saved to its folder since is taken within a second."""
@@ -263,23 +269,32 @@ class Classifier:
         local = self.site.current() if self.site else None
         if local and learned(local.ham, local.spam):
             names.append(f"site-{local.ham + local.spam}")
+        if self.own and (own := self.own.current()):
+            names.append(f"own-{len(own)}")
         return "+".join(names) or "none"
 
-    def score(self, raw: bytes, content: Content, client: bytes = b"") -> Score | None:
+    def score(
+        self, raw: bytes, content: Content, client: bytes = b"", recipients: tuple[str, ...] = ()
+    ) -> Score | None:
         """Score a message, given as received and as parsed; None if there is no model.
 
-        `client` is what `stored.trace` says of who sent it.
+        `client` is what `stored.trace` says of who sent it. A message for recipients of several
+        owners is judged by the models of all alone, since it has one score.
         """
         features = extract(content)
         model = self.current()
         base = model.score_features(features) if model else None
         local = self.site.current() if self.site else None
         count = learned(local.ham, local.spam) if local else 0
-        if local is None or not count:
+        own = self.own.current() if self.own else None
+        owner = owner_of(recipients, self.per) if own else ""
+        if (local is None or not count) and not owner:
             return base
         start = client + as_received(raw)
         seen = Seen(buckets(start), shapes(features.shape), base.logit if base else 0.0)
-        return with_site(local, seen, base, start)
+        score = with_site(local, seen, base, start) if local is not None and count else base
+        added = own.score(owner, seen) if own and owner else None
+        return with_own(score, owner, *added) if score and added else score
 
 
 def with_site(local: SiteModel, seen: Seen, base: Score | None, start: bytes = b"") -> Score:
@@ -305,6 +320,19 @@ def with_site(local: SiteModel, seen: Seen, base: Score | None, start: bytes = b
 
 def _by_weight(reasons: list[tuple[str, float]]) -> tuple[tuple[str, float], ...]:
     return tuple(sorted(reasons, key=lambda reason: -abs(reason[1])))
+
+
+def with_own(score: Score, owner: str, logit: float, count: int) -> Score:
+    """Add what the model of an owner says to the score of the others."""
+    total = score.logit + logit
+    reason = (f"what {printable(owner, 100)} taught in {count} messages", logit)
+    return dataclasses.replace(
+        score,
+        probability=sigmoid(total),
+        logit=total,
+        reasons=_by_weight([reason, *score.reasons]),
+        acting=score.acting + logit,
+    )
 
 
 # ---------------------------------------------------------------- reading the artefact

@@ -11,6 +11,7 @@ import msgspec
 from gateway.settings import Settings
 
 SITE_FILE = "site-model.npy"
+OWN_FILE = "own-models.npy"  # beside it
 PerDay = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
 
 
@@ -26,6 +27,9 @@ class ClassifierSettings(Settings, frozen=True):
     # The model of what this site teaches: "on" keeps it beside the database, "off" uses none, and
     # an absolute path keeps it there.
     site: str = "on"
+    # Whether domains or recipients have small models of their own, on top of the site's: "site" (none
+    # has), "domain" or "recipient". They learn what the site's model gets wrong for them.
+    per: Literal["site", "domain", "recipient"] = "site"
     # What is kept of mail that was learned: "features" (hashes only), or "bodies" as well (the
     # first 64 KiB, so that a later version of the program can learn them anew: `model relearn`).
     samples: Literal["features", "bodies"] = "features"

@@ -59,10 +59,23 @@ files_argument = click.argument(
     metavar="NAME",
     help="Who reports it, such as an address: believed less than you, and limited by the day.",
 )
+@click.option(
+    "--owner",
+    default="",
+    metavar="ADDRESS",
+    help='Whose mail it is, where [classifier] per is "domain" or "recipient".',
+)
 @json_option
 @click.pass_obj
 def learn(
-    context: Context, files: tuple[Path, ...], *, ham: bool, spam: bool, source: str, as_json: bool
+    context: Context,
+    files: tuple[Path, ...],
+    *,
+    ham: bool,
+    spam: bool,
+    source: str,
+    owner: str,
+    as_json: bool,
 ) -> None:
     """Teach the site's model with FILES: messages, folders, Maildirs, mboxes; "-" is one message piped in.
 
@@ -82,7 +95,7 @@ def learn(
         raise Failure("say either --ham or --spam", EX_USAGE)
     if not files and sys.stdin.isatty():
         raise Failure('name files, or pipe a message in; "-" is standard input', EX_USAGE)
-    messages = _labelled(files or (Path("-"),), spam=spam, source=source)
+    messages = _labelled(files or (Path("-"),), spam=spam, source=source, owner=owner)
     with learning(context) as learner:
         outcome = learner.learn(progress(messages, "Learning"))
     tell(outcome, as_json=as_json)
@@ -384,17 +397,19 @@ def standing(context: Context) -> dict[str, Any]:
     return {"site model": text, **rows}
 
 
-def _labelled(files: Iterable[Path], *, spam: bool, source: str = "") -> Iterator[Labelled]:
+def _labelled(files: Iterable[Path], *, spam: bool, source: str = "", owner: str = "") -> Iterator[Labelled]:
     from gateway.learning import Labelled  # noqa: PLC0415  # help stays quick
     from gateway.store.samples import OPERATOR  # noqa: PLC0415  # help stays quick
 
     origin = "report" if source else OPERATOR
     for path in files:
         if str(path) == "-":
-            yield Labelled(sys.stdin.buffer.read(_SIZE_LIMIT), spam, origin, source or "-")
+            yield Labelled(
+                sys.stdin.buffer.read(_SIZE_LIMIT), spam, origin, source or "-", recipients=(owner,)
+            )
             continue
         for sample in read(path):
-            yield Labelled(sample.raw, spam, origin, source or sample.name)
+            yield Labelled(sample.raw, spam, origin, source or sample.name, recipients=(owner,))
 
 
 def _show(report: Report, *, as_json: bool, name: str) -> None:

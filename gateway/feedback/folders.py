@@ -215,7 +215,7 @@ class _Round:
         room = min(self._left, self._learner.room(source, of.per_day))
         messages, last = [], position.uid
         for uid in self._new(position.uid, following, room):
-            messages.append(Labelled(self._fetch(uid), spam, FOLDER, source))
+            messages.append(Labelled(self._fetch(uid), spam, FOLDER, source, recipients=(of.user,)))
             last = uid
         self._left -= len(messages)
         note = (key, f"{validity} {last}")

@@ -35,7 +35,14 @@ def learn_reviewed(
     fit = [item for item in items if not _is_test(quarantine, item)]
     known = quarantine.known(fit)
     messages = [
-        Labelled(quarantine.raw(item), spam, REVIEW, who, trace(known[item].helo, "", known[item].client_ip))
+        Labelled(
+            quarantine.raw(item),
+            spam,
+            REVIEW,
+            who,
+            trace(known[item].helo, "", known[item].client_ip),
+            tuple(recipient.address for recipient in known[item].recipients),
+        )
         for item in fit
     ]
     outcome = learner.learn(messages)

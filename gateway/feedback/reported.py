@@ -69,7 +69,10 @@ class ReportAddresses:
         if found.feedback not in _FITS[spam]:
             return Taken(0, f"an abuse report of the type {found.feedback}", useful=False)
         who = reporter(mail.session)
-        outcome = self._learner.receive(Labelled(raw, spam, REPORT, who) for raw in found.messages)
+        owner = who if "@" in who else mail.envelope.mail_from
+        outcome = self._learner.receive(
+            Labelled(raw, spam, REPORT, who, recipients=(owner,)) for raw in found.messages
+        )
         why = [f"{outcome.over_limit} over a daily limit"] if outcome.over_limit else []
         why += [f"{outcome.unfit} not fit to be learned"] if outcome.unfit else []
         return Taken(outcome.waiting, ", ".join(why))

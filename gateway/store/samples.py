@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _PAGE = 500
 _SOURCE = 200  # characters kept of a source
+_OWNER = 320  # and of an owner
 _GENERATION = "site_generation"
 _WRITER = "site_writer"
 
@@ -61,6 +62,7 @@ class Sample:
     time: float
     features: bytes
     body: bytes = b""
+    owner: str = ""  # domain or recipient whose own model learns it, too
     state: SampleState = SampleState.LEARNED
     number: int = 0  # given by the store
 
@@ -233,6 +235,22 @@ class Samples:
         older = self.database.read(lambda connection: connection.execute(aside).scalars().all())
         return self.set_state(older, SampleState.LEARNED) if len(older) >= most else 0
 
+    def owners(self, least: int, most: int) -> list[str]:
+        """The owners of `least` learned samples or more, at most so many, those with most samples first."""
+        table, count = schema.samples, func.count()
+        learned = (table.c.state == SampleState.LEARNED, table.c.owner != "")
+        statement = select(table.c.owner).where(*learned).group_by(table.c.owner).having(count >= least)
+        statement = statement.order_by(count.desc(), table.c.owner).limit(most)
+        return list(self.database.read(lambda connection: connection.execute(statement).scalars().all()))
+
+    def of_owner(self, owner: str, most: int) -> list[Sample]:
+        """The newest learned samples of an owner, oldest first."""
+        table = schema.samples
+        statement = select(table).where(table.c.state == SampleState.LEARNED, table.c.owner == owner)
+        statement = statement.order_by(table.c.number.desc()).limit(most)
+        rows = self.database.read(lambda connection: connection.execute(statement).mappings().all())
+        return [_sample(row) for row in reversed(rows)]
+
     def of_source(self, source: str) -> list[int]:
         """The numbers of all samples of a source."""
         table = schema.samples
@@ -332,6 +350,7 @@ def _row(sample: Sample) -> dict[str, object]:
         "state": sample.state,
         "features": sample.features,
         "body": sample.body,
+        "owner": printable(sample.owner, _OWNER),
     }
 
 
@@ -347,6 +366,7 @@ def _sample(value: Mapping[str, Any] | RowMapping) -> Sample:
         time=value["time"],
         features=bytes(value["features"]),
         body=bytes(value["body"]),
+        owner=value["owner"],
         state=SampleState(value["state"]),
         number=value["number"],
     )

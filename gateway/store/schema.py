@@ -35,7 +35,7 @@ from sqlalchemy.schema import CreateColumn
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-VERSION = 5
+VERSION = 6
 
 metadata = MetaData()
 _Number = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER counts by itself in SQLite
@@ -296,9 +296,12 @@ samples = Table(
     Column("state", String(16), nullable=False),
     Column("features", LargeBinary, nullable=False),  # zlib
     Column("body", LargeBinary, nullable=False),  # zlib; empty unless the settings want bodies kept
+    # Domain or recipient whose mail it is, "" if nobody's own model learns it.
+    Column("owner", Text, nullable=False, server_default=""),
     Index("samples_digest", "digest"),
     *(Index(f"samples_near{n}", f"near{n}") for n in range(4)),
     Index("samples_source", "source", "time"),
+    Index("samples_owner", "owner", "state", "number"),
     Index("samples_state", "state", "number"),
 )
 
@@ -427,12 +430,22 @@ def _add_review(connection: Connection) -> None:
         connection.execute(update(issued).values({name: value}))
 
 
+def _add_owner(connection: Connection) -> None:
+    """Add whose mail a sample is."""
+    if "owner" not in {column["name"] for column in inspect(connection).get_columns(samples.name)}:
+        column = CreateColumn(samples.c.owner).compile(dialect=connection.dialect)
+        connection.exec_driver_sql(f"ALTER TABLE {samples.name} ADD COLUMN {column}")
+    for index in samples.indexes:
+        index.create(connection, checkfirst=True)
+
+
 # From version n to n + 1, each within the transaction that opens the database.
 MIGRATIONS: dict[int, Callable[[Connection], None]] = {
     1: _add_dmarc,
     2: _add_samples,
     3: _add_queue,
     4: _add_review,
+    5: _add_owner,
 }
 
 

@@ -223,7 +223,7 @@ def test_undelivered_copies_are_held_apart(gateway: Gateway) -> None:
 class Mute:
     version = "mute"
 
-    def score(self, _raw: bytes, _content: object, _client: bytes) -> None:
+    def score(self, _raw: bytes, _content: object, _client: bytes, *_: object) -> None:
         return None
 
 
