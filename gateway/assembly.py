@@ -22,7 +22,7 @@ from gateway.delivery.routes import Routes, routes
 from gateway.delivery.runner import Courier
 from gateway.dns import Resolver
 from gateway.feedback.reported import ReportAddresses
-from gateway.gather import Sources
+from gateway.gather import Slots, Sources
 from gateway.learning import Learner
 from gateway.lists import Lists
 from gateway.pipeline import Gateway, admit, hold_undelivered, judge_safely
@@ -45,6 +45,9 @@ from gateway.store.submit import Submitter
 if TYPE_CHECKING:
     from gateway.log import Log
     from gateway.metrics import Counters
+
+
+ASKS = 3  # threads that ask others, for each message that is judged at the same time
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +112,10 @@ class Opened:
 
 
 def assemble(loaded: Loaded, counters: Counters, log: Log, *, threads: int, keep: bool = True) -> Opened:
-    """Open what one process needs; call it after the fork. `keep=False` judges without a store."""
+    """Open what one process needs; call it after the fork. `keep=False` judges without a store.
+
+    `threads` ask others; a message that is judged has `ASKS` of them at hand.
+    """
     config = loaded.config
     database = open_database(config.store) if keep else None
     quarantine = Quarantine(database, config.store) if database else None
@@ -133,6 +139,7 @@ def assemble(loaded: Loaded, counters: Counters, log: Log, *, threads: int, keep
             pool=pool,
             hostname=config.name,
             unpacker=Unpacker(config.unpack) if config.unpack.enabled else None,
+            slots=Slots(max(1, threads // ASKS)),
             lists=Lists(config.dnsbl, resolver, config.domains) if config.dnsbl.zones else None,
         ),
         classifier=loaded.classifier,

@@ -8,12 +8,13 @@ results is fixed by their fields, whoever answered first.
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as NoAnswer
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 
 from gateway.auth.gather import Authentication, authenticate
 from gateway.mail import magic
@@ -33,7 +34,7 @@ from gateway.policy.annotate import RELEASE_FIELD
 from gateway.scanners.unpack.pool import Answer, without_unopened
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from concurrent.futures import Executor
 
     from gateway.auth.settings import AuthSettings
@@ -48,6 +49,32 @@ _NOT_OPENED = Answer(Unpacked("error", detail="no answer in time"))
 _SILENT = (Listing("all lists", "client", "", status="error", reason="no answer in time"),)
 
 
+WAITING = 3  # threads for each slot: two more messages may wait for archives
+
+
+class Slots:
+    """How many messages are judged at once; who waits for archives to be opened makes room for another."""
+
+    def __init__(self, count: int) -> None:
+        self._free = threading.Semaphore(count)
+
+    def __enter__(self) -> Self:
+        self._free.acquire()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._free.release()
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """Wait for something without keeping others waiting."""
+        self._free.release()
+        try:
+            yield
+        finally:
+            self._free.acquire()
+
+
 class Sources:
     """Whom to ask. A scanner that is None is not configured."""
 
@@ -59,6 +86,7 @@ class Sources:
         "lists",
         "pool",
         "resolver",
+        "slots",
         "spamd",
         "unpacker",
     )
@@ -75,8 +103,10 @@ class Sources:
         hostname: str,
         unpacker: Unpacker | None = None,
         lists: Lists | None = None,
+        slots: Slots | None = None,
     ) -> None:
         self.lists = lists
+        self.slots = slots or Slots(1)
         self.resolver = resolver
         self.auth = auth
         self.antivirus = antivirus
@@ -122,11 +152,12 @@ def gather(mail: Mail, content: Content, sources: Sources, deadline: float) -> G
     )
     durations = dict(auth.durations)
     answer, spam = Scan("off"), SpamCheck("off")
-    if scan:
-        answer, durations["antivirus"] = _wait(scan, deadline, Scan("error", detail="no answer in time"))
     opened = None
-    if opening:
-        opened, durations["unpack"] = _wait(opening, deadline, _NOT_OPENED)
+    with sources.slots.aside() if opening else contextlib.nullcontext():
+        if scan:
+            answer, durations["antivirus"] = _wait(scan, deadline, Scan("error", detail="no answer in time"))
+        if opening:
+            opened, durations["unpack"] = _wait(opening, deadline, _NOT_OPENED)
     listings: tuple[Listing, ...] = ()
     if listed:
         listings, durations["lists"] = _wait(listed, deadline, _SILENT)
@@ -226,6 +257,8 @@ def _scanned(
     from ordinary mail, with a thread for seconds at each bomb. All else is, since an infection says more.
     """
     limits = [f.attachment for f in opened.unpacked.findings if f.kind == "limit"]
+    if opened.late:  # nothing was opened in time, and a bomb would take the scanner's time next
+        limits = [-1]
     if not limits:
         parts = (as_message(mail.raw), *content.readings, *opened.parts)
         return _timed(antivirus.scan, parts, deadline)

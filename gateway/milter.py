@@ -29,6 +29,7 @@ from typing import Annotated, Any
 import Milter
 import msgspec
 
+from gateway.gather import WAITING
 from gateway.mail.edits import ordered, remainder
 from gateway.mail.headers import printable
 from gateway.mail.networks import address, inside
@@ -66,7 +67,7 @@ class MilterSettings(Settings, frozen=True):
     socket_group: str = ""
     # Worker processes for each address.
     workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 2
-    # Messages that one worker judges at the same time.
+    # Messages that one worker judges at the same time; twice as many more may wait for their archives.
     threads: Annotated[int, msgspec.Meta(ge=1, le=256)] = 16
     # Seconds without a word from the MTA after which a connection is closed.
     timeout: Seconds = 1800.0
@@ -333,7 +334,7 @@ def serve(
         target=_drain, args=(listener, load, threading.get_ident()), name="drain", daemon=True
     )
     drain.start()
-    judges = ThreadPoolExecutor(settings.threads, "judge")
+    judges = ThreadPoolExecutor(WAITING * settings.threads, "judge")
 
     class Bound(Connection):
         pass

@@ -135,7 +135,8 @@ def judge_safely(mail: Mail, gateway: Gateway, door: str) -> tuple[Verdict, Repl
     """Judge, and turn a failure of our own into a temporary one: the only place that does."""
     started = time.monotonic()
     try:
-        verdict = judge(mail, gateway, door)
+        with gateway.sources.slots:
+            verdict = judge(mail, gateway, door)
         reply = reply_to(verdict)
     except Exception as error:  # whatever it is, the client hears "later" and never "clean"
         storage = isinstance(error, StoreError)

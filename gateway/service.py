@@ -282,7 +282,7 @@ def run_worker(
             database.close()
         return
     threads = settings.milter.threads if post.kind == "milter" else settings.smarthost.threads
-    opened = assembly.assemble(loaded, counters, log, threads=3 * threads)
+    opened = assembly.assemble(loaded, counters, log, threads=assembly.ASKS * threads)
     try:
         if post.kind == "milter":
             from gateway import milter  # noqa: PLC0415  # libmilter is not loaded where it does not serve

@@ -72,6 +72,19 @@ ZONES = [
     {"zone": "good.lists.example", "ask": ["client"], "weight": -3},
 ]
 ON_ERROR = {"clamd-down": "defer", "clamd-down-hold": "quarantine", "clamd-down-ignore": "ignore"}
+# Signals about links, authors, lists and files always tell what they saw.
+TELLING = (
+    "URL_",
+    "FROM_N",
+    "FROM_P",
+    "FROM_L",
+    "FROM_O",
+    "REPLY_TO_",
+    "DNSBL",
+    "ATTACHMENT_",
+    "ARCHIVE_",
+    "STRIP_",
+)
 ACTIONS = {"accept": "relay", "discard": "quarantine", "reject": "reject", "tempfail": "defer"}
 _ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{16}")
 _KEPT = re.compile(rb"X-Quarantine-ID: <([0-9A-HJKMNP-TV-Z]{16})>\r\n")
@@ -416,6 +429,7 @@ def test_judged_directly(case: cases.Case, laboratory: Lab) -> None:
     assert hits >= set(expect.signals), hits
     assert errors >= set(expect.errors), errors
     assert not (hits | errors) & set(expect.absent), hits | errors
+    assert not [s.name for s in signals if not s.text and s.name.startswith(TELLING)]
     if expect.score is not None:
         assert verdict.score == expect.score
     for text in expect.text:

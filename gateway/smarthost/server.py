@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from gateway.delivery.verify import Verifier
+from gateway.gather import WAITING
 from gateway.mail.networks import inside
 from gateway.mail.types import Reply
 from gateway.smarthost.session import Conversation
@@ -140,7 +141,7 @@ async def serve(
     # aiosmtpd writes what clients send into its log at level INFO.
     logging.getLogger("mail.log").setLevel(logging.WARNING)
     loop = asyncio.get_running_loop()
-    with _pool(door.settings.threads) as pool:
+    with _pool(WAITING * door.settings.threads) as pool:
         worker = Worker(door, pool, tls)
         servers = []
         for sock in listen_sockets:

@@ -66,7 +66,7 @@ class SmarthostSettings(Settings, frozen=True, kw_only=True):
     judge_timeout: Seconds = 240.0
     # Worker processes.
     workers: Positive = 2
-    # Judgements at a time in each worker.
+    # Judgements at a time in each worker; twice as many more may wait for their archives.
     threads: Positive = 8
     # Octets of messages held in memory; above it, new ones are put off with 452.
     memory_limit: Positive = 536_870_912

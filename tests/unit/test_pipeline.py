@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -11,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import structlog
 
+from contrib.lab.process import wait_for
 from gateway import assembly, gather, pipeline
 from gateway.auth.settings import AuthSettings
 from gateway.config import Config
 from gateway.dns import DnsSettings, Resolver
-from gateway.gather import Sources
+from gateway.gather import Slots, Sources
 from gateway.mail.mime import parse
 from gateway.mail.types import (
     Action,
@@ -301,6 +303,35 @@ def test_nobody_asked_is_off() -> None:
     evidence = asked()
     assert evidence.antivirus.status == "off"
     assert evidence.spamd.status == "off"
+
+
+def test_who_waits_for_archives_makes_room() -> None:
+    """One slot: while its holder waits, another is judged; who comes back waits for a free one."""
+    slots, order = Slots(1), []
+    opened = threading.Event()
+
+    def slow() -> None:
+        with slots:
+            order.append("slow")
+            with slots.aside():
+                assert opened.wait(5)
+            order.append("slow again")
+
+    def quick() -> None:
+        with slots:
+            order.append("quick")
+            opened.set()
+            time.sleep(0.05)
+            order.append("quick is done")
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(slow)
+        wait_for(lambda: order == ["slow"], 5, "the slow one")
+        pool.submit(quick).result(5)
+        first.result(5)
+    assert order == ["slow", "quick", "quick is done", "slow again"]
+    with slots:
+        assert not slots._free.acquire(blocking=False)
 
 
 def test_late_answers_are_errors() -> None:

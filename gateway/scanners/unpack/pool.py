@@ -45,6 +45,7 @@ class Answer(NamedTuple):
     unpacked: Unpacked
     parts: tuple[bytes, ...] = ()
     text: str = ""
+    late: bool = False  # the child was not done in time
 
 
 class Unpacker:
@@ -99,7 +100,9 @@ class Unpacker:
             answer = self._exchange(request, [data for *_, data in items], until)
         except (OSError, frames.FrameError, EOFError) as error:
             text = f"{type(error).__name__}: {error}"
-            answer = Answer(Unpacked("error", detail=printable(text, 200)))
+            answer = Answer(
+                Unpacked("error", detail=printable(text, 200)), late=isinstance(error, TimeoutError)
+            )
         return answer, round((time.monotonic() - started) * 1000, 2)
 
     def _exchange(self, request: frames.Request, contents: Sequence[bytes], until: float) -> Answer:
