@@ -127,7 +127,7 @@ def test_damaged_messages_are_stripped_well_or_not_at_all(policy: Policy, seed: 
     verdict, delivered = judged(damaged.raw, policy)
     if verdict.action is not Action.STRIP:
         assert not verdict.cuts
-        assert delivered == damaged.raw or verdict.action in (Action.RELAY, Action.TAG)
+        assert delivered == apply(damaged.raw, ()) or verdict.action in (Action.RELAY, Action.TAG)
         return
     content = parse(delivered)
     assert content.certain
