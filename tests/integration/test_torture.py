@@ -23,7 +23,8 @@ def test_nothing_is_lost(trial: str) -> None:
     wanted = arguments(["--kills", "5", "--cuts", "15", "--pause", "0.5", "--rate", "30", "--seed", "1"])
     (count,) = run([trial], wanted)
     assert count.taken > 10, count
-    assert count.good, count
+    # How many arrive twice hangs on how many were on their way at a kill: `make torture` counts those.
+    assert (count.lost, count.broken, count.left) == (0, 0, 0), count
 
 
 def event(kind: int, offset: int = 0, data: bytes = b"") -> Event:
