@@ -23,12 +23,15 @@ if TYPE_CHECKING:
     from gateway.mail.types import Content, HeaderField
 
 _MAX_NAMES: Final = 200  # that are kept, of those that anybody may take for an author's domain
+_MAX_HOST: Final = 253
 _MAX_ENCODED: Final = 40  # of them beyond ASCII, which cost up to 0.4 ms each
 _MAX_OCTETS: Final = 65_536  # of all From fields in which they are looked for
 _HOST: Final = re.compile(
     r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?)*", re.IGNORECASE
 )
-_QUOTED: Final = re.compile(r'"(?:[^"\\]|\\.)*+"|\((?:[^()\\]|\\.)*+\)', re.DOTALL)
+_LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?", re.IGNORECASE)
+# A quote that is not closed goes to the end: looked for again at each quote within, it would cost squares.
+_QUOTED: Final = re.compile(r'"(?:[^"\\]|\\.)*+("|\\?\Z)|\((?:[^()\\]|\\.)*+\)', re.DOTALL)
 _ALONE: Final = re.compile(r"[^\s<>@]+@[^\s<>@\x00]+")
 _BETWEEN: Final = frozenset("-._\u00b7\u0375\u05f3\u05f4\u30fb")  # RFC 5892 §2.6, §2.7
 _MAX_NESTED: Final = 5  # comments in comments
@@ -36,8 +39,9 @@ _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 _INVISIBLE: Final = re.compile(r"[\x00-\x1f\x7f\\\"]")
 # What stands behind "@" in any form, or "%" or in front of "!", by which mail was once routed.
 _CLAIMED: Final = re.compile(
-    r"[@%\uff20\ufe6b]\s{0,20}+([^\s\x00-\x1f\x7f<>()\[\]\\\",;:@%!/|'`=?]+)|(?<![\w.-])([\w.-]++)!"
+    r"[@%\uff20\ufe6b]\s{0,20}+([^\s\x00-\x1f\x7f<>()\\\",;@%!]++)|(?<![\w.-])([\w.-]++)!"
 )
+_NO_NAME: Final = re.compile(r"[^\w.\u00ad\u3002\uff0e\uff61\u200b-\u200d\u2060\ufeff-]+")
 
 
 def author_domain(content: Content) -> tuple[str, str]:
@@ -84,9 +88,9 @@ def author_domains(content: Content) -> tuple[str, ...]:
         if encoded > _MAX_ENCODED and not domain.isascii():
             more = True
             continue
-        for name in (domain.lower(),) if domain.isascii() else readings(domain):
-            if _HOST.fullmatch(name):
-                found[name] = None
+        for name in (domain.lower(),) if domain.isascii() else readings(domain) or (domain,):
+            if usable := _end(name) or (name if _LABEL.fullmatch(name) else ""):
+                found[usable] = None
     return (*found, "") if more else tuple(found)
 
 
@@ -102,9 +106,22 @@ def _claimed(content: Content, fields: Iterable[HeaderField]) -> Iterator[str]:
         # Controls, quotes and backslashes end a name for one program, and are nothing to the next.
         for reading in dict.fromkeys((text, _INVISIBLE.sub("", text), decode_words(text))):
             for found in _CLAIMED.finditer(reading):
-                name = found[1] or found[2]
-                if "." in name.strip("."):
-                    yield name
+                for name in _NO_NAME.split(found[1] or found[2]):
+                    if "." in name.strip("."):
+                        yield name
+
+
+def _end(name: str) -> str:
+    """As much of the end of a name as has labels fit for a domain, two at least, or ""."""
+    kept: list[str] = []
+    left = _MAX_HOST
+    for label in reversed([one.strip("-") for one in name.lower().split(".")]):
+        left -= len(label) + 1
+        if left < 0 or (label and not _LABEL.fullmatch(label)):
+            break
+        kept += [label] * bool(label)
+    address = all(label.isdigit() for label in kept)
+    return ".".join(reversed(kept)) if len(kept) > 1 and not address else ""
 
 
 def _text(field: HeaderField) -> str:
@@ -140,11 +157,17 @@ def _is_ambiguous(text: str) -> bool:
 def _outside(text: str) -> str:
     """What stands outside of comments, which become spaces, and of quoted strings, which become NUL."""
     for _ in range(_MAX_NESTED):
-        shorter = _QUOTED.sub(lambda found: "\0" if found[0][0] == '"' else " ", text)
+        shorter = _QUOTED.sub(_replaced, text)
         if shorter == text:
             break
         text = shorter
     return text.strip(" \t")
+
+
+def _replaced(found: re.Match[str]) -> str:
+    if found[0][0] == "(":
+        return " "
+    return "\0" if found[1] == '"' else '"'  # an open quote stays to be seen
 
 
 def _is_plain(domain: str) -> bool:

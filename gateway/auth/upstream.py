@@ -27,7 +27,10 @@ _MAX_OCTETS: Final = 16_384  # of fields looked at, from the top; the relay's ow
 
 
 def relayed_results(content: Content, authserv_ids: tuple[str, ...]) -> tuple[Result, ...]:
-    """The results of the topmost field that one of these services wrote; () if there is none."""
+    """The results of the topmost field that one of these services wrote; () if there is none.
+
+    Nothing is believed below a field that cannot be read and names one of them: it may be its own.
+    """
     wanted = {normal(name).rstrip(".") for name in authserv_ids}
     left = _MAX_OCTETS
     for field in content.all(NAME):
@@ -37,6 +40,8 @@ def relayed_results(content: Content, authserv_ids: tuple[str, ...]) -> tuple[Re
         try:
             name, results = read_results(field.value, tolerant=True)
         except ValueError:
+            if any(name.encode() in field.value.lower() for name in wanted):
+                break
             continue
         if name in wanted:
             return results

@@ -231,3 +231,11 @@ def test_what_strangers_put_below_a_relays_results_costs_little() -> None:
         start = time.thread_time()
         assert len(relayed_results(content, ("relay.example",))) == found
         assert time.thread_time() - start < 0.1  # 0.014 where nothing else runs
+
+
+def test_nothing_is_believed_below_a_relays_results_that_cannot_be_read() -> None:
+    long = b"Authentication-Results: relay.example; spf=fail" + b"; dkim=fail header.d=evil.example" * 300
+    forged = b"Authentication-Results: relay.example; spf=pass smtp.mailfrom=a@bank.example\r\n"
+    for above in (long, b"Authentication-Results: relay.example; (spf=fail"):
+        content = parse(above + b"\r\n" + forged + b"From: a@bank.example\r\n\r\n")
+        assert relayed_results(content, ("relay.example",)) == ()
