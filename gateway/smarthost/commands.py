@@ -10,9 +10,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from gateway.mail.networks import address as ip_address
 from gateway.mail.types import Reply
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 LONGEST_ADDRESS = 254  # octets: RFC 5321 §4.5.3.1.3 without the angle brackets
 
@@ -22,8 +26,16 @@ _PATH = re.compile(r'<((?:"(?:[^"\\]|\\.)*"|[^"<>])*)>')
 _BARE_ADDRESS = re.compile(r"[A-Za-z0-9._+=-]+@[A-Za-z0-9.-]+")
 _LOCAL = re.compile(r'[^\x00-\x20\x7f"(),:;<>@\[\]\\]+|"(?:[^"\\\x00-\x1f\x7f]|\\[\x20-\x7e])*"')
 _LABEL = re.compile(r"(?!-)(?:[A-Za-z0-9_-]|[^\x00-\x7f])+(?<!-)")
-_PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([!-<>-~]+))?")
+_PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=((?:[!-<>-~]|[^\x00-\x7f])+))?")
 _HELO = re.compile(r"[!-~]{1,255}")
+_XTEXT = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})+")  # RFC 3461 §4
+_CODED = re.compile(r"\+([0-9A-F]{2})")
+_UTF8_ADDRESS = re.compile(
+    r"(?:[!-*,-<>-\[\]-~]|[^\x00-\x7f]|\\x\{[0-9A-F]{2,6}\}|\+[0-9A-F]{2})+"
+)  # RFC 6533 §3
+_UTF8_CODED = re.compile(r"\\x\{([0-9A-F]+)\}|\+([0-9A-F]{2})")
+_NOTIFY = frozenset(("SUCCESS", "FAILURE", "DELAY"))
+DSN = frozenset(("RET", "ENVID"))  # the parameters of MAIL that come with DSN (RFC 3461)
 
 _HTTP = frozenset(("GET", "POST", "PUT", "HEAD", "CONNECT", "OPTIONS", "DELETE", "PATCH", "TRACE", "PRI"))
 
@@ -44,6 +56,14 @@ class MailCommand:
     options: tuple[str, ...]
     size: int  # announced, 0 if not
     smtputf8: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RcptCommand:
+    """RCPT as it was given: the recipient, not yet checked, and its parameters."""
+
+    recipient: str
+    options: tuple[str, ...] = ()
 
 
 def split_line(line: bytes) -> tuple[str, str]:
@@ -70,26 +90,23 @@ def helo_name(rest: str) -> str:
     return rest
 
 
-def mail_command(rest: str, *, extended: bool, size_limit: int) -> MailCommand:
-    """MAIL's argument. Raises CommandError."""
+def mail_command(
+    rest: str, *, extended: bool, size_limit: int, offered: frozenset[str] = frozenset()
+) -> MailCommand:
+    """MAIL's argument; of RET, ENVID, REQUIRETLS and AUTH those `offered`. Raises CommandError."""
     sender, words = _path(rest, "FROM:")
     found = _parameters(words, extended=extended)
     smtputf8 = "SMTPUTF8" in found
-    size = 0
     options = []
     for keyword, value in found.items():
-        if keyword == "SIZE":
-            if not value.isdecimal() or len(value) > 20:  # RFC 1870 §4
-                raise CommandError(501, "5.5.4", "Bad value of SIZE")
-            size = int(value)
-        elif keyword == "BODY":
-            if value.upper() not in ("7BIT", "8BITMIME"):
-                raise CommandError(501, "5.5.4", "BODY is 7BIT or 8BITMIME")
-        elif keyword != "SMTPUTF8":
+        check = _MAIL_PARAMETERS.get(keyword)
+        if check is None or (keyword in _OFFERED and keyword not in offered):
             raise CommandError(555, "5.5.4", f"Parameter {keyword} is not supported")
-        elif value:
-            raise CommandError(501, "5.5.4", "SMTPUTF8 has no value")
-        options.append(f"{keyword}={value.upper()}" if value else keyword)
+        if not check(value):
+            raise CommandError(501, "5.5.4", f"Bad value of {keyword}")
+        if keyword != "AUTH":  # whoever was believed before us is nobody's business behind us
+            options.append(f"{keyword}={_canonical(keyword, value)}" if value else keyword)
+    size = int(found.get("SIZE") or 0)
     if sender:
         check_address(sender, smtputf8=smtputf8, enhanced="5.1.7")
     if size > size_limit:
@@ -97,17 +114,68 @@ def mail_command(rest: str, *, extended: bool, size_limit: int) -> MailCommand:
     return MailCommand(sender, tuple(options), size, smtputf8)
 
 
-def rcpt_command(rest: str, *, extended: bool) -> str:
-    """RCPT's argument: the recipient, not yet checked. Raises CommandError."""
+def rcpt_command(rest: str, *, extended: bool, dsn: bool = False) -> RcptCommand:
+    """RCPT's argument; NOTIFY and ORCPT only with `dsn`. Raises CommandError."""
     recipient, words = _path(rest, "TO:")
     found = _parameters(words, extended=extended)
-    if found:
-        raise CommandError(555, "5.5.4", f"Parameter {next(iter(found))} is not supported")
+    for keyword, value in found.items():
+        check = _RCPT_PARAMETERS.get(keyword) if dsn else None
+        if check is None:
+            raise CommandError(555, "5.5.4", f"Parameter {keyword} is not supported")
+        if not check(value):
+            raise CommandError(501, "5.5.4", f"Bad value of {keyword}")
     if not recipient or not recipient.strip():
         raise CommandError(501, "5.1.3", "No recipient")
     if re.fullmatch(r"[A-Za-z0-9._+=-]+", recipient) and recipient.lower() != "postmaster":
         raise CommandError(501, "5.1.3", "A recipient needs a domain")
-    return recipient
+    return RcptCommand(recipient, tuple(f"{k}={_canonical(k, v)}" for k, v in found.items()))
+
+
+def _is_size(value: str) -> bool:
+    return value.isascii() and value.isdecimal() and len(value) <= 20  # RFC 1870 §4
+
+
+def _is_xtext(value: str, longest: int = 100) -> bool:
+    """Whether it is xtext that stands for printable ASCII (RFC 3461 §4.4): no line break is hidden there."""
+    if len(value) > longest or not _XTEXT.fullmatch(value):
+        return False
+    return all(" " <= chr(int(code, 16)) <= "~" for code in _CODED.findall(value))
+
+
+def _is_original(value: str) -> bool:
+    """ORCPT: a type, and an address in xtext (RFC 3461 §4.2) or, for "utf-8", as RFC 6533 §3 has it."""
+    kind, semicolon, address = value.partition(";")
+    if not semicolon or len(value) > 500 or not re.fullmatch(r"[A-Za-z0-9-]+", kind):
+        return False
+    if kind.lower() != "utf-8":
+        return _is_xtext(address, 500)
+    codes = [int(wide or short, 16) for wide, short in _UTF8_CODED.findall(address)]
+    return bool(_UTF8_ADDRESS.fullmatch(address)) and all(code >= 0x20 and code != 0x7F for code in codes)
+
+
+def _is_notify(value: str) -> bool:
+    words = value.upper().split(",")
+    return words == ["NEVER"] or (len(set(words)) == len(words) and _NOTIFY.issuperset(words))
+
+
+_MAIL_PARAMETERS: dict[str, Callable[[str], bool]] = {
+    "SIZE": _is_size,
+    "BODY": lambda value: value.upper() in ("7BIT", "8BITMIME"),
+    "SMTPUTF8": lambda value: not value,
+    "RET": lambda value: value.upper() in ("FULL", "HDRS"),
+    "ENVID": _is_xtext,
+    "REQUIRETLS": lambda value: not value,  # RFC 8689 §2
+    "AUTH": lambda value: value == "<>" or _is_xtext(value, 500),  # RFC 4954 §5
+}
+_OFFERED = frozenset(("RET", "ENVID", "REQUIRETLS", "AUTH"))
+_RCPT_PARAMETERS: dict[str, Callable[[str], bool]] = {"NOTIFY": _is_notify, "ORCPT": _is_original}
+
+
+def _canonical(keyword: str, value: str) -> str:
+    """The value as it is kept and passed on: ASCII, in one case where case means nothing."""
+    if keyword == "ORCPT":
+        return "".join(c if c.isascii() else f"\\x{{{ord(c):X}}}" for c in value)  # RFC 6533 §3
+    return value if keyword == "ENVID" else value.upper()
 
 
 def check_address(address: str, *, smtputf8: bool, enhanced: str) -> None:

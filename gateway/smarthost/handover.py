@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gateway.delivery.routes import NextHop
+    from gateway.smarthost.commands import RcptCommand
     from gateway.smarthost.settings import Door
 
 _SEPARATELY = Reply(452, "4.5.3", "This recipient goes elsewhere, send it in a transaction of its own")
@@ -65,8 +66,9 @@ class Handover:
         self._failure = None
         self._accepted, self._kept = [], []
 
-    async def offer(self, recipient: str) -> Reply:
-        """Ask the next hop for `recipient`; the reply to the client's RCPT."""
+    async def offer(self, command: RcptCommand) -> Reply:
+        """Ask the next hop for a recipient; the reply to the client's RCPT."""
+        recipient = command.recipient
         if recipient in self._accepted:
             return Reply(250, "2.1.5", "Ok")
         # <postmaster> without a domain goes where our first domain goes (RFC 5321 §4.1.1.3).

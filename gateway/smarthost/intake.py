@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from gateway.delivery.verify import Verifier
     from gateway.mail.types import Mail, Verdict
+    from gateway.smarthost.commands import RcptCommand
     from gateway.smarthost.settings import Door
 
 _LARGE = 65_536  # octets from which packing is worth a thread
@@ -40,6 +41,7 @@ class Intake:
         self._door = door
         self._verifier = verifier
         self._hops: dict[str, str] = {}  # accepted recipients, and their next hops
+        self._options: dict[str, tuple[str, ...]] = {}  # and the parameters of their RCPT
 
     @property
     def accepted(self) -> list[str]:
@@ -49,15 +51,16 @@ class Intake:
     def begin(self, sender: str, options: tuple[str, ...], size: int) -> None:
         """A new transaction of the client."""
         del sender, options, size  # they come again with the message
-        self._hops = {}
+        self._hops, self._options = {}, {}
 
     def keep(self, recipient: str) -> Reply:
         """Accept a recipient whose mail the judgement takes; it has no next hop."""
         self._hops[recipient] = ""
         return Reply(250, "2.1.5", "Ok")
 
-    async def offer(self, recipient: str) -> Reply:
+    async def offer(self, command: RcptCommand) -> Reply:
         """The reply to the client's RCPT."""
+        recipient = command.recipient
         if recipient in self._hops:
             return Reply(250, "2.1.5", "Ok")
         # <postmaster> without a domain goes where our first domain goes (RFC 5321 §4.1.1.3).
@@ -70,6 +73,7 @@ class Intake:
             if refused is not None:
                 return to_client(refused)
         self._hops[recipient] = str(hop)
+        self._options[recipient] = command.options
         return Reply(250, "2.1.5", "Ok")
 
     async def take(self, mail: Mail, verdict: Verdict, message: bytes, pool: Executor) -> Reply:
@@ -81,7 +85,9 @@ class Intake:
         outgoing = Outgoing(
             id=mail.id,
             sender=mail.envelope.mail_from,
-            recipients=tuple(Addressee(r, self._hops.get(r, "")) for r in verdict.relayed),
+            recipients=tuple(
+                Addressee(r, self._hops.get(r, ""), self._options.get(r, ())) for r in verdict.relayed
+            ),
             message=message,
             created=now,
             expires=now + self._door.lifetime,
@@ -98,11 +104,11 @@ class Intake:
 
     async def forget(self) -> None:
         """The client's transaction is over."""
-        self._hops = {}
+        self._hops, self._options = {}, {}
 
     async def close(self) -> None:
         """The client has gone."""
-        self._hops = {}
+        self._hops, self._options = {}, {}
 
 
 def may_bounce(mail: Mail, verdict: Verdict) -> bool:

@@ -28,6 +28,7 @@ from gateway.mail.headers import printable
 from gateway.mail.networks import inside, same_client
 from gateway.mail.types import Envelope, Mail, Reply, Session, new_id
 from gateway.smarthost.commands import (
+    DSN,
     CommandError,
     MailCommand,
     check_address,
@@ -270,6 +271,10 @@ class Conversation(SMTP):
             return
         size = f"SIZE {self._settings.size_limit}"
         offered = [self._door.hostname, "PIPELINING", size, "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES"]
+        if "RET" in self._offered:
+            offered.append("DSN")
+        if "REQUIRETLS" in self._offered:
+            offered.append("REQUIRETLS")
         if self.tls_context is not None and not self._over_tls:
             offered.append("STARTTLS")
         if inside(self.peer, self._settings.xclient_networks):
@@ -286,6 +291,13 @@ class Conversation(SMTP):
             return
         await self._forget()
         self._helo, self._extended = name, extended
+
+    @property
+    def _offered(self) -> frozenset[str]:
+        """The parameters of MAIL that not every client may use."""
+        if self._door.submit is None:
+            return frozenset()  # a next hop would have to be asked for them before it is known
+        return DSN | {"REQUIRETLS"} if self._over_tls else DSN  # RFC 8689 §2
 
     @property
     def _over_tls(self) -> bool:
@@ -311,7 +323,9 @@ class Conversation(SMTP):
             raise CommandError(503, "5.5.1", "Sender already given")
         if self._worker.full:
             raise CommandError(452, "4.3.1", "Insufficient memory, try again later")
-        mail = mail_command(rest, extended=self._extended, size_limit=self._settings.size_limit)
+        mail = mail_command(
+            rest, extended=self._extended, size_limit=self._settings.size_limit, offered=self._offered
+        )
         refusal = self._door.judgement.admit(self._client(), mail.sender, None)
         if refusal is not None:
             await self._refuse(refusal, mail.sender, "")
@@ -324,7 +338,8 @@ class Conversation(SMTP):
         self._need_helo()
         if self._mail is None:
             raise CommandError(503, "5.5.1", "Sender not yet given")
-        recipient = rcpt_command(rest, extended=self._extended)
+        command = rcpt_command(rest, extended=self._extended, dsn="RET" in self._offered)
+        recipient = command.recipient
         self._tried += 1
         if self._tried > 2 * self._settings.recipient_limit:
             await self._leave(Reply(421, "4.7.0", "Too many recipients tried"))
@@ -342,7 +357,7 @@ class Conversation(SMTP):
             # The timer is the client's; what the next hop takes has limits of its own.
             self._reset_timeout(3600)
             ours = self._door.judgement.takes(self._client(), recipient)
-            answer = self._hop.keep(recipient) if ours else await self._hop.offer(recipient)
+            answer = self._hop.keep(recipient) if ours else await self._hop.offer(command)
             self._reset_timeout(self._worker.patience())
             if answer.code < 300:
                 await self._say(answer)

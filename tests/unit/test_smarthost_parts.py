@@ -127,11 +127,81 @@ def test_bad_rcpt(rest: str, code: int) -> None:
     assert error.value.reply.code == code
 
 
+OFFERED = frozenset(("RET", "ENVID", "REQUIRETLS", "AUTH"))
+
+
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        ("RET=hdrs ENVID=QQ314159", ("RET=HDRS", "ENVID=QQ314159")),
+        ("ENVID=a+2Bb+3D+20", ("ENVID=a+2Bb+3D+20",)),
+        ("REQUIRETLS BODY=8bitmime", ("REQUIRETLS", "BODY=8BITMIME")),
+        ("AUTH=<>", ()),
+        ("AUTH=e+3Dmc2@example.com SIZE=9", ("SIZE=9",)),
+        ("RET=ALL", None),
+        ("RET", None),
+        ("ENVID=", None),
+        (f"ENVID={'a' * 101}", None),
+        ("ENVID=a+0D+0AX-Evil:+20yes", None),
+        ("ENVID=a+1B", None),
+        ("ENVID=a+7F", None),
+        ("ENVID=a+80", None),
+        ("ENVID=a+2b", None),
+        ("ENVID=a+2", None),
+        ("REQUIRETLS=1", None),
+        ("AUTH=+0D", None),
+        ("AUTH", None),
+    ],
+)
+def test_parameters_of_mail_that_are_offered(words: str, options: tuple[str, ...] | None) -> None:
+    def read() -> tuple[str, ...]:
+        return mail_command(f"FROM:<a@b> {words}", extended=True, size_limit=LIMIT, offered=OFFERED).options
+
+    if options is not None:
+        assert read() == options
+        return
+    with pytest.raises(CommandError) as error:
+        read()
+    assert error.value.reply.code == 501
+
+
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        ("NOTIFY=never", ("NOTIFY=NEVER",)),
+        ("NOTIFY=success,Delay,FAILURE", ("NOTIFY=SUCCESS,DELAY,FAILURE",)),
+        ("ORCPT=rfc822;Bob+2Bx@Example.com", ("ORCPT=rfc822;Bob+2Bx@Example.com",)),
+        ("ORCPT=utf-8;b\\x{FC}@example.com", ("ORCPT=utf-8;b\\x{FC}@example.com",)),
+        ("ORCPT=utf-8;bü@example.com", ("ORCPT=utf-8;b\\x{FC}@example.com",)),
+        ("NOTIFY=", None),
+        ("NOTIFY=NEVER,FAILURE", None),
+        ("NOTIFY=FAILURE,FAILURE", None),
+        ("NOTIFY=OFTEN", None),
+        ("ORCPT=a@b", None),
+        ("ORCPT=;a@b", None),
+        ("ORCPT=rfc822;", None),
+        ("ORCPT=rfc822;a+0D+0Ab", None),
+        ("ORCPT=rfc822;ü@b", None),
+        ("ORCPT=utf-8;a\\x{0A}b", None),
+        ("ORCPT=utf-8;a+0Ab", None),
+        (f"ORCPT=rfc822;{'a' * 500}", None),
+    ],
+)
+def test_parameters_of_rcpt_with_dsn(words: str, options: tuple[str, ...] | None) -> None:
+    if options is not None:
+        found = rcpt_command(f"TO:<a@b> {words}", extended=True, dsn=True)
+        assert (found.recipient, found.options) == ("a@b", options)
+        return
+    with pytest.raises(CommandError) as error:
+        rcpt_command(f"TO:<a@b> {words}", extended=True, dsn=True)
+    assert error.value.reply.code == 501
+
+
 @given(st.text(max_size=80), st.booleans())
 def test_any_argument_gives_a_value_or_a_reply(text: str, extended: bool) -> None:
     for prefix in ("", "FROM:", "FROM:<", "FROM:<a@b> "):
         try:
-            found = mail_command(prefix + text, extended=extended, size_limit=LIMIT)
+            found = mail_command(prefix + text, extended=extended, size_limit=LIMIT, offered=OFFERED)
         except CommandError:
             continue
         assert not set(found.sender) & set("\r\n\0")

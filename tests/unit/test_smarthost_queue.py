@@ -12,15 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from contrib.lab.certificates import Authority
 from gateway.delivery.verify import Verifier
 from gateway.mail.types import Action, Contribution, Edit, EditOp, Mail, Reply, Verdict
 from gateway.smarthost.intake import may_bounce
 from gateway.store.database import StoreError
+from gateway.tls.inbound import server_context
 from tests.hop import Hop, running
-from tests.smarthost_lab import FAST, MESSAGE, SENT, Bench, Raw, play
+from tests.smarthost_lab import FAST, MESSAGE, SENT, Bench, Raw, play, secure
 from tests.stored import mail_for, verdict_for
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from gateway.store.queued import Outgoing
 
 
@@ -72,6 +76,29 @@ def test_a_message_is_queued_as_it_is_to_be_sent() -> None:
     assert abs(mail.created - time.time()) < 30
     assert mail.expires - mail.created == 432_000
     assert not hop.commands, "the next hop is not needed"
+
+
+def test_what_the_sender_asked_for_goes_with_the_message(tmp_path: Path) -> None:
+    pair = Authority(tmp_path).issue("localhost")
+    context = server_context(str(pair.certificate), str(pair.key))
+
+    async def scene(client: Raw, _hop: Hop, _bench: Bench) -> None:
+        greeting = await client.ask("EHLO c")
+        assert "250-DSN" in greeting
+        assert "REQUIRETLS" not in greeting, "in clear there is no such promise"
+        assert (await client.ask("MAIL FROM:<a@b> REQUIRETLS")).startswith("555")
+        await client.ask("STARTTLS")
+        await secure(client)
+        assert "250-REQUIRETLS" in await client.ask("EHLO c")
+        assert (await client.ask("MAIL FROM:<a@b> RET=HDRS ENVID=x+2B REQUIRETLS")).startswith("250")
+        assert (await client.ask("RCPT TO:<u@example.com> NOTIFY=SUCCESS")).startswith("250")
+        assert (await client.ask("RCPT TO:<v@example.com> ORCPT=rfc822;w@example.com")).startswith("250")
+        assert (await client.message(SENT)).startswith("250")
+
+    _, _, shelf = queued(scene, tls=context, verify_recipients=False)
+    (mail,) = shelf.taken
+    assert mail.options == ("RET=HDRS", "ENVID=x+2B", "REQUIRETLS")
+    assert [one.options for one in mail.recipients] == [("NOTIFY=SUCCESS",), ("ORCPT=rfc822;w@example.com",)]
 
 
 def test_no_250_before_the_commit() -> None:
