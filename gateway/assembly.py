@@ -40,6 +40,7 @@ from gateway.store.journal import Journal
 from gateway.store.quarantine import Quarantine
 from gateway.store.queue import Queue
 from gateway.store.samples import Samples
+from gateway.store.senders import Senders
 from gateway.store.submit import Submitter
 
 if TYPE_CHECKING:
@@ -140,6 +141,7 @@ def assemble(loaded: Loaded, counters: Counters, log: Log, *, threads: int, keep
             hostname=config.name,
             unpacker=Unpacker(config.unpack) if config.unpack.enabled else None,
             slots=Slots(max(1, threads // ASKS)),
+            senders=Senders(database).lookup if database else None,
             lists=Lists(config.dnsbl, resolver, config.domains) if config.dnsbl.zones else None,
         ),
         classifier=loaded.classifier,

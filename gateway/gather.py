@@ -27,6 +27,7 @@ from gateway.mail.types import (
     Mail,
     Release,
     Scan,
+    SenderRule,
     SpamCheck,
     Unpacked,
 )
@@ -34,7 +35,7 @@ from gateway.policy.annotate import RELEASE_FIELD
 from gateway.scanners.unpack.pool import Answer, without_unopened
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from concurrent.futures import Executor
 
     from gateway.auth.settings import AuthSettings
@@ -86,6 +87,7 @@ class Sources:
         "lists",
         "pool",
         "resolver",
+        "senders",
         "slots",
         "spamd",
         "unpacker",
@@ -104,7 +106,9 @@ class Sources:
         unpacker: Unpacker | None = None,
         lists: Lists | None = None,
         slots: Slots | None = None,
+        senders: Callable[[str, Sequence[str]], tuple[SenderRule, ...]] | None = None,
     ) -> None:
+        self.senders = senders
         self.lists = lists
         self.slots = slots or Slots(1)
         self.resolver = resolver
@@ -177,9 +181,17 @@ def gather(mail: Mail, content: Content, sources: Sources, deadline: float) -> G
         lists=_proved(listings, auth),
         release=release,
         unpacked=opened.unpacked if opened else None,
+        senders=_ruled(mail, content, sources) if asked else (),
         durations=durations,
     )
     return Gathered(evidence, opened.text if opened else "")
+
+
+def _ruled(mail: Mail, content: Content, sources: Sources) -> tuple[SenderRule, ...]:
+    """What reviewers ruled about the envelope sender and the authors."""
+    if sources.senders is None:
+        return ()
+    return sources.senders(mail.envelope.mail_from, [address for _, address in content.from_addresses[:20]])
 
 
 def _ask_lists(

@@ -172,7 +172,7 @@ def tidy(settings: Config, database: Database) -> tuple[int, int]:
     journal, quarantine = Journal(database), Quarantine(database, settings.store)
     while removed := journal.prune(now - settings.store.journal_days * _DAY):
         records += removed
-    while removed := quarantine.expire(now - settings.store.quarantine_days * _DAY):
+    while removed := quarantine.expire_gently(now - settings.store.quarantine_days * _DAY):
         items += removed
     while quarantine.forget(now - settings.store.tombstone_days * _DAY):
         pass

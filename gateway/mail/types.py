@@ -288,6 +288,16 @@ class Listing:
 
 
 @dataclass(frozen=True, slots=True)
+class SenderRule:
+    """What reviewers ruled about a sender; "error" if that could not be read."""
+
+    pattern: str  # an address, a domain, or ".domain"
+    rule: Literal["block", "allow", "error"]
+    matched: Literal["envelope", "author"]
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Release:
     """A valid release token: this message was held here, and these signals were answered."""
 
@@ -310,6 +320,7 @@ class Evidence:
     release: Release | None = None
     unpacked: Unpacked | None = None  # None: nothing to unpack, or not configured
     queries: int = 0  # questions about the sender that went to the DNS, the cache not knowing
+    senders: tuple[SenderRule, ...] = ()
     durations: dict[str, float] = field(default_factory=dict)  # milliseconds by what was asked
 
 

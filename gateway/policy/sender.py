@@ -27,6 +27,7 @@ _SIGNALS: Final = {"reject": "DMARC_REJECT", "quarantine": "DMARC_QUARANTINE"}
 
 def examine(mail: Mail, content: Content, evidence: Evidence, forwarders: Forwarders) -> Iterator[Signal]:
     """Give the signals of all checks, in fixed order."""
+    yield from _ruled(evidence)
     yield from _spf(evidence)
     yield from _dkim(evidence)
     if evidence.dmarc is not None:
@@ -38,6 +39,23 @@ def examine(mail: Mail, content: Content, evidence: Evidence, forwarders: Forwar
         yield Signal("ARC_FAIL", printable(evidence.arc.reason, 200))
     if evidence.iprev is not None and evidence.iprev.result in ("fail", "permerror"):
         yield Signal("IPREV_FAIL", printable(evidence.iprev.name, 200))
+
+
+def _ruled(evidence: Evidence) -> Iterator[Signal]:
+    """What reviewers ruled. Anybody can write an allowed address, so an allowance must be proven."""
+    spf = any(s.identity == "mailfrom" and s.result == "pass" for s in evidence.spf)
+    dmarc = evidence.dmarc is not None and evidence.dmarc.result == "pass"
+    for found in evidence.senders:
+        if found.rule == "error":
+            yield Signal("SENDER_BLOCKED", printable(found.reason, 200), state="error")
+            continue
+        text = printable(f"{found.pattern} ({found.matched})", 400)
+        if found.rule == "block":
+            yield Signal("SENDER_BLOCKED", text)
+        elif dmarc if found.matched == "author" else spf:
+            yield Signal("SENDER_ALLOWED", text)
+        else:
+            yield Signal("SENDER_ALLOWED_UNPROVED", text)
 
 
 def _spf(evidence: Evidence) -> Iterator[Signal]:

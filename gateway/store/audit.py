@@ -12,11 +12,15 @@ import hashlib
 import json
 import time
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, bindparam, insert, select, update
 
 from gateway.mail.headers import printable
 from gateway.store import schema
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _HEAD = "audit-head"
 _START = "0" * 64
@@ -48,17 +52,28 @@ class Event:
 
 def append(connection: Connection, item: str, who: str, action: str, why: str = "") -> None:
     """Add a row, in the transaction that does what it tells of."""
-    head = connection.execute(_READ_HEAD).scalar()
-    if head is None:
+    append_all(connection, [item], who, action, why)
+
+
+def append_all(connection: Connection, items: Sequence[str], who: str, action: str, why: str = "") -> None:
+    """Add a row for each of `items`, to which the same happened."""
+    if not items:
+        return
+    found = connection.execute(_READ_HEAD).scalar()
+    if found is None:
         number, previous = 0, _START
         connection.execute(insert(schema.secrets), {"name": _HEAD, "value": b""})
     else:
-        text, _, previous = head.decode().partition(" ")
+        text, _, previous = found.decode().partition(" ")
         number = int(text)
-    row = Event(number + 1, time.time(), item, printable(who, 100), action, printable(why, 500))
-    digest = _hash(row, previous)
-    connection.execute(_INSERT, {**asdict(row), "hash": digest})
-    connection.execute(_WRITE_HEAD, {"text": f"{row.number} {digest}".encode()})
+    rows = []
+    for item in items:
+        number += 1
+        row = Event(number, time.time(), item, printable(who, 100), action, printable(why, 500))
+        previous = _hash(row, previous)
+        rows.append({**asdict(row), "hash": previous})
+    connection.execute(_INSERT, rows)
+    connection.execute(_WRITE_HEAD, {"text": f"{number} {previous}".encode()})
 
 
 def events(connection: Connection, item: str) -> list[Event]:
