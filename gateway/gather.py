@@ -27,7 +27,6 @@ from gateway.mail.types import (
     Mail,
     Release,
     Scan,
-    SenderRule,
     SpamCheck,
     Unpacked,
 )
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     from gateway.auth.settings import AuthSettings
     from gateway.dns import Resolver
     from gateway.lists import Lists
+    from gateway.mail.senderrule import SenderRule
     from gateway.scanners.clamd import Clamd
     from gateway.scanners.spamd import Spamd
     from gateway.scanners.unpack.pool import Unpacker

@@ -38,6 +38,7 @@ from gateway.policy.signals import NAMES
 from gateway.reply import reply_to
 from gateway.store.database import StoreSettings, open_database
 from gateway.store.quarantine import Quarantine
+from gateway.store.senders import Rule, Senders
 from tests import case as cases
 
 if TYPE_CHECKING:
@@ -88,6 +89,11 @@ TELLING = (
 ACTIONS = {"accept": "relay", "discard": "quarantine", "reject": "reject", "tempfail": "defer"}
 _ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{16}")
 _KEPT = re.compile(rb"X-Quarantine-ID: <([0-9A-HJKMNP-TV-Z]{16})>\r\n")
+RULED: dict[str, Rule] = {
+    "blocked.example": "block",
+    "allowed.example": "allow",
+    "pretended.example": "allow",
+}
 STRIPPED = (
     "ATTACHMENT_EXECUTABLE",
     "ARCHIVE_EXECUTABLE",
@@ -252,7 +258,9 @@ class Lab:
     def served(self, name: str) -> Served:
         """The gateway with this configuration, started when it is first asked for."""
         if name not in self.doors:
-            self.doors[name] = Served(self.directory / name, self.settings(name)).start()
+            settings = self.settings(name)
+            _rule(settings["store"]["database"])
+            self.doors[name] = Served(self.directory / name, settings).start()
         return self.doors[name]
 
     def opened(self, name: str) -> assembly.Opened:
@@ -266,6 +274,7 @@ class Lab:
             settings = msgspec.structs.replace(
                 settings, store=StoreSettings(database=f"sqlite:///{folder}/direct.db")
             )
+            _rule(settings.store.database)
             self.direct[name] = assembly.assemble(
                 assembly.load(settings), Metrics(1).slot(0), open_log(LogSettings(level="error")), threads=12
             )
@@ -275,6 +284,14 @@ class Lab:
     def judged(self, case: cases.Case, raw: bytes) -> Judgement:
         """What `consider` makes of the message of `case`, given as `raw`."""
         return consider(case.mail(raw), self.opened(case.file.config).gateway)
+
+
+def _rule(url: str) -> None:
+    """Give a store what its reviewers ruled about senders."""
+    database = open_database(StoreSettings(database=url))
+    for pattern, rule in RULED.items():
+        Senders(database).put(pattern, rule, "reviewer")
+    database.close()
 
 
 @pytest.fixture(scope="module")

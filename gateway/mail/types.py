@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The values that flow through the gateway, from the doors to the store.
 
-All are frozen: a new message is a new `Mail`, so nothing ever needs a reset. What other
-machines answered, "temperror" and "error" among it, is a value here and never an exception,
-because policy weighs it and replay reads it back from JSON.
+All are frozen: a new message is a new `Mail`, so nothing needs a reset. What other machines answered, an
+"error" among it, is a value and never an exception: policy weighs it, and replay reads it from JSON.
 """
 
 from __future__ import annotations
@@ -13,7 +12,10 @@ import re
 import time
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from gateway.mail.senderrule import SenderRule
 
 # ---------------------------------------------------------------- what came in
 
@@ -284,16 +286,6 @@ class Listing:
     codes: tuple[str, ...] = ()
     weight: float = 0.0
     status: Literal["listed", "error"] = "listed"
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class SenderRule:
-    """What reviewers ruled about a sender; "error" if that could not be read."""
-
-    pattern: str  # an address, a domain, or ".domain"
-    rule: Literal["block", "allow", "error"]
-    matched: Literal["envelope", "author"]
     reason: str = ""
 
 

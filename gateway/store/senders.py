@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal, cast
 from sqlalchemy import Connection, delete, func, insert, select
 
 from gateway.mail.headers import printable
-from gateway.mail.types import SenderRule
+from gateway.mail.senderrule import SenderRule
 from gateway.store import audit, schema
 from gateway.store.database import StoreError
 

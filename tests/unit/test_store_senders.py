@@ -13,7 +13,8 @@ from click.testing import CliRunner
 
 from gateway.cli.senders import senders as command
 from gateway.mail.mime import parse
-from gateway.mail.types import Action, Dmarc, Envelope, Evidence, Mail, SenderRule, Session, Spf, Versions
+from gateway.mail.senderrule import SenderRule
+from gateway.mail.types import Action, Dmarc, Envelope, Evidence, Mail, Session, Spf, Versions
 from gateway.policy.decide import decide
 from gateway.policy.examine import examine
 from gateway.store.database import Database, StoreError, open_database
