@@ -346,8 +346,7 @@ class EditOp(StrEnum):
 class Edit:
     """One change to the header section; with `Cut` the only way a message changes.
 
-    `index` counts the fields of this name from 1, as a milter does, and serves replace and
-    delete. `value` has neither CR nor NUL; a line break is LF followed by white space.
+    `index` counts fields of this name from 1. In `value` is neither CR nor NUL; a line break is LF and space.
     """
 
     op: EditOp
