@@ -38,6 +38,7 @@ _COMMANDS = {
     "replay": ("gateway.cli.replay", "replay", "Say what another policy would change."),
     "quarantine": ("gateway.cli.quarantine", "quarantine", "Review held messages."),
     "queue": ("gateway.cli.queue", "queue", "Look after the smart host's queue."),
+    "review": ("gateway.cli.review", "review", "Review held messages on a full screen."),
     "senders": ("gateway.cli.senders", "senders", "Block or allow senders."),
     "dmarc": ("gateway.cli.dmarc", "dmarc", "Report to domains what DMARC found of their mail."),
     "dkim": ("gateway.cli.dkim", "dkim", "Make and check the keys that sign outbound mail."),

@@ -156,7 +156,10 @@ def _release(
     way = _Way(**{field.name: options.pop(field.name) for field in fields(_Way)})
     with opened(context) as held, learning(context) if learn else nullcontext() as learner:
         items = choose(held, ids, options, states, all_matching=all_matching, yes=yes)
-        sender = _sender(context)
+        sender = outfitted(context)
+        if sender is None:
+            why = "no next hop is configured to release to; set release.next_hop or next_hop"
+            raise Failure(why, EX_DATAERR)
         seconds = way.seconds(context.config.release, len(items))
         batch, due = new_id(), time.time() + seconds
         orders, results = _schedule(held, items, way, actor(context), batch=batch, due=due, approve=approve)
@@ -212,14 +215,14 @@ _NOTHING: dict[str, Any] = {
 }
 
 
-def _sender(context: Context) -> Sender:
-    """How the configuration says that releases go out."""
+def outfitted(context: Context) -> Sender | None:
+    """How the configuration says that releases go out; None if it does not."""
     from gateway.delivery.release import outfit  # noqa: PLC0415  # only a release needs asyncio and TLS
     from gateway.delivery.routes import routes  # noqa: PLC0415  # as above
 
     config = context.config
     if not config.release.next_hop and not config.routes and not config.next_hop:
-        raise Failure("no next hop is configured to release to; set release.next_hop or next_hop", EX_DATAERR)
+        return None
     table = routes(config.routes, config.next_hop)
     return outfit(
         config.release, table, config.tls.outbound, config.name, config.antivirus, config.queue_lifetime

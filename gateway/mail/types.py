@@ -12,10 +12,9 @@ import re
 import time
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-if TYPE_CHECKING:
-    from gateway.mail.senderrule import SenderRule
+from gateway.mail.senderrule import SenderRule  # noqa: TC001  # msgspec reads the types of Evidence
 
 # ---------------------------------------------------------------- what came in
 

@@ -267,6 +267,8 @@ def _sqlite_engine(path: Path, synchronous: str) -> Engine:
         for pragma in (f"synchronous={synchronous}", "secure_delete=ON", "trusted_schema=OFF"):
             connection.execute(f"PRAGMA {pragma}")
         connection.execute("PRAGMA journal_size_limit=67108864")
+        # A search would index a million rows for one page of them.
+        connection.execute("PRAGMA automatic_index=OFF")
         connection.execute("PRAGMA wal_autocheckpoint=4000")  # pages; fewer syncs than with 1,000
         record.info["file"] = _identity(path)
 

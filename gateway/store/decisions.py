@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from gateway.store.database import Database
 
 _MANY = 20  # groups that the figures name
+_NEWEST = 10_000  # messages whose senders are counted
 
 
 class RefusedError(Exception):
@@ -53,10 +54,10 @@ class Figures:
     """How much is held, by what; groups are the largest ones, largest first."""
 
     states: dict[str, int]
-    octets: int
-    oldest: float  # seconds since 1970 of the oldest that is open, 0.0 if none is
+    octets: int  # of all whose content is there
+    oldest: float  # of these, in seconds since 1970; 0.0 if there is none
     reasons: dict[str, int]
-    senders: dict[str, int]
+    senders: dict[str, int]  # of the newest ten thousand
 
 
 class Decisions:
@@ -236,9 +237,10 @@ class Decisions:
         states = select(table.c.state, func.count()).group_by(table.c.state)
         count = func.count().label("count")
         reasons = select(names.c.name, count).group_by(names.c.name).order_by(count.desc()).limit(_MANY)
-        domain = table.c.sender
-        senders = select(domain, count).where(is_open).group_by(domain).order_by(count.desc()).limit(_MANY)
-        whole = select(func.sum(table.c.size), func.min(table.c.held_at)).where(is_open)
+        newest = select(table.c.sender).where(is_open).order_by(table.c.id.desc()).limit(_NEWEST).subquery()
+        sender = newest.c.sender
+        senders = select(sender, count).group_by(sender).order_by(count.desc()).limit(_MANY)
+        whole = select(func.sum(table.c.size), func.min(table.c.held_at)).where(table.c.content == 1)
 
         def work(connection: Connection) -> Figures:
             octets, oldest = connection.execute(whole).one()

@@ -105,7 +105,7 @@ quarantine = Table(
     Column("content", Integer, nullable=False, server_default="1"),  # 1 while the message is there
     Column("judged_by", Text, nullable=False, server_default=""),  # what looked at it last
     Index("quarantine_state", "state", "id"),
-    Index("quarantine_content", "content", "held_at"),
+    Index("quarantine_content", "content", "held_at", "size"),
     Index("quarantine_changed", "content", "changed"),
 )
 

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`mailwarden review`: work through held messages on a full screen."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gateway.cli.filters import filters, wanted
+from gateway.cli.heldmail import actor, opened, saved_filter
+from gateway.cli.learn import learn_items, learning
+from gateway.cli.main import EX_UNAVAILABLE, EX_USAGE, Context, Failure, config_option
+from gateway.cli.output import console, safe
+from gateway.cli.releases import outfitted
+from gateway.store.decisions import RefusedError
+from gateway.store.states import WAITING
+
+if TYPE_CHECKING:
+    from gateway.store.quarantine import Quarantine
+
+_LEAST_WINDOW = 3.0  # seconds to undo, whatever the settings say
+
+
+@click.command()
+@filters
+@config_option
+@click.pass_obj
+def review(context: Context, /, saved: str | None, **chosen: Any) -> None:
+    """Review held messages on a full screen: list, preview, and a key for each decision (? shows them).
+
+    Needs the extra "review": pip install 'mailwarden[review]'.
+
+    \b
+    Examples:
+      mailwarden review
+      mailwarden review --since 2d --reason score
+    """
+    try:
+        from gateway.cli.screen import Review  # noqa: PLC0415  # an extra, and heavy
+    except ImportError as error:
+        raise Failure(
+            f"the full screen needs textual ({error.name} is missing): pip install 'mailwarden[review]'",
+            EX_UNAVAILABLE,
+        ) from error
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise Failure("this needs a terminal; see mailwarden quarantine list", EX_USAGE)
+    from gateway.cli.desk import Desk  # noqa: PLC0415  # asyncio, TLS
+
+    with opened(context) as held:
+        search = wanted(chosen, saved_filter(held, saved), WAITING)
+        window = max(_LEAST_WINDOW, context.config.release.undo_seconds_bulk)
+
+        def learn(item: str, spam: bool) -> str:
+            return _learned(context, held, item, spam=spam)
+
+        desk = Desk(held, outfitted(context), actor(context), window=window, learn=learn, wanted=search)
+        Review(desk).run()
+        for told in desk.settle(all_of_it=True):
+            console().print(safe(told, 400), soft_wrap=True)
+
+
+def _learned(context: Context, held: Quarantine, item: str, *, spam: bool) -> str:
+    """Teach the classifier with one item, and say what came of it."""
+    try:
+        with learning(context) as learner:
+            outcome = learn_items(learner, held, [item], spam=spam)
+    except Failure as error:
+        raise RefusedError(error.message) from error
+    counts = outcome.told() if outcome else {}
+    return f"{item} as {'spam' if spam else 'ham'}: " + ", ".join(f"{n} {what}" for what, n in counts.items())
