@@ -31,6 +31,7 @@ from gateway.mail.domains import check_pattern
 from gateway.mail.mime import MimeLimits
 from gateway.mail.networks import network
 from gateway.milter import MilterSettings
+from gateway.policy.rescan import RescanSettings
 from gateway.policy.rules import PolicySettings
 from gateway.reports.settings import ReportSettings
 from gateway.scanners.clamd import ClamdSettings
@@ -132,6 +133,7 @@ class Config(Settings, frozen=True):
     classifier: ClassifierSettings = ClassifierSettings()
     learning: LearningSettings = LearningSettings()
     policy: PolicySettings = PolicySettings()
+    rescan: RescanSettings = RescanSettings()
     limits: LimitSettings = LimitSettings()
     tls: TlsSettings = TlsSettings()
     store: StoreSettings = StoreSettings()

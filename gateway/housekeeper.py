@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, generate_latest
 
+from gateway.assembly import assemble
 from gateway.classifier.mapping import ModelError
 from gateway.classifier.model import Model
 from gateway.data import data_dir
@@ -26,6 +27,7 @@ from gateway.feedback import folders, owners
 from gateway.learning import Learner
 from gateway.listeners import split_host_port
 from gateway.mail.headers import printable
+from gateway.rescan import rescan_all
 from gateway.scanners.clamd import Clamd, signatures_made
 from gateway.store import dmarc
 from gateway.store.database import Database, StoreError, open_database, state_directory
@@ -34,24 +36,28 @@ from gateway.store.quarantine import Quarantine
 from gateway.store.samples import Samples
 
 if TYPE_CHECKING:
+    from gateway.assembly import Loaded
     from gateway.config import Config
     from gateway.delivery.release import Sender
     from gateway.log import Log
     from gateway.metrics import Counters, Metrics
+    from gateway.pipeline import Gateway
     from gateway.scanners.clamd import ClamdSettings
 
 _ROUND = 600.0  # seconds between two rounds of retention
 _HOUR = 3_600.0
 _DAY = 86_400.0
 _FOLLOW = 0.4  # seconds between two looks at what is to be learned, here and on other nodes
+_BREATH = 0.05  # seconds between two held messages that are judged again: mail goes first
 _LOOK = 1.0  # seconds between two looks for releases that are due
 _HEAD_START = 3.0  # seconds that the command that decided a release has to send it itself
 LEAST_FREE = 16_777_216  # octets on the store's file system below which nothing more may be held soon
 _VERSION_TIMEOUT = 10.0  # seconds for the versions of all antivirus servers
 
 
-def serve(settings: Config, metrics: Metrics, counters: Counters, log: Log) -> None:
+def serve(loaded: Loaded, metrics: Metrics, counters: Counters, log: Log) -> None:
     """Work until SIGTERM ends the process: nothing here needs to be finished."""
+    settings = loaded.config
     watch = SignatureWatch(settings.antivirus, counters, log) if settings.antivirus.enabled else None
     database = open_database(settings.store)
     if settings.http.listen:
@@ -78,6 +84,11 @@ def serve(settings: Config, metrics: Metrics, counters: Counters, log: Log) -> N
     )
     releases = (Quarantine(database, settings.store), sender, log)
     threading.Thread(target=release, args=releases, name="releases", daemon=True).start()
+    if settings.rescan.enabled:
+        opened = assemble(loaded, counters, log, threads=4)
+        threading.Thread(
+            target=judge_again, args=(opened.gateway, settings), name="re-scan", daemon=True
+        ).start()
     while True:
         try:
             tidy(settings, database)
@@ -115,6 +126,29 @@ def follow(learner: Learner, log: Log) -> None:
                 problem = str(error)
                 log.error("the site's model is not up to date", error=printable(problem, 200))
         time.sleep(_FOLLOW)
+
+
+def judge_again(gateway: Gateway, settings: Config) -> None:
+    """Judge held mail again when rules, model or signatures are others than those that judged it last."""
+    assert gateway.quarantine is not None
+    while True:
+        try:
+            engine = _engine(settings)
+            for done in rescan_all(gateway, gateway.quarantine, engine, settings.rescan):
+                found = printable(done.infection, 200)
+                gateway.log.info("judged again", id=done.item, passes=done.passes, found=found, did=done.did)
+                time.sleep(_BREATH)
+        except StoreError as error:
+            gateway.log.error("held mail is not judged again", error=printable(str(error), 200))
+        time.sleep(_ROUND)
+
+
+def _engine(settings: Config) -> str:
+    """The version of the virus scanner's signatures, as verdicts have it; "" if none is asked."""
+    if not settings.antivirus.enabled:
+        return ""
+    found = Clamd(settings.antivirus).versions(time.monotonic() + _VERSION_TIMEOUT)
+    return next((version for version in found.values() if version), "")
 
 
 def release(quarantine: Quarantine, sender: Sender, log: Log) -> None:

@@ -272,7 +272,7 @@ def run_worker(
         from gateway import housekeeper  # noqa: PLC0415  # only this process pays for the import
 
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        housekeeper.serve(settings, metrics, counters, log)
+        housekeeper.serve(loaded, metrics, counters, log)
         return
     if post.kind == "delivery":
         database = open_database(settings.store)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A quarantine of a million messages: how long people wait for lists, searches, and mail for expiry.
 
-    make bench-quarantine
+    python -m contrib.bench.held
 
 Fills a database with made-up items (not timed), then times what `mailwarden quarantine` asks for, each
 question cold in a process of its own connection, and the longest that holding a message took while

@@ -22,6 +22,7 @@ from gateway.cli.main import EX_DATAERR, EX_NOINPUT, EX_USAGE, Context, Failure,
 from gateway.cli.output import console, facts, moment, octets, print_json, safe, table
 from gateway.cli.person import operator
 from gateway.cli.releases import approve, release, undo
+from gateway.cli.rescan import rescan
 from gateway.mail.headers import printable
 from gateway.mail.types import ID_PATTERN
 from gateway.store.filters import Filters
@@ -48,7 +49,7 @@ def quarantine() -> None:
     """
 
 
-for _command in (release, approve, undo, request, deny, answer, delete, learn_held):
+for _command in (release, approve, undo, request, deny, answer, delete, rescan, learn_held):
     quarantine.add_command(_command)
 
 

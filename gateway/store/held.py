@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Insert
 
-    from gateway.mail.types import Content, Envelope, Evidence, Mail, Session, Signal, Verdict
+    from gateway.mail.types import Content, Envelope, Evidence, Mail, Session, Signal, Verdict, Versions
 
 
 # Built once: most of a statement's cost is building it.
@@ -148,23 +148,27 @@ def rows_of(
         | {"note": DELIVERED_WITHOUT if a in verdict.stripped else ""}
         for n, a in enumerate(people)
     ]
-    judged = {
-        "item": mail.id,
-        "number": 0,
-        "time": now,
-        "evidence": to_json(judgement.evidence),
-        "signals": to_json(judgement.signals),
-        "verdict": to_json(verdict),
-    }
     names = [{"item": mail.id, "name": name} for name in dict.fromkeys(printable(r, 128) for r in reasons)]
     found: list[tuple[Insert, Any]] = [
         (_ITEM, item),
         (_EXACT, exact),
         (_RECIPIENT, [{**recipient, **free} for recipient in recipients]),
-        (_JUDGEMENT, judged),
+        (_JUDGEMENT, judgement_row(mail.id, 0, judgement)),
         (_WORDS, _words(item, recipients)),
     ]
     return [*found, (_REASON, names)] if names else found
+
+
+def judgement_row(item: str, number: int, judgement: Judgement) -> dict[str, Any]:
+    """A verdict with all that led to it; number 0 is what the item was held for."""
+    return {
+        "item": item,
+        "number": number,
+        "time": judgement.time,
+        "evidence": to_json(judgement.evidence),
+        "signals": to_json(judgement.signals),
+        "verdict": to_json(judgement.verdict),
+    }
 
 
 def _words(item: Mapping[str, Any], recipients: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -209,7 +213,11 @@ def bytes_of(connection: Connection, item: str) -> bytes:
 
 def stamp(judgement: Judgement) -> str:
     """What judged: when all of it is as it was, judging again says nothing new."""
-    versions, engine = judgement.verdict.versions, judgement.evidence.antivirus.engine
+    return stamp_of(judgement.verdict.versions, judgement.evidence.antivirus.engine)
+
+
+def stamp_of(versions: Versions, engine: str) -> str:
+    """The same for what judges now; `engine` is the virus scanner's version with its signatures."""
     return printable(f"{versions.policy} {versions.model} {engine}", 300)
 
 

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from gateway.store.queued import Outgoing
 
 MAX_REASONS = 200
+MAX_JUDGEMENTS = 20  # later verdicts kept of one item, beside the first
 
 # Built once: most of a statement's cost is building it.
 _SHA256 = select(schema.quarantine.c.sha256).where(schema.quarantine.c.id == bindparam("item"))
@@ -164,6 +165,30 @@ class Quarantine:
             )
             for row in rows
         ]
+
+    def judged_again(self, item: str, judgement: Judgement, stamp: str = "") -> None:
+        """Keep a later verdict beside the first; of many the newest. Nothing happens to what is gone.
+
+        `stamp` is what judged it, where the judgement does not tell: a scanner may not have been asked.
+        """
+        stamp = stamp or held.stamp(judgement)
+        table, judged = schema.quarantine, schema.quarantine_judgements
+
+        def work(connection: Connection) -> None:
+            if not held.lock(connection, item):
+                return
+            last = select(func.max(judged.c.number)).where(judged.c.item == item)
+            number = int(connection.execute(last).scalar() or 0) + 1
+            row = held.judgement_row(item, number, judgement)
+            connection.execute(insert(judged).values(**row))
+            old = (judged.c.item == item, judged.c.number > 0, judged.c.number <= number - MAX_JUDGEMENTS)
+            connection.execute(delete(judged).where(*old))
+            connection.execute(update(table).where(table.c.id == item).values(judged_by=stamp))
+            verdict = judgement.verdict
+            why = f"{verdict.action}: {verdict.reason} ({verdict.score:.2f}) by {stamp}"
+            audit.append(connection, item, OURSELVES.name, "judged", why)
+
+        self.database.write(work, durable=False)
 
     def history(self, item: str) -> list[audit.Event]:
         """The audit of one item, oldest first."""

@@ -34,6 +34,7 @@ ROOMS = (
     ("gather",),
     ("reply",),
     ("pipeline", "replay"),
+    ("rescan",),
     ("milter", "smarthost"),
     ("config",),
     ("assembly",),

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Held mail judged again: what is recorded, what is done about it, and what is left to people."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from gateway.dns import DnsSettings, Resolver
+from gateway.gather import Sources
+from gateway.log import LogSettings, open_log
+from gateway.mail.mime import MimeLimits
+from gateway.mail.types import Action, Evidence, Scan, Spf
+from gateway.metrics import Metrics
+from gateway.pipeline import Gateway
+from gateway.policy.rescan import RescanSettings
+from gateway.rescan import rescan, rescan_all
+from gateway.store.database import Database, open_database
+from gateway.store.quarantine import Quarantine
+from gateway.store.states import Actor, State
+from tests.recorded import policy_of
+from tests.stored import hold, mail_for, settings_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from gateway.rescan import Rescanned
+    from gateway.store.held import Item
+
+
+class Scanner:
+    """A virus scanner that says what it is told to."""
+
+    def __init__(self) -> None:
+        self.answer = Scan("clean", engine="engine 2")
+
+    def scan(self, _parts: object, _deadline: float) -> Scan:
+        return self.answer
+
+
+class Bench:
+    def __init__(self, database: Database, pool: ThreadPoolExecutor) -> None:
+        self.quarantine, self.scanner = Quarantine(database), Scanner()
+        sources = Sources(
+            resolver=Resolver(DnsSettings()),  # nobody is asked about senders
+            auth=None,  # type: ignore[arg-type]  # replaced
+            antivirus=self.scanner,  # type: ignore[arg-type]  # it scans
+            spamd=None,
+            check_token=None,
+            pool=pool,
+            hostname="gw.example.com",
+        )
+        self.gateway = Gateway(
+            authserv_id="gw.example.com",
+            deadline=5.0,
+            limits=MimeLimits(),
+            sources=sources,
+            classifier=None,
+            policy=policy_of(),
+            tls_rules=(),
+            signing=None,  # type: ignore[arg-type]  # nothing is signed
+            quarantine=self.quarantine,
+            journal=None,
+            counters=Metrics(1).slot(0),
+            log=open_log(LogSettings(level="error")),
+        )
+
+    def hold(self, *reasons: str) -> str:
+        mail = hold(self.quarantine, mail_for(), reasons=reasons or ("score",))
+        return mail.id
+
+    def item(self, name: str) -> Item:
+        found = self.quarantine.find(name)
+        assert found is not None
+        return found
+
+    def again(self, name: str, **settings: Any) -> Rescanned:
+        return rescan(self.gateway, self.quarantine, self.item(name), RescanSettings(**settings))
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    database = open_database(settings_for(tmp_path))
+    with ThreadPoolExecutor(4) as pool:
+        yield Bench(database, pool)
+    database.close()
+
+
+@pytest.fixture(autouse=True)
+def harmless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was found about the sender then would hold it still; here it says nothing."""
+
+    def without_sender(evidence: Any, **changes: Any) -> Any:
+        if isinstance(evidence, Evidence) and "spf" in changes:
+            return replace(evidence, spf=(Spf("mailfrom", "example.net", "none"),))
+        return replace(evidence, **changes)
+
+    monkeypatch.setattr("gateway.rescan.replace", without_sender)
+
+
+def test_by_default_it_is_only_recorded(bench: Bench) -> None:
+    name = bench.hold()
+    done = bench.again(name)
+    assert (done.passes, done.did, done.infection) == (True, "recorded", "")
+    assert done.verdict.action in (Action.RELAY, Action.TAG)
+    first, second = bench.quarantine.judgements(name)
+    assert first.verdict.score == 9.5
+    assert second.verdict == done.verdict
+    assert second.evidence.antivirus.engine == "engine 2"
+    assert bench.item(name).state is State.HELD
+    assert bench.quarantine.history(name)[-1].action == "judged"
+    assert bench.quarantine.verify_audit() is None
+
+
+def test_what_is_clean_by_now_may_be_released(bench: Bench) -> None:
+    name = bench.hold()
+    assert bench.again(name, clean="release").did == "released"
+    assert bench.item(name).state is State.SCHEDULED
+    [order] = bench.quarantine.decisions.orders(item=name)
+    assert order.who == "mailwarden"
+
+
+@pytest.mark.parametrize("reason", ["VIRUS", "UNDELIVERED"])
+def test_what_no_look_can_answer_is_not_released(bench: Bench, reason: str) -> None:
+    name = bench.hold(reason)
+    assert bench.again(name, clean="release").did == "recorded"
+    assert bench.item(name).state is State.HELD
+
+
+def test_a_denial_outweighs_a_clean_verdict(bench: Bench) -> None:
+    name = bench.hold()
+    bench.quarantine.decisions.deny(name, None, Actor("eve"))
+    assert bench.again(name, clean="release").did == "recorded"
+    assert bench.item(name).state is State.DENIED
+
+
+def test_what_is_infected_by_now_is_held_for_that(bench: Bench) -> None:
+    name = bench.hold()
+    bench.scanner.answer = Scan("infected", "Test.Name", engine="engine 3")
+    done = bench.again(name, clean="release")
+    assert (done.passes, done.infection, done.did) == (False, "Test.Name", "recorded")
+    assert "VIRUS" in bench.item(name).reasons
+    assert bench.again(name, infected="delete").did == "deleted"
+    assert bench.item(name).state is State.DELETED
+
+
+def test_a_scanner_that_fails_lets_nothing_pass(bench: Bench) -> None:
+    name = bench.hold()
+    bench.scanner.answer = Scan("error", detail="refused")
+    assert not bench.again(name, clean="release").passes
+    assert bench.item(name).state is State.HELD
+
+
+def test_all_that_others_judged(bench: Bench) -> None:
+    names = {bench.hold() for _ in range(3)}
+    seen = rescan_all(bench.gateway, bench.quarantine, "engine 2", RescanSettings())
+    assert {done.item for done in seen} == names
+    assert list(rescan_all(bench.gateway, bench.quarantine, "engine 2", RescanSettings())) == []
+    changed = replace(bench.gateway, policy=policy_of(weights={"SPF_FAIL": 1.0}))
+    assert len(list(rescan_all(changed, bench.quarantine, "engine 2", RescanSettings()))) == 3
+
+
+def test_what_the_scanner_was_not_asked_about_is_judged_once(bench: Bench) -> None:
+    bench.hold()
+    bench.scanner.answer = Scan("limit")
+    assert len(list(rescan_all(bench.gateway, bench.quarantine, "engine 2", RescanSettings()))) == 1
+    assert list(rescan_all(bench.gateway, bench.quarantine, "engine 2", RescanSettings())) == []
+
+
+def test_verdicts_are_bounded(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.store.quarantine.MAX_JUDGEMENTS", 3)
+    name = bench.hold()
+    for _ in range(6):
+        bench.again(name)
+    kept = bench.quarantine.judgements(name)
+    assert len(kept) == 4
+    assert kept[0].verdict.score == 9.5
