@@ -100,5 +100,5 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.installed-tests: $(VENV)/.installed
 	@echo "Installing what tests need into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --editable '.[train,test,lint,postgresql,review]' hatchling
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --editable '.[train,test,lint,postgresql]' hatchling
 	@touch $@

@@ -11,7 +11,7 @@ import click
 from gateway.cli.filters import filters, wanted
 from gateway.cli.heldmail import actor, opened, saved_filter
 from gateway.cli.learn import learn_items, learning
-from gateway.cli.main import EX_UNAVAILABLE, EX_USAGE, Context, Failure, config_option
+from gateway.cli.main import EX_USAGE, Context, Failure, config_option
 from gateway.cli.output import console, safe
 from gateway.cli.releases import outfitted
 from gateway.store.decisions import RefusedError
@@ -30,23 +30,15 @@ _LEAST_WINDOW = 3.0  # seconds to undo, whatever the settings say
 def review(context: Context, /, saved: str | None, **chosen: Any) -> None:
     """Review held messages on a full screen: list, preview, and a key for each decision (? shows them).
 
-    Needs the extra "review": pip install 'mailwarden[review]'.
-
     \b
     Examples:
       mailwarden review
       mailwarden review --since 2d --reason score
     """
-    try:
-        from gateway.cli.screen import Review  # noqa: PLC0415  # an extra, and heavy
-    except ImportError as error:
-        raise Failure(
-            f"the full screen needs textual ({error.name} is missing): pip install 'mailwarden[review]'",
-            EX_UNAVAILABLE,
-        ) from error
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise Failure("this needs a terminal; see mailwarden quarantine list", EX_USAGE)
     from gateway.cli.desk import Desk  # noqa: PLC0415  # asyncio, TLS
+    from gateway.cli.screen import Review  # noqa: PLC0415  # heavy
 
     with opened(context) as held:
         search = wanted(chosen, saved_filter(held, saved), WAITING)

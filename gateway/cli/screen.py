@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The full-screen review: a list, a preview, and a key for each decision. Needs textual (the extra `review`).
+"""The full-screen review: a list, a preview, and a key for each decision.
 
 Draws hostile text, made safe by `desk`; no markup in it is obeyed. Items are read page by page, so that a
 million of them start as quickly as ten.

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import builtins
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -250,21 +249,6 @@ def test_a_desk_without_a_next_hop(database: Database) -> None:
 
 
 # ---------------------------------------------------------------- the command
-
-
-def test_without_textual(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clear error that names the extra."""
-    real = builtins.__import__
-
-    def absent(name: str, *arguments: Any, **options: Any) -> Any:
-        if name == "gateway.cli.screen":
-            raise ImportError("no", name="textual")
-        return real(name, *arguments, **options)
-
-    monkeypatch.setattr(builtins, "__import__", absent)
-    done = CliRunner().invoke(review_module.review, [])
-    assert done.exit_code == 69
-    assert "mailwarden[review]" in done.output
 
 
 def test_without_a_terminal() -> None:
