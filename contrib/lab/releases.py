@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Releases under kill -9: twenty at once, twice, a process killed at any moment, and what arrived counted.
 
-    python -m contrib.lab.releases --runs 500
+    python -m contrib.lab.releases --runs 500 [--postgresql]
 
 Each run holds a message and lets four processes with five threads each release it, all of them twice; one
 process is killed at a random moment. What a dead one left is carried out as the housekeeper does.
@@ -21,10 +21,12 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from contrib.lab.postgresql import Postgresql
 from gateway.delivery.relay import RecipientResult
 from gateway.delivery.release import Deliver, ReleaseError, Sender, release_item
 from gateway.delivery.wrap import wrapper
@@ -169,9 +171,13 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=500)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--database", default="", help="a PostgreSQL URL; without it SQLite in a new folder")
+    parser.add_argument("--postgresql", action="store_true", help="a PostgreSQL server of our own")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="mailwarden-releases-") as folder:
+    with tempfile.TemporaryDirectory(prefix="mailwarden-releases-") as folder, ExitStack() as stack:
+        Path(folder).chmod(0o755)
         url = options.database or f"sqlite:///{folder}/held.db"
+        if options.postgresql:
+            url = stack.enter_context(Postgresql(Path(folder) / "postgresql")).url
         settings = StoreSettings(database=url, lease_seconds=LEASE)
         found = torture(settings, Path(folder), options.runs, options.seed)
     print(json.dumps(asdict(found)))
