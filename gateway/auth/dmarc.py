@@ -21,7 +21,7 @@ from gateway.mail.types import Dkim, Dmarc, Spf
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from gateway.dns import Answer, Lookup, Question
+    from gateway.dns import Lookup, Question
 
 Method = Literal["psl", "tree-walk"]
 Policy = Literal["none", "quarantine", "reject"]
@@ -66,8 +66,9 @@ class Found:
     record_domain: str = ""  # where the record is
     record: Record | None = None
     organizational: str = ""
-    exists: bool = True  # False: the author domain is NXDOMAIN
+    exists: bool | None = True  # False: the author domain is NXDOMAIN; None: the DNS failed
     reason: str = ""
+    doubt: str = ""  # how the DNS failed at a name whose record might count in place of this one
 
 
 # ---------------------------------------------------------------- the record
@@ -139,21 +140,47 @@ def _addresses(text: str) -> tuple[str, ...]:
     return tuple(uri for uri in uris if _URI.match(uri))
 
 
-def _pick(answer: Answer[bytes], *, any_order: bool) -> Record | None:
-    """The one policy record of an answer; several are none at all (RFC 7489 §6.6.3)."""
-    texts = [value for value in answer.values if _LOOKS_LIKE_ONE.match(value)]
-    if len(texts) != 1:
-        return None
-    if len(texts[0]) > _MAX_RECORD:
-        raise MalformedRecordError("record too long")
-    return read_record(texts[0].decode("utf-8", "replace"), any_order=any_order)
-
-
 # ---------------------------------------------------------------- finding it
 
 
-class _DnsError(Exception):
-    """The DNS failed; the message says how."""
+@dataclass(slots=True)
+class _Search:
+    """The names that are asked for a record, and what went wrong at one of them."""
+
+    lookup: Lookup
+    any_order: bool
+    failure: str = ""  # how the DNS failed
+    note: str = ""  # why what is published there is no record
+
+    def at(self, domain: str) -> Record | None:
+        """The one record of a name; several are none at all (RFC 7489 §6.6.3)."""
+        answer = self.lookup.txt("_dmarc." + domain)
+        if answer.status == "temperror":
+            self.failure = self.failure or printable(answer.reason) or "no answer"
+            return None
+        texts = [value for value in answer.values if _LOOKS_LIKE_ONE.match(value)]
+        if len(texts) > 1:
+            self.note = self.note or f"{domain} has {len(texts)} records, which count as none"
+        if len(texts) != 1:
+            return None
+        if len(texts[0]) > _MAX_RECORD:
+            raise MalformedRecordError("record too long")
+        return read_record(texts[0].decode("utf-8", "replace"), any_order=self.any_order)
+
+    def found(self, domain: str, name: str, record: Record, organizational: str) -> Found:
+        """A record; one without effect is no answer as long as another might have one."""
+        if record.p:
+            return Found("found", domain, name, record, organizational, doubt=self.failure)
+        if self.failure:
+            return self.nothing(domain, organizational)
+        reason = "the record has neither a valid p= nor addresses for reports, so it has no effect"
+        return Found("none", domain, name, record, organizational, reason=reason)
+
+    def nothing(self, domain: str, organizational: str) -> Found:
+        """No record, or none known."""
+        if self.failure:
+            return Found("temperror", domain, reason=self.failure)
+        return Found("none", domain, organizational=organizational, reason=self.note)
 
 
 def record_questions(domain: str, method: Method) -> list[Question]:
@@ -163,54 +190,46 @@ def record_questions(domain: str, method: Method) -> list[Question]:
 
 
 def fetch(domain: str, lookup: Lookup, method: Method) -> Found:
-    """Find the policy that applies to an author domain. Never raises."""
+    """Find the policy that applies to an author domain. Never raises.
+
+    Where the DNS fails at one name, a record at another one counts in doubt: a name below that its
+    owner's servers do not answer for must be no way round the policy above it.
+    """
+    search = _Search(lookup, any_order=method == "tree-walk")
     try:
-        found = (_walk if method == "tree-walk" else _by_suffix)(domain, lookup)
-        record = found.record
-        differs = record and record.np and record.np != (record.sp or record.p)
-        if differs and found.record_domain != domain:
-            found = replace(found, exists=_exists(domain, lookup))
-    except _DnsError as error:
-        return Found("temperror", domain, reason=printable(str(error)))
+        found = (_walk if method == "tree-walk" else _by_suffix)(domain, search)
     except MalformedRecordError as error:
         return Found("permerror", domain, reason=printable(str(error)))
+    record = found.record
+    differs = record and record.np and record.np != (record.sp or record.p)
+    if differs and found.record_domain != domain:
+        found = replace(found, exists=_exists(domain, lookup))
     return found
 
 
-def _exists(domain: str, lookup: Lookup) -> bool:
-    """Tell whether the name exists; one without data does (RFC 9989 §3.2)."""
+def _exists(domain: str, lookup: Lookup) -> bool | None:
+    """Tell whether the name exists; one without data does (RFC 9989 §3.2). None: the DNS failed."""
     answer = lookup.a(domain)
-    if answer.status == "temperror":
-        raise _DnsError(answer.reason)
-    return answer.status != "nxdomain"
+    return None if answer.status == "temperror" else answer.status != "nxdomain"
 
 
 def organizational_domain(domain: str, lookup: Lookup, method: Method) -> str | None:
     """The organizational domain of any domain, itself if there is none above; None if the DNS failed."""
     if method == "psl":
         return suffixes.organizational(domain) or domain
-    try:
-        return _organizational(domain, _records_above(domain, lookup))
-    except _DnsError:
-        return None
+    search = _Search(lookup, any_order=True)
+    records = _records_above(domain, search, own=False)
+    return None if search.failure else _organizational(domain, records)
 
 
-def _record_at(domain: str, lookup: Lookup, *, any_order: bool) -> Record | None:
-    answer = lookup.txt("_dmarc." + domain)
-    if answer.status == "temperror":
-        raise _DnsError(answer.reason)
-    return _pick(answer, any_order=any_order)
-
-
-def _by_suffix(domain: str, lookup: Lookup) -> Found:
+def _by_suffix(domain: str, search: _Search) -> Found:
     """RFC 7489 §6.6.3: the author domain, then its organizational domain."""
     organizational = suffixes.organizational(domain) or domain
     for name in dict.fromkeys((domain, organizational)):
-        record = _record_at(name, lookup, any_order=False)
+        record = search.at(name)
         if record:
-            status: Literal["found", "none"] = "found" if record.p else "none"
-            return Found(status, domain, name, record, organizational)
-    return Found("none", domain, organizational=organizational)
+            return search.found(domain, name, record, organizational)
+    return search.nothing(domain, organizational)
 
 
 def walk(domain: str) -> list[str]:
@@ -224,24 +243,25 @@ def walk(domain: str) -> list[str]:
     return names
 
 
-def _walk(domain: str, lookup: Lookup) -> Found:
+def _walk(domain: str, search: _Search) -> Found:
     """The record of the author domain, else of the organizational domain, else of a public suffix domain."""
-    records = _records_above(domain, lookup)
+    records = _records_above(domain, search, own=True)
     organizational = _organizational(domain, records)
     for name in dict.fromkeys((domain, organizational, *records)):
         record = records.get(name)
         if record:
-            return Found("found" if record.p else "none", domain, name, record, organizational)
-    return Found("none", domain, organizational=organizational)
+            return search.found(domain, name, record, organizational)
+    return search.nothing(domain, organizational)
 
 
-def _records_above(domain: str, lookup: Lookup) -> dict[str, Record]:
+def _records_above(domain: str, search: _Search, *, own: bool) -> dict[str, Record]:
+    """The records on the way up. What cannot be read is none, but for the author domain's `own`."""
     records: dict[str, Record] = {}
     for name in walk(domain):
         try:
-            record = _record_at(name, lookup, any_order=True)
+            record = search.at(name)
         except MalformedRecordError:
-            if name == domain:
+            if own and name == domain:
                 raise
             continue
         if record:
@@ -271,6 +291,8 @@ def evaluate(
 
     `organizational` gives the organizational domain of an authenticated domain, None if the DNS
     failed. SPF counts for MAIL FROM alone, a signature only if it covers all that a reader sees.
+    With a record in doubt the author domain itself is proof enough, whatever counts; another domain of the
+    organization is neither that nor a failure, and then there is no policy.
     """
     record = found.record
     if found.status != "found" or record is None or record.p is None:
@@ -280,31 +302,39 @@ def evaluate(
     checks = [("spf", c.domain, c.result, record.aspf) for c in spf if c.identity == "mailfrom"]
     checks += [("dkim", s.domain, s.result, record.adkim) for s in dkim if s.covers_all]
     passed: list[str] = []
-    failing = False  # a check that might have passed and aligned could not be made
+    failing = nearly = False  # a check that might have passed and aligned could not be made, or counted
     for method, domain, word, mode in checks:
         if word in ("pass", "temperror"):
             aligned = _aligned(found, domain, mode, organizational)
-            if aligned and word == "pass":
+            if found.doubt and word == "pass" and aligned is not False and to_ascii(domain) != found.domain:
+                nearly = True
+            elif aligned and word == "pass":
                 passed.append(method)
             failing |= aligned is None or (aligned and word == "temperror")
+    unknown = failing or bool(found.doubt) or found.exists is None
+    reason = found.doubt or ("no answer from the DNS" if unknown else "nothing aligned")
     return Dmarc(
-        result="pass" if passed else "temperror" if failing else "fail",
+        result="pass" if passed else "temperror" if unknown else "fail",
         domain=found.domain,
         organizational=found.record_domain,
-        policy=_applied(found, record),
+        policy="" if nearly and not passed else _applied(found, record),
         percent=0 if record.testing else record.percent,
         aligned=tuple(dict.fromkeys(passed)),
         record=record.text,
-        reason="" if passed else "no answer from the DNS" if failing else "nothing aligned",
+        reason="" if passed else reason,
     )
 
 
-def evaluate_authors(problem: str, several: Iterable[Dmarc]) -> Dmarc:
+def evaluate_authors(problem: str, several: Iterable[Dmarc], *, more: bool = False) -> Dmarc:
     """The result of a message without a single author domain: never a pass.
 
     `several` are the results of its author domains, of which the strictest policy that is failed
-    counts (RFC 7489 §6.6.1): an author more must not help a forger.
+    counts (RFC 7489 §6.6.1): an author more must not help a forger. If there are `more` than were
+    asked about, it is as if one of those wanted the strictest.
     """
+    if more:
+        reason = f"{problem}; not all its domains are asked for their policy, so the strictest counts"
+        return Dmarc("permerror", policy="reject", reason=reason)
     # What could not be checked is no proof either, and one of these must be somebody else's anyway.
     failed = [one for one in several if one.result in ("fail", "temperror") and one.policy]
     strictest = max(failed, key=lambda one: (_POLICIES.index(one.policy), one.percent), default=None)
@@ -335,6 +365,8 @@ def _applied(found: Found, record: Record) -> Policy:
     policy = cast("Policy", record.p)
     if found.domain == found.record_domain:
         return policy
-    if not found.exists and record.np:
-        return record.np
-    return record.sp or policy
+    below = record.sp or policy
+    if found.exists or not record.np:
+        return below
+    # Of a name that may exist or not, the stricter one is what is looked for proof of.
+    return record.np if found.exists is False else max(record.np, below, key=_POLICIES.index)

@@ -29,7 +29,6 @@ from gateway.auth.spf import check_spf
 from gateway.auth.upstream import relayed_dkim, relayed_iprev, relayed_results, relayed_spf
 from gateway.dns import Lookup, Resolver
 from gateway.mail.networks import address, inside, reverse_name
-from gateway.mail.types import Dmarc
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     from gateway.auth.dmarc import Found
     from gateway.auth.settings import AuthSettings
     from gateway.dns import Question
-    from gateway.mail.types import Arc, Content, Dkim, Iprev, Mail, Spf
+    from gateway.mail.types import Arc, Content, Dkim, Dmarc, Iprev, Mail, Spf
 
 T = TypeVar("T")
 _MAX_AUTHORS: Final = 5  # domains in From fields whose records are asked for
@@ -183,9 +182,8 @@ class _Checks:
         results = [evaluate(found, spf, dkim, self.organizational) for found in records]
         if self.domain:
             return results[0]
-        if len(self.authors) > len(self.asked):  # the rest is not asked about, so nothing is known of it
-            results.append(Dmarc("fail", f"one of {len(self.authors)} author domains", policy="quarantine"))
-        return evaluate_authors(self.problem, results)
+        # Of those that are not asked about nothing is known: they must be no place to hide an author.
+        return evaluate_authors(self.problem, results, more=len(self.authors) > len(self.asked))
 
     def organizational(self, domain: str) -> str | None:
         return organizational_domain(domain, self.lookup, self.settings.dmarc_method)

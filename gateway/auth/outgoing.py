@@ -19,6 +19,7 @@ from gateway.auth.author import author_domain
 from gateway.auth.results import authentication_results
 from gateway.auth.seal import seal
 from gateway.auth.signature import Material
+from gateway.mail.domains import normal
 from gateway.mail.edits import apply
 from gateway.mail.headers import MAX_FIELD, split
 from gateway.mail.types import Direction, Edit, EditOp
@@ -41,7 +42,7 @@ def load(settings: sign.SignSettings) -> Signing:
     keys = sign.load_keys(settings)
     sealer = None
     if settings.seal_domain:
-        wanted = settings.seal_domain.lower()
+        wanted = normal(settings.seal_domain)
         fitting = [k for k in keys if k.domain == wanted and isinstance(k.private, RSAPrivateKey)]
         if not fitting:
             raise ValueError(f"seal_domain: there is no RSA key of {wanted} among the keys")

@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from gateway.auth.signature import BadSignatureError, Material, header_hash, key_name, read_domain
+from gateway.mail.domains import normal
 from gateway.mail.types import HeaderField
 from gateway.settings import Settings
 
@@ -95,7 +96,7 @@ class SignSettings(Settings, frozen=True):
     def __post_init__(self) -> None:
         seen: set[tuple[str, str]] = set()
         for key in self.keys:
-            name = (key.domain.lower(), key.selector.lower())
+            name = (normal(key.domain), normal(key.selector))
             if name in seen:
                 raise ValueError(f"two keys at {key_name(key.selector, key.domain)}")
             seen.add(name)

@@ -21,6 +21,7 @@ from gateway.cli.main import (
     config_option,
 )
 from gateway.cli.output import console, print_json, table
+from gateway.mail.domains import normal
 
 if TYPE_CHECKING:
     from gateway.auth.sign import SigningKey
@@ -66,16 +67,15 @@ def keygen(*, domain: str, selector: str, ed25519: bool, bits: int | None, out: 
       mailwarden dkim keygen --domain example.com --selector 2026e --ed25519 --out /etc/mailwarden/dkim
     """
     from gateway.auth.publish import zone_record  # noqa: PLC0415  # help and completion stay quick
-    from gateway.auth.sign import KeySettings, SigningKey, generate_key, key_record, read_private_key  # noqa: PLC0415
-    from gateway.auth.signature import key_name  # noqa: PLC0415
+    from gateway.auth.sign import SigningKey, generate_key, key_record, read_private_key  # noqa: PLC0415
+    from gateway.auth.signature import BadSignatureError, key_name, read_domain  # noqa: PLC0415
 
     if ed25519 and bits:
         raise Failure("one of --ed25519 and --bits", EX_USAGE)
     try:
-        KeySettings(domain=domain, selector=selector, key_file="")
-    except ValueError as error:
+        domain, selector = read_domain(domain.encode(), "d"), read_domain(selector.encode(), "s")
+    except BadSignatureError as error:
         raise Failure(f"--domain or --selector: {error}", EX_USAGE) from error
-    domain, selector = domain.lower(), selector.lower()
     pem = generate_key("ed25519") if ed25519 else generate_key("rsa", bits or 2048)
     key = SigningKey(domain, selector, read_private_key(pem))
     file = out / f"{domain}.{selector}.pem"
@@ -180,7 +180,7 @@ def _keys(context: Context, domain: str) -> tuple[SigningKey, ...]:
         keys = load_keys(context.config.signing)
     except (OSError, ValueError) as error:
         raise Failure(f"signing: {error}", EX_CONFIG) from error
-    wanted = tuple(key for key in keys if domain.lower() in ("", key.domain))
+    wanted = tuple(key for key in keys if not domain or key.domain == normal(domain))
     if not wanted:
         what = f"no key of {domain}" if domain else "no key"
         raise Failure(f"there is {what} in [[signing.keys]]", EX_NOINPUT)

@@ -17,7 +17,6 @@ import click
 
 from gateway.cli.main import (
     EX_CONFIG,
-    EX_DATAERR,
     EX_UNAVAILABLE,
     EX_USAGE,
     Context,
@@ -28,6 +27,7 @@ from gateway.cli.output import console, facts, print_json, table
 from gateway.dns import Lookup, Resolver
 from gateway.mail.domains import to_ascii
 from gateway.mail.headers import printable
+from gateway.reports.observe import is_domain
 from gateway.store.database import StoreError, open_database
 from gateway.store.dmarc import DAY, Summary, summaries
 
@@ -240,12 +240,14 @@ def show(context: Context, /, domain: str, *, as_json: bool) -> None:
 
     config = context.config if context.given or context.path.exists() else Config()
     name = to_ascii(domain)
-    if name is None or "." not in name:
-        raise Failure("not a domain name", EX_DATAERR)
+    if name is None or not is_domain(name):
+        raise Failure(f"{printable(domain, 100)!r} is no domain name", EX_USAGE)
     method = config.auth.dmarc_method
     lookup = Lookup(Resolver(config.dns), time.monotonic() + _DNS_SECONDS)
     found = fetch(name, lookup, method)
     shown: dict[str, Any] = {"domain": name, "status": found.status, "reason": found.reason}
+    if found.doubt:
+        shown["in doubt"] = f"{found.doubt} at another name whose record might count: failures are deferred"
     wanted: tuple[Destination, ...] = ()
     record = found.record
     if record is not None:
@@ -255,7 +257,7 @@ def show(context: Context, /, domain: str, *, as_json: bool) -> None:
             "organizational domain": found.organizational,
             "record": record.text,
             "policy": applied or "none of use",
-            "on failure": _on_failure(config, applied),
+            "on failure": _on_failure(config, applied) if applied else "nothing, as without a record",
             "percent": record.percent,
             "testing": "yes" if record.testing else "no",
             "found by": "the tree walk (RFC 9989)"

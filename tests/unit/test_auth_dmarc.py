@@ -211,6 +211,59 @@ def test_a_stranger_whose_dns_fails_is_no_way_round_a_policy(method: Method) -> 
     assert not [name for name in lookup.names if "evil" in name or "xexample" in name]
 
 
+DOUBT: dict[str, Any] = {
+    "_dmarc.lame.bank.test": "!",
+    "_dmarc.bank.test": "v=DMARC1; p=reject",
+    "_dmarc.lame.mild.test": "!",
+    "_dmarc.mild.test": "v=DMARC1; p=reject; sp=none",
+    "_dmarc.lame.reports.test": "!",
+    "_dmarc.reports.test": "v=DMARC1; rua=none",
+    "_dmarc.lame.nobody.test": "!",
+    "_dmarc.between.own.test": "!",
+    "_dmarc.a.between.own.test": "v=DMARC1; p=quarantine",
+    "_dmarc.own.test": "v=DMARC1; p=reject",
+    "_dmarc.np.test": "v=DMARC1; p=none; np=reject",
+    "a ghost.np.test": "!",
+    "_dmarc.strict.test": "v=DMARC1; p=none; sp=reject; np=none",
+    "a ghost.strict.test": "!",
+}
+
+
+@pytest.mark.parametrize("method", ["psl", "tree-walk"])
+@pytest.mark.parametrize(
+    ("domain", "proved", "result", "policy"),
+    [
+        ("lame.bank.test", "", "temperror", "reject"),
+        ("lame.bank.test", "evil.test", "temperror", "reject"),
+        ("lame.bank.test", "lame.bank.test", "pass", "reject"),
+        ("lame.bank.test", "bank.test", "temperror", ""),  # its own record might ask for adkim=s
+        ("a.lame.bank.test", "evil.test", {"psl": "fail", "tree-walk": "temperror"}, "reject"),
+        ("lame.mild.test", "evil.test", "temperror", "none"),
+        ("lame.reports.test", "evil.test", "temperror", None),  # a record without effect is none
+        ("lame.nobody.test", "evil.test", "temperror", ""),
+        ("a.between.own.test", "", {"psl": "fail", "tree-walk": "temperror"}, "quarantine"),
+        ("a.between.own.test", "own.test", {"psl": "pass", "tree-walk": "temperror"}, None),
+        ("ghost.np.test", "", "temperror", "reject"),
+        ("ghost.np.test", "np.test", "pass", None),
+        ("ghost.strict.test", "evil.test", "temperror", "reject"),
+    ],
+)
+def test_a_name_whose_dns_fails_is_no_way_round_the_policy_above(
+    method: Method, domain: str, proved: str, result: Any, policy: str | None
+) -> None:
+    dkim = [Dkim("pass", proved)] if proved else []
+    found = judge(domain, FakeLookup(DOUBT, ("evil.test",)), dkim=dkim, method=method)
+    assert found.result == (result if isinstance(result, str) else result[method])
+    if policy is not None:
+        assert found.policy == policy
+
+
+def test_a_broken_record_of_another_domain_is_none() -> None:
+    lookup = FakeLookup(WALK, ("example.com",))
+    signed = [Dkim("pass", "broken.example.com")]
+    assert judge("example.com", lookup, dkim=signed, method="tree-walk").result == "pass"
+
+
 def test_existence_is_asked_for_only_where_it_matters() -> None:
     for tags in ("p=reject; np=reject", "p=none; sp=reject; np=reject", "p=reject"):
         lookup = FakeLookup({"_dmarc.example.com": f"v=DMARC1; {tags}", "a a.example.com": "!"})

@@ -170,7 +170,14 @@ def test_an_unclear_author_never_passes(old: bytes, new: bytes) -> None:
         (b"a@shop.test, b@bank.test, c@example.com", "reject", "bank.test fails p=reject"),
         (b"a@shop.test, b@none.test", "quarantine", "shop.test fails p=quarantine"),
         (b"team: a@example.com, b@bank.test;", "reject", "bank.test fails p=reject"),
-        (b", ".join(b"a@%d.test" % n for n in range(7)), "quarantine", "one of 7 author domains fails"),
+        (b", ".join(b"a@%d.test" % n for n in range(7)), "reject", "the strictest counts"),
+        (b"a@%s.test <" % (b"x" * 66_000), "reject", "the strictest counts"),
+        (
+            ", ".join(f"a@\u00fc{n}.test" for n in range(41)).encode(),
+            "reject",
+            "the strictest counts",
+        ),
+        (b", ".join(b"a@%d.test" % n for n in range(5)), "", "From has several addresses"),
     ],
 )
 @pytest.mark.parametrize("method", ["psl", "tree-walk"])

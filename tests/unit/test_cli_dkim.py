@@ -86,6 +86,16 @@ def test_a_key_that_is_made_can_sign(
     assert bench.states(status=0) == {"s1": "good"}
 
 
+def test_a_domain_beyond_ascii_has_one_spelling(bench: Bench) -> None:
+    made = bench.make("s1", "--ed25519", domain="b\u00fccher.example")
+    assert made["name"] == "s1._domainkey.xn--bcher-kva.example"
+    assert made["file"].endswith("/keys/xn--bcher-kva.example.s1.pem")
+    for spelling in ("b\u00fccher.example", "B\u00dcCHER.example", "xn--bcher-kva.example"):
+        done = bench.run("dns", "--domain", spelling)
+        assert done.exit_code == 0, done.output
+        assert done.stdout.startswith("s1._domainkey.xn--bcher-kva.example. 3600 IN TXT")
+
+
 def test_nothing_is_overwritten(bench: Bench) -> None:
     made = bench.make("s1", "--ed25519")
     with open(made["file"], "rb") as file:  # noqa: PTH123  # a path from JSON

@@ -39,6 +39,9 @@ ZONE: dict[str, Any] = {
     },
     "_dmarc.example.org": {"TXT": ["v=DMARC1; p=quarantine; rua=mailto:a@elsewhere.example"]},
     "_dmarc.fails.example": "SERVFAIL",
+    "_dmarc.lame.example.org": "SERVFAIL",
+    "_dmarc.slip.example": {"TXT": ["v=DMARC1; p=rejct"]},
+    "_dmarc.two.example": {"TXT": ["v=DMARC1; p=reject", "v=DMARC1; p=none"]},
 }
 
 
@@ -200,4 +203,16 @@ def test_show(bench: Bench) -> None:
 def test_show_what_is_not_there(bench: Bench) -> None:
     assert bench.json("show", "nothing.example")["status"] == "none"
     assert bench.json("show", "fails.example", status=1)["status"] == "temperror"
-    assert bench.run("show", "no domain..name").exit_code == 65
+    for text in ("no domain..name", "a@example.net", "com/x", "\x1b[31m.example"):
+        done = bench.run("show", text)
+        assert (done.exit_code, "\x1b" in done.output) == (64, False)
+
+
+def test_show_says_why_there_is_no_policy(bench: Bench) -> None:
+    told = bench.json("show", "slip.example")
+    assert (told["status"], told["on_failure"]) == ("none", "nothing, as without a record")
+    assert "no effect" in told["reason"]
+    assert bench.json("show", "two.example")["reason"] == "two.example has 2 records, which count as none"
+    told = bench.json("show", "lame.example.org")
+    assert (told["policy"], told["on_failure"]) == ("quarantine", "DMARC_QUARANTINE: quarantine")
+    assert "deferred" in told["in_doubt"]
