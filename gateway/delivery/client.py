@@ -25,12 +25,13 @@ from gateway.delivery.protocol import (
     stuffed_blocks,
 )
 from gateway.settings import Seconds, Settings
-from gateway.tls.outbound import TlsPolicy, context_for
+from gateway.tls.outbound import PeerError, TlsPolicy, confirm, context_for, failure_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gateway.delivery.routes import NextHop
+    from gateway.tls.outbound import Failure
 
 _BATCH = 100  # commands in one pipelined group
 
@@ -53,15 +54,23 @@ class RelayTimeouts(Settings, frozen=True, kw_only=True):
 
 
 class HopLost(Exception):  # noqa: N818  # it is a state of affairs, with a reply to pass on
-    """The next hop cannot be used now. `reply` is a 4xx; nothing of a message was sent."""
+    """The next hop cannot be used now. `reply` is a 4xx; nothing of a message was sent.
 
-    def __init__(self, enhanced: str, text: str) -> None:
+    `failure` is what it counts as in a report, if TLS was the reason.
+    """
+
+    def __init__(self, enhanced: str, text: str, failure: Failure = "") -> None:
         super().__init__(text)
         self.reply = HopReply(451, enhanced, text[:400])
+        self.failure: Failure = failure
 
 
 class _TlsError(Exception):
-    """The TLS handshake failed; `text` says how."""
+    """The TLS handshake failed; the text says how, and `failure` what it counts as."""
+
+    def __init__(self, text: str, failure: Failure = "validation-failure") -> None:
+        super().__init__(text)
+        self.failure: Failure = failure
 
 
 class _Wire(asyncio.Protocol):
@@ -132,6 +141,8 @@ class Transaction:
     ) -> None:
         self.hop = hop
         self.tls_version = ""  # of the session, "" in clear
+        self.tls_verified = False  # whether the server proved who it is
+        self.tls_failure: Failure = ""  # why it is in clear, or not verified, although that was tried
         self.extensions: dict[str, str] = {}
         self.accepted: list[str] = []  # recipients the hop has taken since MAIL, in order
         self._transport = transport
@@ -148,16 +159,19 @@ class Transaction:
     ) -> Transaction:
         """Connect, greet and start TLS as `tls` demands. Raises HopLost."""
         waits = timeouts or RelayTimeouts()
-        try:
-            return await cls._open(hop, tls, helo, waits)
-        except _TlsError as failure:
-            if tls.mandatory:
-                raise HopLost("4.7.5", f"cannot start TLS with {hop}: {failure}") from None
-        # Opportunistic TLS that fails is given up for this session (RFC 7435 §3).
-        try:
-            return await cls._open(hop, TlsPolicy(level="none"), helo, waits)
-        except _TlsError as failure:  # cannot be: no TLS was tried
-            raise HopLost("4.7.5", str(failure)) from None
+        if tls.refusal:
+            raise HopLost("4.7.5", f"{hop}: {tls.refusal}", tls.failure)
+        failure: Failure = ""
+        why = ""
+        for step in tls.ladder():
+            try:
+                transaction = await cls._open(hop, step, helo, waits)
+            except _TlsError as error:
+                failure, why = failure or error.failure, str(error)
+            else:
+                transaction.tls_failure = transaction.tls_failure or failure
+                return transaction
+        raise HopLost("4.7.5", f"cannot start TLS with {hop}: {why}", failure)
 
     @classmethod
     async def _open(cls, hop: NextHop, tls: TlsPolicy, helo: str, waits: RelayTimeouts) -> Transaction:
@@ -206,12 +220,16 @@ class Transaction:
             return
         if "STARTTLS" not in self.extensions:
             if tls.mandatory:
-                raise HopLost("4.7.4", f"TLS is required, but {self.hop} does not offer it")
+                why = f"TLS is required, but {self.hop} does not offer it"
+                raise HopLost("4.7.4", why, "starttls-not-supported")
+            self.tls_failure = "starttls-not-supported"
             return
         reply = await self._ask("STARTTLS", "", self._timeouts.command)
         if reply.code != 220:
             if tls.mandatory:
-                raise HopLost("4.7.4", f"TLS is required, but {self.hop} answers: {reply}")
+                why = f"TLS is required, but {self.hop} answers: {reply}"
+                raise HopLost("4.7.4", why, "starttls-not-supported")
+            self.tls_failure = "starttls-not-supported"
             return
         if self._wire.reader.pending:
             # An answer that came in clear must not be read as one that came over TLS.
@@ -232,13 +250,18 @@ class Transaction:
                 ssl_handshake_timeout=self._timeouts.connect,
             )
         except ssl.SSLCertVerificationError as error:
-            raise _TlsError(f"certificate not accepted, {error.verify_message}") from None
+            raise _TlsError(f"certificate not accepted, {error.verify_message}", failure_of(error)) from None
         except (OSError, ValueError, EOFError) as error:  # ssl.SSLError is an OSError
             raise _TlsError(getattr(error, "reason", None) or str(error) or type(error).__name__) from None
         if secured is None:
             raise _TlsError("connection lost")
         self._transport = secured
-        self.tls_version = secured.get_extra_info("ssl_object").version() or ""
+        connection = secured.get_extra_info("ssl_object")
+        try:
+            confirm(tls, connection)
+        except PeerError as error:
+            raise _TlsError(str(error), error.failure) from None
+        self.tls_version, self.tls_verified = connection.version() or "", tls.verified
 
     # ---------------------------------------------------------------- the envelope
 

@@ -97,9 +97,9 @@ RULES = [
 @pytest.mark.parametrize(
     ("host", "domain", "policy"),
     [
-        ("mx.example.net", "example.com", TlsPolicy("verify", "mail")),
-        ("MX.example.net", "example.org", TlsPolicy("encrypt", "MX.example.net")),
-        ("other", "a.example.org", TlsPolicy("none", "other")),
+        ("mx.example.net", "example.com", TlsPolicy("verify", "mail", source="table")),
+        ("MX.example.net", "example.org", TlsPolicy("encrypt", "MX.example.net", source="table")),
+        ("other", "a.example.org", TlsPolicy("none", "other", source="table")),
         ("other", "example.org", TlsPolicy("may", "other")),
         ("", "example.com", TlsPolicy("none")),
     ],
