@@ -14,10 +14,13 @@ Reads hostile bytes only through libmilter. Guards around pymilter and libmilter
   from libmilter first, waits for what is under way, and only then sends itself SIGTERM.
 * Actions are sent only after the decision, and only those that were negotiated; where one is
   missing or fails, the message is deferred.
+* libmilter hangs up on a packet of more than 64 KiB, and the MTA then defers. Postfix sends header
+  fields of up to `header_size_limit` (100 KiB) in one packet: such mail would be deferred for ever.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import socket
@@ -27,6 +30,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any
 
 import Milter
+import milter
 import msgspec
 
 from gateway.gather import WAITING
@@ -342,9 +346,22 @@ def serve(
     Bound.gateway, Bound.settings, Bound.judges, Bound.load = gateway, settings, judges, load
     Bound.relay_networks = relay_networks
     Milter.factory = Bound
+    _take_packets(settings.max_size)
     Milter.set_flags(Milter.ADDHDRS | Milter.CHGHDRS | Milter.CHGBODY | Milter.DELRCPT)
     Milter.runmilter("mailwarden", f"fd:{listener.fileno()}", int(settings.timeout), rmsock=False)
     judges.shutdown(wait=True)
+
+
+def _take_packets(size: int) -> None:
+    """Let libmilter take packets of `size` octets; pymilter has no name for that.
+
+    A field may then be as large as a message, which is judged and held. More than that is no field of
+    an MTA that keeps to the message's limit.
+    """
+    library = ctypes.CDLL(milter.__file__)
+    if hasattr(library, "smfi_setmaxdatasize"):  # since Sendmail 8.14
+        library.smfi_setmaxdatasize.argtypes = (ctypes.c_size_t,)
+        library.smfi_setmaxdatasize(size)
 
 
 def _drain(listener: socket.socket, load: Load, main: int) -> None:
