@@ -14,8 +14,8 @@ Reads hostile bytes only through libmilter. Guards around pymilter and libmilter
   from libmilter first, waits for what is under way, and only then sends itself SIGTERM.
 * Actions are sent only after the decision, and only those that were negotiated; where one is
   missing or fails, the message is deferred.
-* libmilter hangs up on a packet of more than 64 KiB, and the MTA then defers. Postfix sends header
-  fields of up to `header_size_limit` (100 KiB) in one packet: such mail would be deferred for ever.
+* libmilter hangs up on a packet of more than 64 KiB, and the MTA then defers, for ever. A header field
+  is one packet; Postfix cuts it at 60,000 octets before, but not every MTA does.
 """
 
 from __future__ import annotations
