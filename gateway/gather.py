@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _NOT_OPENED = Answer(Unpacked("error", detail="no answer in time"))
+_NOTHING_TO_OPEN = Answer(Unpacked("ok"))
 _SILENT = (Listing("all lists", "client", "", status="error", reason="no answer in time"),)
 
 
@@ -134,14 +135,13 @@ def gather(mail: Mail, content: Content, sources: Sources, deadline: float) -> G
     release = _release(mail, content, sources)
     now = time.monotonic()
     opening = sources.unpacker.submit(content, (now + deadline) / 2) if sources.unpacker else None
-    parts = (as_message(mail.raw), *content.readings)
     scan = None
     if antivirus:
         scanned = partial(_scanned, antivirus, mail, content)
         scan = (
             _behind(opening, pool, scanned, deadline)
             if opening
-            else pool.submit(_timed, antivirus.scan, parts, deadline)
+            else pool.submit(scanned, _NOTHING_TO_OPEN, deadline)
         )
     check = pool.submit(_timed, spamd.check, mail.raw, deadline) if spamd else None
     listed = _ask_lists(mail, content, sources, opening, deadline) if release is None else None
@@ -267,19 +267,22 @@ def _scanned(
 
     What goes beyond a limit is not shown to it: that is held in any case, and would keep the scanner
     from ordinary mail, with a thread for seconds at each bomb. All else is, since an infection says more.
+    ClamAV's time is quadratic in the parts of a message: of one with too many it sees those that were read.
     """
     limits = [f.attachment for f in opened.unpacked.findings if f.kind == "limit"]
     if opened.late:  # nothing was opened in time, and a bomb would take the scanner's time next
         limits = [-1]
-    if not limits:
-        parts = (as_message(mail.raw), *content.readings, *opened.parts)
-        return _timed(antivirus.scan, parts, deadline)
-    left = without_unopened(mail.raw, content, min(limits))
-    scan, taken = _timed(antivirus.scan, (*left, *opened.parts), deadline)
-    if scan.status == "infected":
+    if limits:
+        parts = without_unopened(mail.raw, content, min(limits))
+        beyond = "a limit of unpacking"
+    elif "parts" in content.limits:
+        parts, beyond = content.readings, "the limit of parts"
+    else:
+        parts, beyond = (as_message(mail.raw), *content.readings), ""
+    scan, taken = _timed(antivirus.scan, (*parts, *opened.parts), deadline)
+    if not beyond or scan.status == "infected":
         return scan, taken
-    detail = "not scanned in full: beyond a limit of unpacking"
-    return replace(scan, status="limit", name="", detail=detail), taken
+    return replace(scan, status="limit", name="", detail=f"not scanned in full: beyond {beyond}"), taken
 
 
 def as_message(raw: bytes) -> bytes:

@@ -114,8 +114,8 @@ class _Reader:
         """Read the first reading to its end, then each further one."""
         while self._stack or self._further:
             self._entity(self._stack.pop() if self._stack else self._further.popleft())
-        if not self.found.plain:
-            # Another scanner may have taken another way: it shall see what we saw.
+        if not self.found.plain or "parts" in self.found.hit:
+            # Another scanner may have taken another way, or is not shown the whole: it shall see what we saw.
             for leaf in self.found.leaves:
                 self.found.keep(leaf)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Bombs through the milter door of a real gateway: held, within time and memory, and ordinary mail goes on.
+"""Bombs through both doors of a real gateway: held, within time and memory, and ordinary mail goes on.
 
 Data, not tests: a suite is a function of a folder, which this one has no use for, as in `content_suites`.
 """
@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
+import smtplib
+import sqlite3
 import tempfile
 import threading
 import time
@@ -20,6 +22,7 @@ from contrib.lab.clamd import Clamd
 from contrib.lab.gateway import Gateway
 from contrib.lab.milter_client import MilterClient
 from contrib.lab.process import free_port, program
+from contrib.lab.sink import Sink
 from tests import bombs
 from tests.conformance.auth_suites import Outcome
 from tests.conformance.content_suites import MEGABYTES, SECONDS, SkippedError
@@ -53,10 +56,12 @@ STRUCTURES = (
 
 @contextlib.contextmanager
 def serving(directory: Path, clamd: Clamd) -> Iterator[Gateway]:
-    """A gateway that holds for content alone, with an open milter door."""
+    """A gateway that holds for content alone, with both doors open, and a server behind it."""
     config = {
         "hostname": "mx.example.org",
+        "domains": ["example.org"],
         "milter": {"listen": [f"inet:127.0.0.1:{free_port()}"], "workers": 2},
+        "smarthost": {"listen": [f"127.0.0.1:{free_port()}"], "workers": 2},
         "auth": {"spf": False, "dkim": False, "dmarc": False, "arc": False, "iprev": False},
         "antivirus": {"addresses": [clamd.addresses[0]]},
         "policy": {"weights": {"CLASSIFIER": 0}},
@@ -64,8 +69,21 @@ def serving(directory: Path, clamd: Clamd) -> Iterator[Gateway]:
         "store": {"database": f"sqlite:///{directory}/mailwarden.db"},
         "log": {"format": "json"},
     }
-    with Gateway(directory, config) as gateway:
+    with Sink() as sink, Gateway(directory, config | {"next_hop": f"smtp:{sink.address}"}) as gateway:
         yield gateway
+
+
+def submit(gateway: Gateway, raw: bytes) -> tuple[str, float]:
+    """Send one message to the smart host: "accept" is what it tells the client of a held one, too."""
+    begin = time.monotonic()
+    address = gateway.smarthosts[0]
+    assert isinstance(address, tuple)
+    with smtplib.SMTP(*address, timeout=60) as client:
+        client.ehlo()
+        client.mail("alice@example.com")
+        client.rcpt("bob@example.org")
+        code, _ = client.data(raw)
+    return {2: "accept", 5: "reject"}.get(code // 100, "tempfail"), time.monotonic() - begin
 
 
 def send(gateway: Gateway, raw: bytes) -> tuple[str, float]:
@@ -115,34 +133,46 @@ def bombs_one_by_one(_: Path) -> Iterator[Outcome]:
         directory = Path(name)
         directory.chmod(0o755)  # clamd drops its rights
         with Clamd(directory / "clamd") as clamd, serving(directory / "gateway", clamd) as gateway:
-            workers = set(gateway.tree())
+            workers = set(gateway.workers())
             for case, (file, make) in bombs.HELD.items():
                 yield _one(gateway, case, bombs.mail(file, make()))
             for case in STRUCTURES:
                 yield _one(gateway, case, HOSTILE[case]())
+                yield _one(gateway, f"{case}, smart host", HOSTILE[case](), submit)
             results, ordinary, taken = at_once(gateway)
             slow = ordinary[-1 - len(ordinary) // 100]
             held = all(status == "discard" for _, status in results)
             detail = f"{taken:.1f} s; of {len(ordinary)} ordinary messages 99 % within {slow:.2f} s"
             yield Outcome(f"{BOMBS} bombs at once", held and slow < ORDINARY, detail)
-            yield Outcome("workers", workers <= set(gateway.tree()), "a worker was lost")
+            lost = workers - set(gateway.workers())
+            yield Outcome("workers", not lost, f"{len(lost)} of {len(workers)} lost")
 
 
-def _one(gateway: Gateway, case: str, raw: bytes) -> Outcome:
+def _one(
+    gateway: Gateway, case: str, raw: bytes, by: Callable[[Gateway, bytes], tuple[str, float]] = send
+) -> Outcome:
+    held_before = _held(gateway)
     pids = gateway.tree()
     for pid in pids:
         Path(f"/proc/{pid}/clear_refs").write_text("5")  # proc(5): forget the peak
     before = gateway.cpu()
-    status, taken = send(gateway, raw)
+    status, taken = by(gateway, raw)
     used = gateway.cpu() - before
     peak = max(map(_peak, gateway.tree()))
-    after, seconds = send(gateway, PLAIN)
-    held = status in ("discard", "reject")  # clamd knows some bombs by name
+    held = status == "reject" or _held(gateway) == held_before + 1  # clamd knows some bombs by name
+    after, seconds = by(gateway, PLAIN)
     good = after == "accept" and seconds < SECONDS
     detail = (
         f"{status}, {used:.1f} s, {peak:.0f} MB, {taken:.1f} s by the clock, then {after} in {seconds:.1f} s"
     )
     return Outcome(case, held and good and used <= SECONDS and peak <= MEGABYTES, detail)
+
+
+def _held(gateway: Gateway) -> int:
+    """How many messages the quarantine has."""
+    with contextlib.closing(sqlite3.connect(gateway.directory / "mailwarden.db")) as database:
+        count: int = database.execute("SELECT COUNT(*) FROM quarantine").fetchone()[0]
+    return count
 
 
 def _peak(pid: int) -> float:

@@ -178,6 +178,14 @@ def test_all_readings_are_seen_and_scanned(data: bytes) -> None:
     assert EICAR in parts
 
 
+def test_beyond_a_limit_small_files_are_scanned_and_archives_are_not() -> None:
+    """The scanner would open these again, and spend seconds on what the limit stopped here."""
+    result, parts = opened(zipped([("virus.com", EICAR), ("deep.zip", bombs.zip_chain(14))]))
+    assert [f.kind for f in result.findings] == ["limit"]
+    assert EICAR in parts
+    assert not any(part.startswith(b"PK") for part in parts)
+
+
 def test_a_zip_in_a_zip_is_no_second_directory() -> None:
     for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         assert kinds_of(zipped([("one.zip", ONE), ("two.zip", TWO)], method)) == []

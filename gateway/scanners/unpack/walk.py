@@ -116,11 +116,16 @@ class Walker:
             self._kinds.add(key)
             size = size if data is None else len(data)
             self._members.append(Member(name, max(0, size), kind, depth, encrypted, self._attachment))
-        if data and len(data) <= SMALL and self._small_left >= len(data) and len(self._small) < MAX_MEMBERS:
-            self._small_left -= len(data)
-            self._small.append(data)
+        if data and not _archive(data, kind):
+            self._keep_small(data)
         if data:
             self._visit(data, name, depth, kind)
+
+    def _keep_small(self, data: bytes) -> None:
+        """Keep what is scanned where a bound is hit later; no archive, which the scanner would open again."""
+        if len(data) <= SMALL and self._small_left >= len(data) and len(self._small) < MAX_MEMBERS:
+            self._small_left -= len(data)
+            self._small.append(data)
 
     def _hand_on(self, data: bytes) -> None:
         """Keep a member for the virus scanner, which may not see it by itself."""
@@ -371,3 +376,8 @@ def _without_extension(name: str) -> str:
     if extension.lower() in ("tgz", "tbz", "tbz2", "txz", "tlz", "tzst", "taz"):
         return f"{stem}.tar"
     return stem if dot else name
+
+
+def _archive(data: bytes, kind: str) -> bool:
+    """Whether it packs other files, which are members of their own."""
+    return kind in _STREAMS or kind in kinds.NATIVE or data.startswith(kinds.ZIP_START)
