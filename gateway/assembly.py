@@ -12,6 +12,7 @@ import os
 import ssl
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gateway.auth import outgoing, suffixes
@@ -216,6 +217,7 @@ def courier(loaded: Loaded, database: Database, counters: Counters, log: Log, wa
         log=log,
         timeouts=config.smarthost.relay,
         tls_rules=config.tls.outbound,
+        receipts=Path(config.queue.receipts or state_directory(config.store) / "receipts"),
         wake=wake,
         grace=config.grace,
         count=lambda what: counters.add("deliveries", what),

@@ -8,6 +8,7 @@ From the queue to a next hop, one step each:
     lane      connections to one NextHop under one TlsPolicy, their pauses and their number
     client    one session: connect, EHLO, STARTTLS as the policy demands, MAIL to the final replies
     protocol  replies and dot-stuffing, without I/O
+    receipts  what was begun and delivered and is not settled yet, in a file that outlives the agent
     bounce    the notice, where there is to be one
 `verify` asks a next hop about a recipient before the queue takes a message for it, and `relay` sends one
 message at once, for those that have no queue; both go through `client`.

@@ -86,7 +86,7 @@ class Means:
     read: Callable[[Facts], Awaitable[bytes]]
     report: Callable[[Done], None]
     may_open: Callable[[], bool]  # whether one more connection fits
-    may_begin: Callable[[], Awaitable[None]]  # waits while too much that was sent is not settled
+    begin: Callable[[Job], Awaitable[None]]  # waits while too much that was sent is not settled
 
 
 class Lane:
@@ -191,7 +191,7 @@ class Lane:
 
     async def _serve(self, job: Job, session: _Session) -> None:
         means, size = self._means, job.facts.size
-        await means.may_begin()
+        await means.begin(job)
         if self.pause and self._failure is not None:
             told = result(self._failure)
             results = {r.address: told for r in job.recipients}

@@ -27,6 +27,12 @@ def is_dead(process: str) -> bool:
     return _began(int(rest)) != began
 
 
+def is_alive(process: str) -> bool:
+    """Whether `process` is certainly at work on this machine."""
+    place, _, rest = process.rpartition(" ")[0].rpartition(" ")
+    return bool(place) and place == _place() and rest.isdecimal() and not is_dead(process)
+
+
 def _place() -> str:
     try:
         return f"{_BOOT.read_text().strip()} {Path('/proc/self/ns/pid').readlink()}"

@@ -21,24 +21,26 @@ from gateway.delivery import bounce
 from gateway.delivery.bounce import Report
 from gateway.delivery.client import RelayTimeouts
 from gateway.delivery.lane import Done, Job, Lane, Means, Room
-from gateway.delivery.process import is_dead, this_process
+from gateway.delivery.process import is_alive, is_dead, this_process
+from gateway.delivery.receipts import Receipts, others, remove
 from gateway.delivery.relay import RecipientResult
 from gateway.delivery.routes import parse_next_hop
 from gateway.delivery.schedule import Clock, retry_after
 from gateway.mail.domains import domain_of
 from gateway.mail.headers import printable
 from gateway.store.database import StoreError
-from gateway.store.queue import SUSPECT
+from gateway.store.queue import SUSPECT, Owner
 from gateway.store.queued import Notice, Outcome, State
 from gateway.tls.outbound import policy_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from gateway.delivery.routes import NextHop, Routes
     from gateway.delivery.settings import QueueSettings
     from gateway.log import Log
-    from gateway.store.queue import Owner, Queue
+    from gateway.store.queue import Queue
     from gateway.store.queued import Claim, Entry, Facts, Outgoing, Recipient
     from gateway.tls.outbound import OutboundTlsRule, TlsPolicy
 
@@ -65,6 +67,7 @@ class Courier:
     log: Log = field(repr=False)
     timeouts: RelayTimeouts = _TIMEOUTS
     tls_rules: tuple[OutboundTlsRule, ...] = ()
+    receipts: Path | None = None  # the folder in which agents note what they delivered
     wake: int = -1  # descriptor that has something to read when there is new work
     grace: float = 30.0
     count: Callable[[str], None] = lambda _what: None
@@ -97,7 +100,8 @@ class Runner:
         self._settling = asyncio.Event()  # there are outcomes
         self._writing = asyncio.Lock()  # one settles at a time
         self._settled = asyncio.Event()  # some of them have been written
-        self._owner: Owner
+        self._owner = Owner("", "")
+        self._receipts = Receipts(None, "", "")
         self._means = Means(
             settings=courier.settings,
             timeouts=courier.timeouts,
@@ -105,7 +109,7 @@ class Runner:
             room=Room(courier.settings.memory_limit),
             read=self._read,
             report=self._report,
-            may_begin=self._may_begin,
+            begin=self._begin,
             may_open=lambda: (
                 sum(lane.connections for lane in self._lanes.values()) < self._settings.connections
             ),
@@ -144,17 +148,20 @@ class Runner:
     async def _read(self, facts: Facts) -> bytes:
         return await self._ask(self._queue.message, facts)
 
-    async def _may_begin(self) -> None:
+    async def _begin(self, job: Job) -> None:
         while len(self._outcomes) > _UNSETTLED:
             self._settled.clear()
             await self._settled.wait()
+        self._receipts.note("begun", job.recipients)
 
     # ---------------------------------------------------------------- life
 
     async def _enter(self, stop: asyncio.Event) -> None:
         while True:
             try:
-                self._owner = await self._ask(self._queue.enter, this_process(), self._settings.lease)
+                if not self._owner.name:
+                    self._owner = await self._ask(self._queue.enter, this_process(), self._settings.lease)
+                    self._receipts = Receipts(self._courier.receipts, self._owner.name, self._owner.process)
                 await self._recover()
             except StoreError as error:
                 self._log.error("queue cannot be used", error=printable(str(error), 200))
@@ -167,11 +174,31 @@ class Runner:
 
     async def _recover(self) -> None:
         """Queue again what processes had on lease that are gone."""
-        dead = [owner.name for owner in await self._ask(self._queue.owners) if is_dead(owner.process)]
-        freed, held = await self._ask(self._queue.recover, dead)
+        owners = await self._ask(self._queue.owners)
+        await self._settle_for_others({owner.name for owner in owners})
+        dead = [owner.name for owner in owners if is_dead(owner.process)]
+        freed, held = await self._ask(
+            self._queue.recover, dead, lambda count: retry_after(count, self._settings)
+        )
         if freed or held:
             self._log.warning("taken over from a dead process", recipients=freed, held=held)
             self._news.set()
+
+    async def _settle_for_others(self, owners: set[str]) -> None:
+        """Settle what agents of this machine had delivered when they died."""
+        folder = self._courier.receipts
+        for left in await self._ask(others, folder, self._owner.name):
+            if is_alive(left.process):
+                continue
+            dead, known = is_dead(left.process), left.owner in owners
+            done = [Outcome(n, item, State.DELIVERED) for n, item in left.delivered.items()]
+            if known and done:
+                lost = await self._ask(self._queue.settle, Owner(left.owner, left.process), done)
+                self._log.info("settled for a dead process", recipients=len(done) - len(lost))
+            if known and dead:
+                await self._ask(self._queue.leave, left.owner, left.begun)
+            if dead or not known:
+                await self._ask(remove, folder, left.owner)
 
     async def _keep_alive(self) -> None:
         """Renew our leases, take over those of the dead, tell of delays, and tidy up."""
@@ -204,7 +231,8 @@ class Runner:
         with contextlib.suppress(StoreError):
             while self._outcomes:
                 await self._settle()
-            await self._ask(self._queue.leave, self._owner)
+            await self._ask(self._queue.leave, self._owner.name)
+            self._receipts.close()
 
     # ---------------------------------------------------------------- from the queue to the lanes
 
@@ -298,6 +326,8 @@ class Runner:
     def _report(self, done: Done) -> None:
         """Turn a job's end into outcomes, and notices where the sender is to be told."""
         failed: list[Report] = []
+        delivered = [r for r in done.job.recipients if done.results[r.address].status == "delivered"]
+        self._receipts.note("delivered", delivered)  # before anything else: until then a kill doubles it
         for recipient in done.job.recipients:
             self._active -= 1
             self._suspect.discard(recipient.number)
@@ -413,6 +443,7 @@ class Runner:
         outcomes += [one for one in self._outcomes[_SETTLE:] if one.number in more]
         lost = await self._ask(self._queue.settle, self._owner, outcomes, notices)
         settled = {one.number for one in outcomes}
+        self._receipts.settled(settled)
         self._outcomes = [one for one in self._outcomes if one.number not in settled]
         self._notices = [one for one in self._notices if one not in notices]
         self._settled.set()

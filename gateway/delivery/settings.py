@@ -41,6 +41,9 @@ class QueueSettings(Settings, frozen=True, kw_only=True):
     memory_limit: Positive = 268_435_456
     # Seconds without a sign of life after which other processes take over what one had begun.
     lease: Seconds = 60.0
+    # Folder in which agents note what they have delivered until the database knows, so that mail is not
+    # doubled when one is killed. Empty: "receipts" beside the database file, or in /var/lib/mailwarden.
+    receipts: str = ""
     # Seconds between two looks for work that nobody announced.
     poll: Seconds = 2.0
 

@@ -16,14 +16,14 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, or_, select, true, update
 
 from gateway.mail.headers import printable
 from gateway.store import audit, queued, schema
 from gateway.store.queued import DONE, FAST_SIZE, Claim, DamagedError, Entry, Facts, Filter, State
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from gateway.store.database import Database
     from gateway.store.queued import Notice, Outcome, Outgoing
@@ -44,6 +44,7 @@ _UPDATE = (
         hop=bindparam("to_hop"),
         changed=bindparam("at"),
         lease="",
+        deaths=0,  # an agent has survived it
     )
 )
 _OURS = (
@@ -102,16 +103,14 @@ class Queue:
 
         self._database.write(work, durable=False)
 
-    def leave(self, owner: Owner) -> None:
-        """Be no owner any more; what is still leased is queued again."""
+    def leave(self, owner: str, begun: Collection[int] = ()) -> None:
+        """End the ownership; what it still leases is queued again, but for what was `begun`."""
+        leased = (_rows.c.state == State.LEASED) & (_rows.c.lease == owner)
+        untouched = _rows.c.number.not_in(sorted(begun)) if begun else true()
 
         def work(connection: Connection) -> None:
-            connection.execute(delete(_owners).where(_owners.c.owner == owner.name))
-            connection.execute(
-                update(_rows)
-                .where(_rows.c.state == State.LEASED, _rows.c.lease == owner.name)
-                .values(state=State.QUEUED, lease="")
-            )
+            connection.execute(delete(_owners).where(_owners.c.owner == owner))
+            connection.execute(update(_rows).where(leased, untouched).values(state=State.QUEUED, lease=""))
 
         self._database.write(work, durable=False)
 
@@ -120,11 +119,14 @@ class Queue:
         found = self._database.read(lambda c: c.execute(select(_owners)).all())
         return [Owner(row.owner, row.process) for row in found]
 
-    def recover(self, dead: Collection[str] = ()) -> tuple[int, int]:
+    def recover(
+        self, dead: Collection[str] = (), pause: Callable[[int], float] = lambda _count: 0.0
+    ) -> tuple[int, int]:
         """Queue again what owners held whose time is over, or that are known to be `dead`.
 
         Returns how many recipients were queued, and how many held because too many agents died
-        while they had them on lease.
+        while they had them on lease. What `SUSPECT` agents died with waits for the `pause` of one more
+        attempt, in seconds, each time a longer one: many deaths in a row have another cause.
         """
         over = or_(_owners.c.expires < time.time(), _owners.c.owner.in_(list(dead)))
         orphaned = (_rows.c.state == State.LEASED) & _rows.c.lease.not_in(select(_owners.c.owner))
@@ -145,10 +147,15 @@ class Queue:
                 .where(orphaned, suspect)
                 .values(state=State.HELD, lease="", deaths=_rows.c.deaths + 1, reply=note)
             )
-            freed = connection.execute(
-                update(_rows).where(orphaned).values(state=State.QUEUED, lease="", deaths=_rows.c.deaths + 1)
-            )
-            return freed.rowcount, held.rowcount
+            now, freed = time.time(), 0
+            counts = connection.execute(select(_rows.c.deaths).where(orphaned).distinct()).scalars().all()
+            for deaths in counts:
+                values = {"state": State.QUEUED, "lease": "", "deaths": deaths + 1}
+                if deaths + 1 >= SUSPECT:
+                    values["next_attempt"] = now + pause(deaths + 2 - SUSPECT)
+                change = update(_rows).where(orphaned, _rows.c.deaths == deaths).values(values)
+                freed += connection.execute(change).rowcount
+            return freed, held.rowcount
 
         if not self._database.read(look):
             return 0, 0

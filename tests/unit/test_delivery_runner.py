@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gateway.delivery.process import is_dead, this_process
+from gateway.delivery.process import is_alive, is_dead, this_process
+from gateway.delivery.receipts import Receipts
 from gateway.delivery.routes import RouteSettings, routes
 from gateway.delivery.runner import Courier, serve
 from gateway.delivery.schedule import Clock, retry_after
@@ -28,7 +29,7 @@ from tests.smarthost_lab import FAST
 from tests.stored import execute, open_database, settings_for
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from pathlib import Path
 
     from gateway.store.database import Database
@@ -55,6 +56,7 @@ class Agency:
         self.tls_rules: tuple[OutboundTlsRule, ...] = ()
         self.counted: list[str] = []
         self.clock = Clock()
+        self.receipts: Path | None = None
 
     def add(self, *people: str, **changes: Any) -> Outgoing:
         now = time.time()
@@ -90,6 +92,7 @@ class Agency:
             log=open_log(LogSettings(level="error")),
             timeouts=FAST,
             tls_rules=self.tls_rules,
+            receipts=self.receipts,
             wake=wake,
             grace=3.0,
             count=self.counted.append,
@@ -377,8 +380,9 @@ def test_stopping_finishes_what_is_under_way_and_gives_back_the_rest(database: D
     assert agency.queue.owners() == []
 
 
-def test_what_a_killed_process_held_is_delivered_by_the_next(database: Database) -> None:
-    agency = Agency(database, lease=60)
+@contextlib.contextmanager
+def mortal() -> Iterator[str]:
+    """A process, as agents call it, that is killed at the end."""
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     place = this_process().rsplit(" ", 2)[0]
     began = subprocess.run(
@@ -388,19 +392,59 @@ def test_what_a_killed_process_held_is_delivered_by_the_next(database: Database)
         text=True,
     ).stdout.strip()
     name = f"{place} {child.pid} {began}"
-    assert not is_dead(name)
-    owner = agency.queue.enter(name, 60)
-    agency.add()
-    assert len(agency.queue.claim(owner, time.time(), 10)) == 1
-    child.kill()
-    child.wait()
+    assert is_alive(name)
+    try:
+        yield name
+    finally:
+        child.kill()
+        child.wait()
+    assert not is_alive(name)
     assert is_dead(name)
+
+
+def test_what_a_killed_process_held_is_delivered_by_the_next(database: Database) -> None:
+    agency = Agency(database, lease=60)
+    with mortal() as name:
+        owner = agency.queue.enter(name, 60)
+        agency.add()
+        assert len(agency.queue.claim(owner, time.time(), 10)) == 1
 
     async def scene(lab: Agency) -> None:
         await until(lambda: not lab.states())
 
     play(agency, scene)
     assert len(agency.hop.taken) == 1
+
+
+def test_what_a_killed_process_delivered_is_not_sent_again(database: Database, tmp_path: Path) -> None:
+    agency = Agency(database, lease=60)
+    agency.receipts = tmp_path / "receipts"
+    with mortal() as name:
+        owner = agency.queue.enter(name, 60)
+        for one in ("delivered", "begun", "waiting"):
+            agency.add(f"{one}@example.com")
+        claims = agency.queue.claim(owner, time.time(), 10)
+        receipts = Receipts(agency.receipts, owner.name, owner.process)
+        (taken,), (begun,), _ = (claim.recipients for claim in claims)
+        receipts.note("begun", [taken, begun])
+        receipts.note("delivered", [taken])
+    found: dict[str, int] = {}
+    agency.hop.answers = {b"MAIL": b""}
+
+    async def scene(lab: Agency) -> None:
+        await until(lambda: len(lab.states()) == 2 and lab.hop.sessions > 0)
+        for entry in lab.queue.search(Filter()):
+            found.update({r.address: r.deaths for r in entry.recipients})
+        lab.hop.answers = {}
+        await until(lambda: not lab.states())
+
+    play(agency, scene)
+    assert {name.partition("@")[0]: deaths for name, deaths in found.items()} == {"begun": 1, "waiting": 0}
+    assert sorted(one.rcpts for one in agency.hop.taken) == [
+        [b"RCPT TO:<begun@example.com>"],
+        [b"RCPT TO:<waiting@example.com>"],
+    ]
+    assert list(agency.receipts.iterdir()) == []
 
 
 def test_what_agents_have_died_with_goes_one_by_one_and_soon(database: Database) -> None:

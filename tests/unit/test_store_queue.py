@@ -218,9 +218,42 @@ def test_who_leaves_gives_back(queue: Queue) -> None:
     queue.add([outgoing()])
     owner, heir = agent(queue), agent(queue)
     claim(queue, owner)
-    queue.leave(owner)
+    queue.leave(owner.name)
     (claimed,) = claim(queue, heir)
     assert claimed.recipients[0].deaths == 0
+
+
+def test_a_death_counts_only_until_an_agent_survives(queue: Queue) -> None:
+    queue.add([outgoing()])
+    for _ in range(SUSPECT - 1):
+        claim(queue, agent(queue, 0.0))
+        assert queue.recover() == (1, 0)
+    owner = agent(queue)
+    (claimed,) = claim(queue, owner)
+    assert claimed.recipients[0].deaths == SUSPECT - 1
+    queue.settle(owner, settled(claimed, State.QUEUED))
+    (claimed,) = claim(queue, owner)
+    assert claimed.recipients[0].deaths == 0
+
+
+def test_what_many_agents_died_with_waits_longer_each_time(queue: Queue) -> None:
+    queue.add([outgoing()])
+    asked: list[int] = []
+
+    def pause(count: int) -> float:
+        asked.append(count)
+        return 1_000.0 * count
+
+    now = time.time()
+    for _ in range(SUSPECT + 2):
+        owner = agent(queue, 0.0)
+        claims = queue.claim(owner, now + 1e6, 1) or queue.claim(owner, now + 1e6, 1, suspect=True)
+        assert len(claims) == 1
+        queue.recover(pause=pause)
+    assert asked == [1, 2, 3]
+    assert claim(queue, agent(queue)) == []
+    (entry,) = queue.search(Filter())
+    assert 2_900 < entry.recipients[0].next_attempt - now < 3_100
 
 
 def test_what_kills_every_agent_is_held_and_nothing_else(queue: Queue) -> None:
@@ -240,7 +273,7 @@ def test_what_kills_every_agent_is_held_and_nothing_else(queue: Queue) -> None:
         for one in claims:
             delivered += 1
             queue.settle(owner, settled(one, State.DELIVERED))
-        queue.leave(owner)
+        queue.leave(owner.name)
         if not claims:
             break
     assert (delivered, deaths) == (30, MOST_DEATHS)
@@ -359,7 +392,7 @@ def test_hold_release_flush_delete(queue: Queue, database: Database) -> None:
     assert queue.flush(everything) == [two.id]
     assert queue.release(everything, "cli:root") == [one.id]
     assert len(claim(queue, owner)) == 2
-    queue.leave(owner)
+    queue.leave(owner.name)
     assert sorted(queue.delete(everything, "cli:root")) == sorted([one.id, two.id])
     assert rows(database) == [0, 0, 0]
     events = database.read(lambda c: [e.action for e in audit.events(c, one.id)])
