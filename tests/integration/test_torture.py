@@ -24,7 +24,7 @@ def test_nothing_is_lost(trial: str) -> None:
     (count,) = run([trial], wanted)
     assert count.taken > 10, count
     # How many arrive twice hangs on how many were on their way at a kill: `make torture` counts those.
-    assert (count.lost, count.broken, count.left) == (0, 0, 0), count
+    assert (count.lost, count.broken, count.arrived) == (0, 0, count.expected), count
 
 
 def event(kind: int, offset: int = 0, data: bytes = b"") -> Event:
