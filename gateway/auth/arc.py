@@ -7,7 +7,8 @@ Reads hostile bytes: ARC fields, and key records of strangers. Asks the DNS thro
 
 A valid chain only says who sealed what; whether a sealer is to be believed is policy. What a seal
 says of the author is worth nothing for a message that could be changed after it was sealed: where
-the newest signature leaves room for that, the chain passes without `covers_all`.
+the newest signature leaves room for that (`l=`, a field of `_READ` that is there and not signed, one
+added beside a signed one), the chain passes without `covers_all`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from gateway.auth.dkim import added
+from gateway.auth.results import MAX_VALUE
 from gateway.auth.signature import (
     BadSignatureError,
     Canon,
@@ -46,6 +48,20 @@ FIELDS: Final = ("arc-seal", "arc-message-signature", "arc-authentication-result
 _SEAL, _MESSAGE, _RESULTS = FIELDS
 _INSTANCE: Final = re.compile(rb"[ \t\r\n]*i[ \t\r\n]*=[ \t\r\n]*([0-9]{1,3})[ \t\r\n]*;(.*)\Z", re.DOTALL)
 _ASKED_FIRST: Final = 10  # keys of seals, topmost first; few chains are longer
+# What a reader is shown, how the body is read, and where answers and relative links go. Recipients are not
+# among them: a large sealer signs neither To nor Cc.
+_READ: Final = (
+    "from",
+    "subject",
+    "date",
+    "sender",
+    "reply-to",
+    "content-type",
+    "content-transfer-encoding",
+    "content-disposition",
+    "content-base",
+    "content-location",
+)
 _CANON: Final[dict[bytes, Canon]] = {b"simple": "simple", b"relaxed": "relaxed"}
 
 
@@ -117,9 +133,13 @@ def seal_pieces(material: Material, limit: int) -> list[bytes] | None:
 
 
 def _results_text(field: HeaderField) -> str:
-    """The value of ARC-Authentication-Results without its instance, on one line."""
+    """The value of ARC-Authentication-Results without its instance, on one line; "" if nobody would read it.
+
+    A piece of it would be worse than nothing: what it leaves out may be the failure.
+    """
     found = _INSTANCE.match(field.value)
-    return printable(b" ".join((found[2] if found else b"").split()).decode("utf-8", "replace"), 2_000)
+    text = b" ".join((found[2] if found else b"").split()).decode("utf-8", "replace")
+    return printable(text, MAX_VALUE) if len(text) <= MAX_VALUE else ""
 
 
 def _collect(material: Material, limit: int) -> list[_Set]:
@@ -219,7 +239,7 @@ def _uncovered(material: Material, tags: dict[str, bytes]) -> str:
     names = _signed_names(tags)
     if "l" in tags:
         return "l= leaves the end of the body unsigned"
-    for name in ("from", "subject"):
+    for name in _READ:
         if name not in names and material.count(name):
             return f"{name} is not signed"
     beside = added(material, names)

@@ -290,7 +290,8 @@ def evaluate(
     """Judge by what `fetch` found.
 
     `organizational` gives the organizational domain of an authenticated domain, None if the DNS
-    failed. SPF counts for MAIL FROM alone, a signature only if it covers all that a reader sees.
+    failed. SPF counts for MAIL FROM alone, a signature only if nothing can be added to what it signs (`l=`, a
+    field beside a signed one). Which fields he leaves out, From apart, a signer has to know; ARC is stricter.
     With a record in doubt the author domain itself is proof enough, whatever counts; another domain of the
     organization is neither that nor a failure, and then there is no policy.
     """

@@ -27,9 +27,8 @@ _CUT: Final = MAX_FIELD - 100  # octets of a value from which it may go on where
 _TOKEN: Final = re.compile(r"[!#$%&'*+.0-9A-Z^_`a-z{|}~-]+\Z")  # RFC 2045 §5.1, without tspecials
 _ADDRESS: Final = re.compile(r"(?:[!#$%&'*+.0-9A-Z^_`a-z{|}~/-]{1,64})?@[0-9A-Za-z._-]{1,253}\Z")
 _WIDTH: Final = 76
-_MAX_DKIM: Final = 16_384  # octets of our field for DKIM; a filter's whole answer has 65,535
 _MAX_COMMENT_DEPTH: Final = 20
-_MAX_VALUE: Final = 8_192  # octets that are read
+MAX_VALUE: Final = 8_192  # octets that are read, and written: what we say can be believed behind us
 _MAX_EXAMINED: Final = 32_768  # octets of all fields of a message in which `forged` looks closely
 _MAX_ID: Final = 255
 _FLAT_COMMENT: Final = re.compile(r"\([^()]*+\)")
@@ -51,18 +50,21 @@ def authentication_results(authserv_id: str, evidence: Evidence, mail: Mail) -> 
 
     One result for each check, in fixed order; "none" if nothing was checked.
     """
-    results = [words for one in evidence.spf for words in _spf(one, mail)]
-    results += _signatures(evidence.dkim)
+    lines = [_fold(words) for one in evidence.spf for words in _spf(one, mail)]
+    rest = []
     if evidence.dmarc:
-        results.append(_dmarc(evidence.dmarc))
+        rest.append(_dmarc(evidence.dmarc))
     if evidence.arc:
-        results.append(_arc(evidence.arc))
+        rest.append(_arc(evidence.arc))
     if evidence.iprev:
-        results.append(_iprev(evidence.iprev, mail))
+        rest.append(_iprev(evidence.iprev, mail))
     if mail.session.login:
-        results.append(["auth=pass", f"smtp.auth={quoted(mail.session.login)}"])
-    lines = [_fold(words) for words in results] or ["none"]
-    return ";\n\t".join((quoted(authserv_id), *lines))
+        rest.append(["auth=pass", f"smtp.auth={quoted(mail.session.login)}"])
+    others = [_fold(words) for words in rest]
+    name = quoted(authserv_id)
+    left = MAX_VALUE - sum(map(_octets, (name, *lines, *others)))
+    lines += (*_signatures(evidence.dkim, left), *others)
+    return ";\n\t".join((name, *(lines or ["none"])))
 
 
 def quoted(text: str) -> str:
@@ -96,13 +98,17 @@ def _spf(one: Spf, mail: Mail) -> Iterator[list[str]]:
         yield [f"spf={one.result}", *reason, f"smtp.mailfrom={quoted(mail.envelope.mail_from)}"]
 
 
-def _signatures(signatures: Sequence[Dkim]) -> list[list[str]]:
+def _octets(line: str) -> int:
+    """What a line takes in the field, with all its ends and what stands between it and the next."""
+    return len(line) + line.count("\n") + len(";\r\n\t")
+
+
+def _signatures(signatures: Sequence[Dkim], left: int) -> list[str]:
     """The results of DKIM in their order; of very many, those that pass and the topmost others."""
-    written = [_dkim(one) for one in signatures]
-    left = _MAX_DKIM
+    written = [_fold(_dkim(one)) for one in signatures]
     shown = []
     for number in sorted(range(len(written)), key=lambda index: signatures[index].result != "pass"):
-        left -= sum(map(len, written[number]))
+        left -= _octets(written[number])
         if left < 0:
             break
         shown.append(number)
@@ -261,7 +267,7 @@ def read_results(value: bytes, *, tolerant: bool = False) -> tuple[str, tuple[Re
     `tolerant` leaves out malformed results, and properties without a type ("action=none"), which
     large providers write.
     """
-    if len(value) > _MAX_VALUE:
+    if len(value) > MAX_VALUE:
         raise ValueError("too long")
     segments = list(_segments(value.decode("utf-8", "replace")))
     name = _read_id(segments[0])

@@ -29,6 +29,14 @@ _NEEDED = re.compile(
 _NO_FIELD = re.compile(rb"^(?![!-9;-~]++[ \t]*+:|[ \t])", re.MULTILINE)
 # The separator line of an mbox; "From :" is the obsolete form of a field (RFC 5322 §4.5).
 _ENVELOPE_LINE = re.compile(rb">?From (?![ \t]*+:)[^\n]*+\n")
+# A From field as careless readers find it: behind what is no field, a byte order mark, control
+# characters, or a CR alone. The lines of a folded field ("h=from:to") are none.
+_LATE_FROM = re.compile(
+    rb"(?:\A[^A-Za-z]{0,80}|[\r\n](?:[^A-Za-z \t\r\n][^A-Za-z\r\n]{0,16})?)from[\0-\x20\x7f-\xff]{0,16}:",
+    re.IGNORECASE,
+)
+_BARE_CR_FROM = re.compile(rb"\r(?!\n)[^A-Za-z \t\r\n]{0,16}from[\0-\x20\x7f-\xff]{0,16}:", re.IGNORECASE)
+_BLANK_LINES = re.compile(rb"(?:[\0-\x20\x7f]|\xef\xbb\xbf)*+")
 _NOTHING_SHOWN = {0x09: " ", 0x0A: " ", 0x0D: " ", 0xA0: " ", 0x3000: " "}
 
 
@@ -108,6 +116,24 @@ def split(raw: bytes, start: int = 0, stop: int | None = None) -> HeaderSection:
         empty_line=empty,
         truncated=found is not None or longest > MAX_FIELD,
     )
+
+
+def hides_from(raw: bytes, section: HeaderSection) -> bool:
+    """Whether some readers find a From field that is none of `section.fields`.
+
+    They go on to the next empty line where the section ends without one, pass over empty lines in front
+    of all fields, and take a CR alone for the end of a line. Of what is longer than a field may be, the
+    start is looked at, and the rest is as if it had one.
+    """
+    head = raw[section.start : section.end]
+    if b"\r" in head and _BARE_CR_FROM.search(head):
+        return True
+    if section.empty_line and section.fields:
+        return False
+    start = section.end if section.fields else _BLANK_LINES.match(raw, section.end).end()  # type: ignore[union-attr]  # matches everywhere
+    ends = [end for end in (raw.find(b"\n\r\n", start), raw.find(b"\n\n", start)) if end >= 0]
+    rest = raw[start : min(ends, default=len(raw))]
+    return len(rest) > MAX_FIELD or _LATE_FROM.search(rest.replace(b"\0", b"")) is not None
 
 
 def _needed(

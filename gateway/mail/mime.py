@@ -145,6 +145,8 @@ class _Reader:
         read = entity.read(item.raw, item.start, item.end, item.default, mend=item.mend)
         if item.depth == 0 and not item.reason:
             self.section = read.section
+            if headers.hides_from(item.raw, read.section):
+                self.found.ambiguities.setdefault("header-hidden-from")
         if read.section.truncated or (item.depth and len(read.section.fields) > self.limits.fields):
             self.found.hit.setdefault("fields")
         if not read.usual or (item.depth and not read.section.fields):

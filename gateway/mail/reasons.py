@@ -27,6 +27,7 @@ AMBIGUITIES = {
     "header-bare-cr": "A CR without LF stands in a header section with content fields",
     "header-bare-lf": "Header lines end in CRLF here and in LF there",
     "header-hidden-field": "A content field is hidden in another one, or behind junk",
+    "header-hidden-from": "A From field stands where some clients find it and others do not",
     "header-junk": "A header section with content fields is broken by a line that is no field",
     "header-late": "The content fields of a part follow an empty line",
     "header-nul": "A NUL stands in a header section",

@@ -88,7 +88,19 @@ def test_what_dkimpy_seals_passes() -> None:
     ("old", "new", "names", "open_to"),
     [
         (b"To:", b"To:", "from to subject", ""),
-        (b"To:", b"Reply-To: list@example.org\r\nTo:", "from subject", ""),  # as others sign it
+        (b"To:", b"X-Loop: list@example.org\r\nTo:", "from subject", ""),  # as others sign it
+        (b"To:", b"Reply-To: a@evil.example\r\nTo:", "from subject", "reply-to is not signed"),
+        (b"To:", b"SENDER : a@evil.example\r\nTo:", "from subject", "sender is not signed"),
+        (b"To:", b"Date: Mon, 06 Oct 2025 10:00:00 +0200\r\nTo:", "from subject", "date is not signed"),
+        (b"To:", b"Content-Type: text/html\r\nTo:", "from subject", "content-type is not signed"),
+        (
+            b"To:",
+            b"Content-Transfer-Encoding: base64\r\nTo:",
+            "from subject",
+            "content-transfer-encoding is not signed",
+        ),
+        (b"To:", b"Content-Base: http://evil.example\r\nTo:", "from subject", "content-base is not signed"),
+        (b"To:", b"Reply-To: a@evil.example\r\nTo:", "from subject reply-to", "!"),
         (b"To:", b"To:", "to subject", "from is not signed"),
         (b"To:", b"To:", "from to", "subject is not signed"),
         (
@@ -115,6 +127,19 @@ def test_what_may_change_after_sealing(old: bytes, new: bytes, names: str, open_
 def test_a_length_leaves_the_end_of_the_body_open() -> None:
     found = _uncovered(material_of(MAIL), {"l": b"5", "h": b"from:to:subject"})
     assert found == "l= leaves the end of the body unsigned"
+
+
+@pytest.mark.parametrize(("size", "stated"), [(7_000, True), (9_000, False)])
+def test_of_long_results_no_piece_is_believed(size: int, stated: bool) -> None:
+    signer = SigningKey("example.org", "sel", read_private_key(key()[0]))
+    long = (
+        "mx.example; dkim=pass header.d=example.com; x=" + "y" * size + "; dmarc=fail header.from=x.example"
+    )
+    fields = seal_by_us(material_of(MAIL), Arc("none"), long, signer)
+    top = "".join(f"{name}: {value}\n" for name, value in fields).replace("\n", "\r\n").encode()
+    found = check(top + MAIL)
+    assert (found.result, found.results == long) == ("pass", stated)
+    assert found.results in ("", long)
 
 
 def test_no_chain() -> None:
