@@ -36,7 +36,8 @@ READ: Final = 3_500  # octets of a message, after its line ends became LF
 
 _RATE: Final = 0.4  # of learning, at first
 _BIAS_RATE: Final = 0.02
-_UNSURE: Final = 3.0  # logit of grams at which the site's opinion counts half
+_UNSURE: Final = 3.0  # logit of grams at which the site's opinion counts half, where it says spam
+_UNSURE_HAM: Final = 1.0  # the same where it says ham
 _START: Final = 1e-4  # of the sums of squared gradients
 _HEAD: Final = 16  # values before the weights: see _Head
 _VERSION: Final = 2.0
@@ -243,9 +244,11 @@ def sureness(local: Local) -> float:
 
     Mail like that it learned moves its grams far from 0; mail of a kind it never saw does not, and
     what is left of shape and of a few common grams there would call all new ham spam on a site
-    with much spam. Such mail is left to the base model.
+    with much spam. Such mail is left to the base model; less so what looks like the site's ham, since
+    the base takes many wanted newsletters for spam.
     """
-    return local.grams**2 / (local.grams**2 + _UNSURE**2)
+    unsure = _UNSURE if local.grams > 0 else _UNSURE_HAM
+    return local.grams**2 / (local.grams**2 + unsure**2)
 
 
 def acting(count: int, local: Local, base: float) -> float:
