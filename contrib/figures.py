@@ -14,11 +14,16 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def written_to(name: str) -> Path:
+    """Say where the figures of a name are written."""
+    return ROOT / "build" / f"{name}.json"
+
+
 def write_figures(name: str, figures: Mapping[str, object]) -> Path:
     """Write `build/NAME.json`, owned like the checkout, and return its path."""
-    folder = ROOT / "build"
+    path = written_to(name)
+    folder = path.parent
     folder.mkdir(exist_ok=True)
-    path = folder / f"{name}.json"
     path.write_text(json.dumps(dict(figures), indent=2) + "\n", "utf-8")
     if os.geteuid() == 0:
         owner = ROOT.stat()
