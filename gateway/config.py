@@ -155,7 +155,7 @@ class Config(Settings, frozen=True):
             not self.classifier.enabled or self.classifier.site == "off"
         ):
             raise ValueError("[learning] needs the site's model; see [classifier] enabled and site")
-        _check_listeners((*self.milter.listen, *self.smarthost.listen, *filter(None, (self.http.listen,))))
+        _check_listeners((*self.milter.listen, *self.smarthost.addresses, *filter(None, (self.http.listen,))))
 
     @property
     def name(self) -> str:
@@ -170,7 +170,7 @@ class Config(Settings, frozen=True):
     @property
     def queue_lifetime(self) -> float:
         """Seconds that released mail may wait in the queue; 0 where no agents empty one."""
-        return self.queue.lifetime if self.smarthost.listen and self.smarthost.queue else 0.0
+        return self.queue.lifetime if self.smarthost.listeners and self.smarthost.queue else 0.0
 
 
 def _check_listeners(addresses: tuple[str, ...]) -> None:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from gateway.delivery.runner import Courier
     from gateway.log import Log
     from gateway.metrics import Counters
-    from gateway.smarthost.settings import Door
+    from gateway.smarthost.settings import Door, Listener
 
 Kind = Literal["milter", "smarthost", "delivery", "housekeeper"]
 SLOTS = 256
@@ -170,7 +170,7 @@ class Supervisor:
             for address in settings.milter.listen
             for n in range(settings.milter.workers)
         ]
-        if settings.smarthost.listen:
+        if settings.smarthost.listeners:
             posts += [Post("smarthost", "", n) for n in range(settings.smarthost.workers)]
             # Without a queue too: what was queued before it was switched off is delivered.
             posts += [Post("delivery", "", n) for n in range(settings.queue.workers)]
@@ -241,7 +241,7 @@ class Supervisor:
         """Return the sockets of a configuration, those that are bound already among them."""
         door = settings.milter
         modes = {address: (int(door.socket_mode, 8), door.socket_group) for address in door.listen}
-        wanted = [*door.listen, *settings.smarthost.listen]
+        wanted = [*door.listen, *settings.smarthost.listeners]
         if not wanted:
             raise ConfigError(f"{self.path}: no door is open: set listen in [milter] or in [smarthost]")
         bound: dict[str, socket.socket] = {}
@@ -293,9 +293,8 @@ def run_worker(
             try:
                 door = assembly.door(loaded, opened.gateway, submitter)
                 door = replace(door, count=lambda what: counters.add(what, "smarthost"))
-                asyncio.run(
-                    _serve_smarthost([sockets[a] for a in settings.smarthost.listen], door, loaded.tls)
-                )
+                bound = [(how, sockets[where]) for where, how in settings.smarthost.listeners.items()]
+                asyncio.run(_serve_smarthost(bound, door, loaded.tls))
             finally:
                 if submitter is not None:
                     submitter.close()
@@ -303,7 +302,9 @@ def run_worker(
         opened.close()
 
 
-async def _serve_smarthost(bound: list[socket.socket], door: Door, tls: ssl.SSLContext | None) -> None:
+async def _serve_smarthost(
+    bound: list[tuple[Listener, socket.socket]], door: Door, tls: ssl.SSLContext | None
+) -> None:
     """Serve the smart host until SIGTERM, then drain."""
     await server.serve(bound, door, _until_told(), tls)
 

@@ -18,7 +18,7 @@ from gateway.log import LogSettings, open_log
 from gateway.mail.types import Action, Edit, Mail, Outcome, Reply, Session, Thresholds, Verdict, Versions
 from gateway.reply import reply_to
 from gateway.smarthost.server import serve
-from gateway.smarthost.settings import Door, Judgement, SmarthostSettings
+from gateway.smarthost.settings import Door, Judgement, Listener, SmarthostSettings
 from tests.hop import Hop, running
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 MESSAGE = b"From: a@example.net\r\nSubject: x\r\n\r\n.dot\r\n\xe9\r\n"
 SENT = b"".join(stuffed_blocks(MESSAGE))
 
+LISTENER = Listener("smarthost")
 THRESHOLDS = Thresholds(5, 8, 15)
 FAST = RelayTimeouts(connect=2, greeting=1, command=1, data=1, end_of_data=1, quit=0.3)
 
@@ -88,6 +89,7 @@ async def door(
     tls_rules: tuple[OutboundTlsRule, ...] = (),
     settings: SmarthostSettings | None = None,
     submit: Callable[[Outgoing], Future[None]] | None = None,
+    listener: Listener = LISTENER,
 ) -> AsyncIterator[int]:
     """The door's port. Mail for example.org goes to `other`, all else to `hop`; `submit` is a queue."""
     rows = [RouteSettings(domains=("example.org",), next_hop=str(other.next_hop))] if other else []
@@ -106,7 +108,7 @@ async def door(
     )
     listening = socket.create_server(("127.0.0.1", 0))
     stop = asyncio.Event()
-    task = asyncio.create_task(serve([listening], built, stop, tls))
+    task = asyncio.create_task(serve([(listener, listening)], built, stop, tls))
     await asyncio.sleep(0)
     try:
         yield listening.getsockname()[1]

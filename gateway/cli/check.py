@@ -52,7 +52,7 @@ def check(context: Context, *, probe: bool, as_json: bool) -> None:
         "configuration": str(context.path),
         "name": settings.name,
         "milter": " ".join(settings.milter.listen) or "closed",
-        "smart host": " ".join(settings.smarthost.listen) or "closed",
+        "smart host": " ".join(settings.smarthost.listeners) or "closed",
         "domains": " ".join(settings.domains) or "none",
         "next hop": settings.next_hop or "none",
         "antivirus": " ".join(settings.antivirus.addresses) if settings.antivirus.enabled else "off",
@@ -86,7 +86,7 @@ def check(context: Context, *, probe: bool, as_json: bool) -> None:
 
 def refuse(settings: Config) -> str:
     """Return why the service would not start with what is a configuration otherwise, or ""."""
-    if not (settings.milter.listen or settings.smarthost.listen):
+    if not (settings.milter.listen or settings.smarthost.listeners):
         return "no door is open: set listen in [milter] or [smarthost]"
     if os.getuid() == 0 and settings.user and settings.user not in {p.pw_name for p in pwd.getpwall()}:
         return f"user: there is no account {settings.user!r} on this machine; create it first"
@@ -98,9 +98,9 @@ def warn(settings: Config) -> list[str]:
     from gateway.auth import suffixes  # noqa: PLC0415
 
     found = []
-    if settings.smarthost.listen and not (settings.domains or settings.relay_networks):
+    if settings.smarthost.listeners and not (settings.domains or settings.relay_networks):
         found.append("the smart host takes mail for nobody: set domains or relay_networks")
-    if settings.smarthost.listen and not (settings.next_hop or settings.routes):
+    if settings.smarthost.listeners and not (settings.next_hop or settings.routes):
         found.append("the smart host has no next hop: set next_hop or [[routes]]")
     near = ("unix:", "inet:127.", "inet:[::1]", "inet:localhost")
     found += [

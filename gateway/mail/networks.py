@@ -41,6 +41,20 @@ def same_client(ip: str) -> str:
     return ip if found is None else str(found)
 
 
+def network_of(ip: str) -> str:
+    """The network around a client: the /24 of an IPv4 address, the /48 of an IPv6 one or its /64; or ""."""
+    found = address(ip.partition("/")[0])
+    if found is None:
+        return ""
+    return str(ipaddress.ip_network((found, 24 if found.version == 4 else 48), strict=False))
+
+
+def is_here(ip: str) -> bool:
+    """Whether `ip` is a loopback address, or that of a unix socket, which has none."""
+    found = address(ip)
+    return not ip or (found is not None and found.is_loopback)
+
+
 def inside(client_ip: str, networks: tuple[str, ...]) -> bool:
     """Whether `client_ip` lies in one of `networks`; never for "" or what is not an address."""
     if not networks:

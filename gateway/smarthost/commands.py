@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """SMTP command lines as values. No I/O.
 
-Reads hostile bytes: one command line, already bounded in length. aiosmtpd's own parser is not
+Reads hostile bytes: one command line, already bounded in length. A library's parser is not
 used: it reads addresses with the email package's header parser, which takes comments, folding
 and much else that no envelope may hold, and it takes lines that end in a bare LF.
 """

@@ -1,16 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One client of the smart host: the SMTP dialogue (RFC 5321) on aiosmtpd's connection.
+"""One client of the smart host: the SMTP dialogue (RFC 5321).
 
-Reads hostile bytes. From aiosmtpd come the connection, its timer and the STARTTLS upgrade; the
-dialogue is ours, because aiosmtpd 1.4.6 ends commands at a bare LF, passes bare CR, bare LF and
-NUL in DATA through, reads a message line by line, takes addresses with comments in them, shares
-its table of limits among all sessions, writes the client's bytes into its log, cancels a
-transaction when the client closes its sending side, and has no limit on errors.
-
-Guards: one reply for one command, in order, so that pipelining is exact; input that is there
-where the client must wait (after EHLO, DATA, or before the greeting) ends the session; what was
-sent in clear behind STARTTLS is dropped; every fault in line ends closes the connection, so that
-no octet behind it is ever a command.
+Reads hostile bytes. Guards: one reply for one command, in order, so that pipelining is exact; input
+that is there where the client must wait (after EHLO, DATA, or before the greeting) ends the session;
+what was sent in clear behind STARTTLS is dropped; every fault in line ends closes the connection, so
+that no octet behind it is ever a command.
 """
 
 from __future__ import annotations
@@ -20,8 +14,6 @@ import math
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
-
-from aiosmtpd.smtp import SMTP, TLSSetupException
 
 from gateway.delivery.routes import relay_refusal
 from gateway.mail.headers import printable
@@ -41,40 +33,45 @@ from gateway.smarthost.commands import (
 from gateway.smarthost.data import DataReader
 from gateway.smarthost.handover import Handover
 from gateway.smarthost.intake import Intake
-from gateway.smarthost.proxy import XCLIENT, XFORWARD, Client, attributes, merged, session_of
-from gateway.smarthost.replies import CLOSING, FAULTS, FIXED, OK, PIPELINED, UNKNOWN, wire
+from gateway.smarthost.proxy import ProxyError, client_of
+from gateway.smarthost.receive import receive
+from gateway.smarthost.replies import CLOSING, FIXED, OK, PIPELINED, UNKNOWN, wire
 from gateway.smarthost.tls import tls_facts
 from gateway.smarthost.transfer import transfer
+from gateway.smarthost.wire import LongLineError, Wire
+from gateway.smarthost.xclient import XCLIENT, XFORWARD, Client, attributes, merged, session_of
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Awaitable, Callable
 
-    from gateway.smarthost.server import Worker
+    from gateway.smarthost.settings import Listener
+    from gateway.smarthost.worker import Worker
 
 _JUNK = frozenset(("NOOP", "RSET", "VRFY", "EXPN", "HELP", "HELO", "EHLO", "XFORWARD", "XCLIENT"))
 _LONGEST_COMMAND = 2048  # octets; RFC 5321 §4.5.3.1.4 has 512, and parameters come on top
-_CHUNK = 262_144  # octets of a message read at a time
-_LINGER = 5.0  # seconds in which the rest of a condemned message is read and thrown away
-_RATE_GRACE = 60.0  # seconds before the least data rate counts
+_HANDSHAKE = 60.0  # seconds for a TLS handshake
+_HEADER = 5.0  # seconds for a proxy's header
 _NO_CLIENT = Client()
+_TIMEOUT = Reply(421, "4.4.2", "Timeout, closing")
 
 
-class Conversation(SMTP):
-    """One client. `idle_since` is the loop's time at which it began to owe us a command, else infinite."""
+class Conversation:
+    """One client."""
 
-    # The stream's buffer; aiosmtpd's 1001 would stop and start the socket for every two lines.
-    line_length_limit = 65_536
-
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, listener: Listener, peer: str) -> None:
         self._worker = worker
+        self._listener = listener
         self._door = worker.door
         self._settings = worker.door.settings
         self._hop = (
             Handover(worker.door) if worker.door.submit is None else Intake(worker.door, worker.verifier)
         )
-        self.idle_since = math.inf
-        self.peer = ""  # its IP address
-        self.client = ""  # what counts as one client: the IPv4 address, the IPv6 /64
+        self._wire = Wire(worker.scratch)
+        self._began = worker.loop.time()
+        self.task: asyncio.Task[None] | None = None
+        self.peer = peer  # the client's IP address
+        self.client = same_client(peer)  # what counts as one client: the IPv4 address, the IPv6 /64
         self._closing = False
         self._errors = 0
         self._junk = 0
@@ -82,6 +79,7 @@ class Conversation(SMTP):
         self._extended = False
         self._identity = _NO_CLIENT  # XCLIENT
         self._forwarded = _NO_CLIENT  # XFORWARD
+        self._login = ""
         self._mail: MailCommand | None = None
         self._tried = 0  # RCPT commands of this transaction
         self._commands: dict[str, Callable[[str], Awaitable[None]]] = {
@@ -96,118 +94,105 @@ class Conversation(SMTP):
             "XCLIENT": self._xclient_command,
             "XFORWARD": self._xforward_command,
         }
-        super().__init__(
-            handler=None,
-            data_size_limit=self._settings.size_limit,
-            enable_SMTPUTF8=True,
-            hostname=worker.door.hostname,
-            tls_context=worker.tls_context,
-            timeout=self._settings.command_timeout,
-            auth_exclude_mechanism=("LOGIN", "PLAIN"),
-            loop=worker.loop,
-        )
-
-    def __dir__(self) -> list[str]:
-        # aiosmtpd looks through all members at each connection, for tables that are not used here.
-        return []
 
     # ---------------------------------------------------------------- the connection
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if self._original_transport is None:
-            peer = transport.get_extra_info("peername")
-            self.peer = peer[0] if isinstance(peer, tuple) else ""
-            self.client = same_client(self.peer)
-        super().connection_made(transport)
+    async def run(self, connection: socket.socket) -> None:
+        """Serve the client at the other end of `connection` until it or we have had enough."""
+        try:
+            if await self._begin(connection):
+                await self._converse()
+        except TimeoutError:
+            self._wire.say_now(_TIMEOUT)
+        except (OSError, EOFError):
+            pass  # the client has gone, or TLS did not come about
+        except ProxyError as error:
+            self._door.log.warning("no client behind a proxy", proxy=self.peer, why=str(error))
+        except Exception as error:  # noqa: BLE001  # a fault of ours costs this client a temporary failure
+            self._door.log.error("session failed", client=self.peer, error=printable(repr(error), 300))
+            self._wire.say_now(Reply(421, "4.3.0", "Temporary failure, closing"))
+        finally:
+            self.hang_up()
+            if self._wire.transport is None:
+                connection.close()
+            self._worker.left(self)
+            await self._hop.close()
 
-    def eof_received(self) -> bool:
-        # A client that closes its sending side still waits for its replies.
-        self._reader.feed_eof()
-        return not self._over_tls  # over TLS there is no half-closed connection
+    async def _begin(self, connection: socket.socket) -> bool:
+        """From the bare socket to the greeting; whether the client may stay."""
+        refusal = self._worker.enter(self)
+        proxied = inside(self.peer, self._settings.proxy_networks)
+        if proxied and refusal is None:
+            async with asyncio.timeout(_HEADER):
+                client = await client_of(connection)
+            if client is not None:
+                self.peer, self.client = client, same_client(client)
+        if refusal is None:
+            refusal = self._worker.welcome(self)
+        at_once = self._listener.implicit_tls
+        if at_once and (refusal is not None or self._worker.tls_context is None):
+            return False  # a handshake for a refusal would cost more than it says
+        await self._worker.loop.connect_accepted_socket(
+            lambda: self._wire,
+            connection,
+            ssl=self._worker.tls_context if at_once else None,
+            ssl_handshake_timeout=min(_HANDSHAKE, self._worker.patience()) if at_once else None,
+        )
+        self._began = math.inf
+        # Let the loop look once: who has spoken already does not wait for replies.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        if refusal is None and self._wire.pending:
+            refusal = PIPELINED
+        if refusal is not None:
+            await self._leave(refusal)
+            return False
+        await self._push(f"220 {self._door.hostname} ESMTP")
+        return True
 
-    def _timeout_cb(self) -> None:
-        self._say_now(Reply(421, "4.4.2", "Timeout, closing"))
-        self.hang_up()
+    async def _converse(self) -> None:
+        while not self._closing:
+            line = await self._line()
+            if line is None:
+                break
+            await self._obey(line)
+            if self._worker.closing and not self.in_transaction and not self._closing:
+                await self._leave(CLOSING)
 
-    def hang_up(self) -> None:
-        """Close once everything that was said is sent."""
-        self._closing = True
-        if self.transport is not None:
-            self.transport.close()
+    async def _line(self) -> bytes | None:
+        """The next command line without its CRLF; None where the session ends."""
+        try:
+            line = await self._wire.line(self._worker.patience())
+        except LongLineError:
+            await self._leave(Reply(500, "5.5.2", "Line too long"))
+            return None
+        if not line.endswith(b"\r\n") or b"\r" in line[:-2]:
+            await self._leave(Reply(500, "5.5.2", "A line that does not end in CRLF"))
+            return None
+        return line[:-2]
+
+    @property
+    def idle_since(self) -> float:
+        """The loop's time at which the client began to owe us something; infinite while it does not."""
+        return min(self._began, self._wire.idle_since)
 
     @property
     def in_transaction(self) -> bool:
         """Whether the client has given a sender, and its message is not answered yet."""
         return self._mail is not None
 
-    def idle_for(self, now: float) -> float:
-        """Seconds for which the client has owed us a command; negative while it does not."""
-        return now - self.idle_since
-
     def dismiss(self, reply: Reply) -> None:
-        """Send away a client that is idle."""
-        self.idle_since = math.inf
-        self._say_now(reply)
+        """Send away a client that owes us something."""
+        self._began = self._wire.idle_since = math.inf
+        self._wire.say_now(reply)
         self.hang_up()
+        if self._wire.transport is None and self.task is not None:
+            self.task.cancel()
 
-    async def _handle_client(self) -> None:
-        try:
-            await self._greet()
-            while not self._closing:
-                line = await self._line()
-                if line is None:
-                    break
-                await self._obey(line)
-                if self._worker.closing and not self.in_transaction and not self._closing:
-                    await self._leave(CLOSING)
-        except (ConnectionError, EOFError, TLSSetupException):
-            pass  # the client has gone, or TLS did not come about
-        except Exception as error:  # noqa: BLE001  # a fault of ours costs this client a temporary failure
-            self._door.log.error("session failed", client=self.peer, error=printable(repr(error), 300))
-            self._say_now(Reply(421, "4.3.0", "Temporary failure, closing"))
-        finally:
-            self.hang_up()
-            self._worker.left(self)
-            await self._hop.close()
-
-    async def _greet(self) -> None:
-        refusal = self._worker.welcome(self)
-        # Let the loop look once: who has spoken already does not wait for replies.
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        if refusal is None and self._pending:
-            refusal = PIPELINED
-        if refusal is not None:
-            await self._leave(refusal)
-            return
-        await self.push(f"220 {self._door.hostname} ESMTP")
-
-    @property
-    def _pending(self) -> bool:
-        """Whether the client has sent more than we have read."""
-        return bool(self._unread)
-
-    @property
-    def _unread(self) -> bytearray:
-        # asyncio has no public way to look at, drop or put back what was received; aiosmtpd does the same.
-        unread: bytearray = self._reader._buffer  # type: ignore[attr-defined]  # noqa: SLF001
-        return unread
-
-    async def _line(self) -> bytes | None:
-        """The next command line without its CRLF; None where the session ends."""
-        self._reset_timeout(self._worker.patience())
-        self.idle_since = self.loop.time()
-        try:
-            line: bytes = await self._reader.readuntil(b"\n")
-        except asyncio.LimitOverrunError:
-            await self._leave(Reply(500, "5.5.2", "Line too long"))
-            return None
-        finally:
-            self.idle_since = math.inf
-        if not line.endswith(b"\r\n") or b"\r" in line[:-2]:
-            await self._leave(Reply(500, "5.5.2", "A line that does not end in CRLF"))
-            return None
-        return line[:-2]
+    def hang_up(self) -> None:
+        """Close once everything that was said is sent."""
+        self._closing = True
+        self._wire.close()
 
     # ---------------------------------------------------------------- replies
 
@@ -217,25 +202,20 @@ class Conversation(SMTP):
             return
         if reply.code >= 500:
             self._errors += 1
+            self._worker.allows("errors", self)
             if self._errors > self._settings.error_limit:
                 await self._leave(Reply(421, "4.7.0", "Too many errors"))
                 return
-        await self.push(wire(reply))
+        await self._push(wire(reply))
 
     async def _leave(self, reply: Reply) -> None:
         self._closing = True
-        await self.push(wire(reply))
+        await self._push(wire(reply))
 
-    def _say_now(self, reply: Reply) -> None:
-        """Say it without waiting, in a callback or where the connection may be lost."""
-        if self.transport is not None and not self.transport.is_closing():
-            self._writer.write(wire(reply) + b"\r\n")
-
-    async def push(self, status: str | bytes) -> None:
+    async def _push(self, status: str | bytes) -> None:
         """Send one reply, CRLF added here."""
         data = status.encode("ascii", "replace") if isinstance(status, str) else status
-        self._writer.write(data + b"\r\n")
-        await self._writer.drain()
+        await self._wire.send(data + b"\r\n", self._settings.command_timeout)
 
     # ---------------------------------------------------------------- commands
 
@@ -263,7 +243,7 @@ class Conversation(SMTP):
     async def _helo_command(self, rest: str) -> None:
         await self._hello(rest, extended=False)
         if not self._closing:
-            await self.push(f"250 {self._door.hostname}")
+            await self._push(f"250 {self._door.hostname}")
 
     async def _ehlo_command(self, rest: str) -> None:
         await self._hello(rest, extended=True)
@@ -275,18 +255,18 @@ class Conversation(SMTP):
             offered.append("DSN")
         if "REQUIRETLS" in self._offered:
             offered.append("REQUIRETLS")
-        if self.tls_context is not None and not self._over_tls:
+        if self._worker.tls_context is not None and not self._over_tls:
             offered.append("STARTTLS")
         if inside(self.peer, self._settings.xclient_networks):
             offered.append("XCLIENT NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT")
         if inside(self.peer, self._settings.xforward_networks):
             offered.append("XFORWARD NAME ADDR PORT PROTO HELO IDENT SOURCE")
         lines = [f"250-{word}" for word in offered]
-        await self.push("\r\n".join((*lines, "250 HELP")))
+        await self._push("\r\n".join((*lines, "250 HELP")))
 
     async def _hello(self, rest: str, *, extended: bool) -> None:
         name = helo_name(rest)
-        if self._pending:  # RFC 2920 §3.1: EHLO is the last command of a group
+        if self._wire.pending:  # RFC 2920 §3.1: EHLO is the last command of a group
             await self._leave(PIPELINED)
             return
         await self._forget()
@@ -301,21 +281,20 @@ class Conversation(SMTP):
 
     @property
     def _over_tls(self) -> bool:
-        return self._tls_protocol is not None
+        return self._wire.tls is not None
 
     async def _starttls_command(self, rest: str) -> None:
         if rest:
             raise CommandError(501, "5.5.4", "STARTTLS takes no argument")
         if self._over_tls:
             raise CommandError(503, "5.5.1", "TLS is active already")
-        if self.tls_context is None:
+        if self._worker.tls_context is None:
             raise CommandError(454, "4.7.0", "TLS is not available")
         # RFC 3207 §4.2: nothing that was learnt in clear is kept, nothing sent in clear is obeyed.
         await self._forget()
         self._helo, self._extended, self._identity = "", False, _NO_CLIENT
-        self._unread.clear()
-        self._reset_timeout(min(60.0, self._worker.patience()))
-        await super().smtp_STARTTLS("")
+        await self._push("220 2.0.0 Ready to start TLS")
+        await self._wire.secure(self._worker.tls_context, min(_HANDSHAKE, self._worker.patience()))
 
     async def _mail_command(self, rest: str) -> None:
         self._need_helo()
@@ -326,6 +305,8 @@ class Conversation(SMTP):
         mail = mail_command(
             rest, extended=self._extended, size_limit=self._settings.size_limit, offered=self._offered
         )
+        if not self._worker.allows("messages", self, self._login):
+            raise CommandError(451, "4.7.1", "Too many messages in a short time, try again later")
         refusal = self._door.judgement.admit(self._client(), mail.sender, None)
         if refusal is not None:
             await self._refuse(refusal, mail.sender, "")
@@ -346,6 +327,8 @@ class Conversation(SMTP):
             return
         if len(self._hop.accepted) >= self._settings.recipient_limit:
             raise CommandError(452, "4.5.3", "Too many recipients")
+        if not self._worker.allows("recipients", self, self._login):
+            raise CommandError(451, "4.7.1", "Too many recipients in a short time, try again later")
         # Rights come from the connection, or from XCLIENT; never from XFORWARD.
         rights = self._client(_NO_CLIENT)
         refusal = relay_refusal(recipient, rights, self._door.domains, self._door.relay_networks)
@@ -354,11 +337,8 @@ class Conversation(SMTP):
                 check_address(recipient, smtputf8=self._mail.smtputf8, enhanced="5.1.3")
             refusal = self._door.judgement.admit(self._client(), self._mail.sender, recipient)
         if refusal is None:
-            # The timer is the client's; what the next hop takes has limits of its own.
-            self._reset_timeout(3600)
             ours = self._door.judgement.takes(self._client(), recipient)
             answer = self._hop.keep(recipient) if ours else await self._hop.offer(command)
-            self._reset_timeout(self._worker.patience())
             if answer.code < 300:
                 await self._say(answer)
                 return
@@ -380,13 +360,17 @@ class Conversation(SMTP):
             raise CommandError(503, "5.5.1", "Sender not yet given")
         if not self._hop.accepted:
             raise CommandError(554, "5.5.1", "No valid recipients")
-        if self._pending:  # RFC 2920 §3.1: DATA is the last command of a group
+        if self._wire.pending:  # RFC 2920 §3.1: DATA is the last command of a group
             await self._leave(PIPELINED)
             return
         data = DataReader(self._settings.size_limit)
         try:
-            await self.push("354 End data with <CR><LF>.<CR><LF>")
-            reply = await self._receive(data) or await self._pass_on(data, self._mail)
+            await self._push("354 End data with <CR><LF>.<CR><LF>")
+            reply = await receive(self._wire, data, self._worker)
+            if data.fault in ("line", "nul"):
+                self._closing = True  # it was told already
+                return
+            reply = reply or await self._pass_on(data.message(), self._mail)
         finally:
             self._worker.buffered -= data.held
         await self._forget()
@@ -408,7 +392,7 @@ class Conversation(SMTP):
         self._identity = merged(self._identity, attributes(rest, XCLIENT))
         self._extended = False
         self._helo = self._identity.helo or ""
-        await self.push(f"220 {self._door.hostname} ESMTP")
+        await self._push(f"220 {self._door.hostname} ESMTP")
 
     async def _xforward_command(self, rest: str) -> None:
         self._need_right(self._settings.xforward_networks)
@@ -417,50 +401,18 @@ class Conversation(SMTP):
 
     # ---------------------------------------------------------------- the message
 
-    async def _receive(self, data: DataReader) -> Reply | None:
-        """Read the message to its end; the refusal if it cannot be taken."""
-        started = time.monotonic()
-        told = 0.0
-        while True:
-            self._reset_timeout(_LINGER if told else self._settings.data_timeout)
-            chunk = await self._reader.read(_CHUNK)
-            if not chunk:
-                raise ConnectionError("gone in the middle of a message")
-            before = data.held
-            ended = data.feed(chunk)
-            self._worker.buffered += data.held - before
-            now = time.monotonic()
-            if data.fault in ("line", "nul") and not told:
-                # Said at once, and the rest read for a while: an early close would lose the reply.
-                await self._leave(FAULTS[data.fault])
-                told = now
-            if ended or (told and now - told > _LINGER):
-                break
-            if self._worker.full and not data.fault:
-                data.condemn()
-            late = now - started - _RATE_GRACE
-            if not told and late > 0 and data.size < late * self._settings.data_rate:
-                await self._leave(Reply(421, "4.4.2", "Message comes too slowly, closing"))
-                return CLOSING
-        if not self._closing:
-            # What came behind the end are the next commands (RFC 2920 §3.1).
-            self._unread[:0] = data.rest
-        return FAULTS[data.fault] if data.fault else None
-
-    async def _pass_on(self, data: DataReader, command: MailCommand) -> Reply:
+    async def _pass_on(self, message: bytes, command: MailCommand) -> Reply:
         mail = Mail(
             id=new_id(),
             session=self._client(),
             envelope=Envelope(command.sender, tuple(self._hop.accepted), command.options),
-            raw=data.message(),
+            raw=message,
             received=time.time(),
         )
-        self._reset_timeout(3600)  # the judgement and the next hop have limits of their own
         judged = not inside(self._client(_NO_CLIENT).client_ip, self._settings.unjudged_networks)
         reply = await transfer(
             mail, self._door, self._worker.pool, self._hop, extended=self._extended, judged=judged
         )
-        self._reset_timeout(self._worker.patience())
         if reply.code < 300:
             self._junk = 0
         return reply
@@ -490,7 +442,7 @@ class Conversation(SMTP):
         return session_of(
             Client(self.peer, "", self._helo, ""),
             replace(known, login=self._identity.login),
-            tls=tls_facts(self.transport) if self._over_tls else None,
-            listener=self._settings.name,
+            tls=tls_facts(self._wire.tls),
+            listener=self._listener.name,
             relay_networks=self._door.relay_networks,
         )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from gateway.delivery.client import RelayTimeouts
 from gateway.mail.networks import network
 from gateway.settings import Count, Positive, Seconds, Settings
+from gateway.smarthost.limits import RateSettings
 from gateway.tls.inbound import TlsVersion
 
 if TYPE_CHECKING:
@@ -22,13 +23,27 @@ if TYPE_CHECKING:
     from gateway.tls.outbound import OutboundTlsRule
 
 
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """How the clients of one address are served. `name` is what rules know it by."""
+
+    name: str
+    submission: bool = False  # clients must log in
+    implicit_tls: bool = False  # TLS comes first
+
+
 class SmarthostSettings(Settings, frozen=True, kw_only=True):
     """The [smarthost] table. Limits on connections and memory are those of each worker."""
 
     # Addresses to listen on, such as "127.0.0.1:10024" or "[::]:25". Empty: the door stays shut.
     listen: tuple[str, ...] = ()
-    # Name of this listener, for rules that ask through which door a message came.
+    # Its name, for rules that ask through which door a message came; those below are called
+    # "submission" and "submissions".
     name: str = "smarthost"
+    # The same for submission (RFC 6409), usually port 587: who is to send there must log in, over TLS.
+    submission: tuple[str, ...] = ()
+    # The same for submission with TLS from the first octet (RFC 8314), usually port 465.
+    submissions: tuple[str, ...] = ()
     # Our name in the greeting, in EHLO to next hops and in Received. Empty: the host's own name.
     hostname: str = ""
     # PEM files of the certificate (with its chain) and the key for STARTTLS. Empty: no STARTTLS.
@@ -38,6 +53,9 @@ class SmarthostSettings(Settings, frozen=True, kw_only=True):
     client_ca_file: str = ""
     # The oldest TLS version offered.
     minimum_version: TlsVersion = "TLSv1.2"
+    # Networks of proxies that open connections for others. Each connection must begin with a PROXY header,
+    # version 1 or 2, and whom that names is the client from then on.
+    proxy_networks: tuple[str, ...] = ()
     # Networks whose clients may replace the client's identity with XCLIENT, or pass it with XFORWARD.
     xclient_networks: tuple[str, ...] = ()
     xforward_networks: tuple[str, ...] = ()
@@ -57,6 +75,9 @@ class SmarthostSettings(Settings, frozen=True, kw_only=True):
     # relay_networks or one of the networks above are not counted as one client.
     connection_limit: Positive = 1000
     client_connection_limit: Positive = 50
+    # Most connections of one network: the /24 of an IPv4 client, the /48 of an IPv6 client.
+    network_connection_limit: Positive = 200
+    rates: RateSettings = RateSettings()
     # Seconds for one command to arrive; a tenth of it when four fifths of the connections are in use.
     command_timeout: Seconds = 300.0
     # Seconds in which some of a message must arrive, and its least octets per second after a minute.
@@ -82,12 +103,31 @@ class SmarthostSettings(Settings, frozen=True, kw_only=True):
     relay: RelayTimeouts = RelayTimeouts()
 
     def __post_init__(self) -> None:
-        for text in (*self.xclient_networks, *self.xforward_networks, *self.unjudged_networks):
+        listed = (self.proxy_networks, self.xclient_networks, self.xforward_networks, self.unjudged_networks)
+        for text in (one for networks in listed for one in networks):
             network(text)
-        for text in self.listen:
+        for text in self.addresses:
             listen_address(text)
+        if (self.submission or self.submissions) and not self.certificate:
+            raise ValueError("submission needs TLS: set certificate and key")
         if self.key and not self.certificate:
             raise ValueError("there is a key without a certificate, and so no STARTTLS")
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """All addresses to listen on, as they are written."""
+        return (*self.listen, *self.submission, *self.submissions)
+
+    @property
+    def listeners(self) -> dict[str, Listener]:
+        """All addresses to listen on, and how each is served."""
+        return {
+            **{text: Listener(self.name) for text in self.listen},
+            **{text: Listener("submission", submission=True) for text in self.submission},
+            **{
+                text: Listener("submissions", submission=True, implicit_tls=True) for text in self.submissions
+            },
+        }
 
 
 @dataclass(frozen=True, slots=True)

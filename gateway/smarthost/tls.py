@@ -7,18 +7,17 @@ Reads the client's certificate, which OpenSSL has parsed, and verified if it is 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gateway.mail.headers import printable
 from gateway.mail.types import Tls
 
 if TYPE_CHECKING:
-    import asyncio
+    import ssl
 
 
-def tls_facts(transport: asyncio.BaseTransport | None) -> Tls | None:
-    """The TLS facts of a connection, None if it has no TLS (or is gone)."""
-    tls = transport.get_extra_info("ssl_object") if transport is not None else None
+def tls_facts(tls: ssl.SSLObject | None) -> Tls | None:
+    """The facts of a TLS session, None without one."""
     if tls is None:
         return None
     cipher, _, bits = tls.cipher() or ("", "", 0)
@@ -36,7 +35,7 @@ def tls_facts(transport: asyncio.BaseTransport | None) -> Tls | None:
     )
 
 
-def _common_name(name: tuple[tuple[tuple[str, str], ...], ...]) -> str:
+def _common_name(name: Any) -> str:
     """The common name, which is what Postfix gives a milter in {cert_subject}."""
     for rdn in name:
         for key, value in rdn:

@@ -204,7 +204,7 @@ def test_memory_is_bounded() -> None:
 
 
 def test_a_trickle_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.smarthost.session._RATE_GRACE", 0.1)
+    monkeypatch.setattr("gateway.smarthost.receive._RATE_GRACE", 0.1)
 
     async def scene(client: Raw, _hop: Hop, _bench: Bench) -> None:
         await client.envelope()

@@ -19,8 +19,8 @@ from gateway.smarthost.commands import (
     split_line,
 )
 from gateway.smarthost.data import DataReader
-from gateway.smarthost.proxy import XCLIENT, XFORWARD, Client, attributes, merged
 from gateway.smarthost.trace import received_count, received_field
+from gateway.smarthost.xclient import XCLIENT, XFORWARD, Client, attributes, merged
 
 LIMIT = 1000
 
