@@ -40,8 +40,7 @@ from gateway.scanners.unpack.settings import UnpackSettings
 from gateway.settings import Positive, Seconds, Settings
 from gateway.smarthost.settings import SmarthostSettings
 from gateway.store.database import StoreSettings
-from gateway.tls.inbound import InboundTlsRule
-from gateway.tls.outbound import OutboundTlsRule
+from gateway.tls.settings import TlsSettings
 
 DEFAULT_PATH = Path("/etc/mailwarden/mailwarden.toml")
 SIZE_LIMIT = 1 << 20
@@ -53,15 +52,6 @@ _KEY = re.compile(rf"({_WORD}(?:\s*\.\s*{_WORD})*)\s*=")  # the start of a line 
 
 class ConfigError(Exception):
     """A configuration that must not be used; the text names file, line and likely mend."""
-
-
-class TlsSettings(Settings, frozen=True):
-    """TLS as policy."""
-
-    # What clients must bring, in both doors; every row that applies must be met.
-    inbound: tuple[InboundTlsRule, ...] = ()
-    # What next hops must offer, smart host only; the first row that applies rules, otherwise "may".
-    outbound: tuple[OutboundTlsRule, ...] = ()
 
 
 _LIMITS = MimeLimits()

@@ -29,7 +29,7 @@ from gateway.listeners import split_host_port
 from gateway.mail.headers import printable
 from gateway.rescan import rescan_all
 from gateway.scanners.clamd import Clamd, signatures_made
-from gateway.store import dmarc
+from gateway.store import dmarc, hosts
 from gateway.store.database import Database, StoreError, open_database, state_directory
 from gateway.store.journal import Journal
 from gateway.store.quarantine import Quarantine
@@ -211,6 +211,7 @@ def tidy(settings: Config, database: Database) -> tuple[int, int]:
     while quarantine.forget(now - settings.store.tombstone_days * _DAY):
         pass
     dmarc.prune(database, int(now // _DAY) - settings.report.days)
+    hosts.prune(database, settings.tls.memory_days)
     if items:
         database.purge()  # what has expired is gone from the disk as well
     return records, items

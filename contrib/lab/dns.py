@@ -37,6 +37,7 @@ class DnsStub:
     ) -> None:
         self.ttl = ttl
         self.authentic = False  # set the AD bit in answers
+        self.insecure: set[str] = set()  # but not in those about these names and all below them
         self.delay = 0.0  # seconds before each answer over UDP
         self.queries: list[tuple[str, str, str]] = []  # (name, type, "udp" or "tcp")
         self._zone: dict[str, Entry] = {}
@@ -119,8 +120,8 @@ class DnsStub:
         name = b".".join(query.q.qname.label).decode("latin-1").lower()
         self.queries.append((name, kind, transport))
         reply = DNSRecord(DNSHeader(id=query.header.id, qr=1, ra=1, rd=1), q=query.q)
-        reply.header.ad = int(self.authentic)
         special = self._resolve(reply, name, kind)
+        reply.header.ad = int(self.authentic and not self._is_insecure(reply, name))
         if special == "TIMEOUT":
             return None
         reply.header.rcode = getattr(RCODE, special or "NOERROR")
@@ -133,6 +134,11 @@ class DnsStub:
             reply.header.tc = 1
             packed = bytes(reply.pack())
         return packed
+
+    def _is_insecure(self, reply: DNSRecord, name: str) -> bool:
+        """Whether the answer, aliases included, has anything in it from a zone that is not signed."""
+        names = {name, *(str(one.rname).rstrip(".").lower() for one in reply.rr)}
+        return any(f".{one}".endswith(f".{zone}") for one in names for zone in self.insecure)
 
     def _resolve(self, reply: DNSRecord, name: str, kind: str) -> str:
         """Add records to the reply, following aliases; return a special value or ""."""

@@ -24,13 +24,14 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from urllib.parse import quote
 
 import msgspec
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, Table, create_engine, event
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
 from gateway.settings import Seconds, Settings
-from gateway.store import schema
+from gateway.store import migrations
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -161,14 +162,19 @@ def open_database(settings: StoreSettings) -> Database:
     else:
         raise StoreError(f"not a database for this: {backend!r}; use sqlite or postgresql")
     try:
-        database.write(schema.prepare)
-    except schema.NewerSchemaError as error:
+        database.write(migrations.prepare)
+    except migrations.NewerSchemaError as error:
         database.close()
         raise StoreError(f"{parsed.render_as_string()}: {error}") from error
     except StoreError:
         database.close()
         raise
     return database
+
+
+def upsert(connection: Connection, table: Table) -> Any:
+    """The INSERT of this database that knows `on_conflict_do_update`."""
+    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
 
 
 # ---------------------------------------------------------------- SQLite

@@ -15,14 +15,13 @@ import logging
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
-from sqlalchemy import ColumnElement, Connection, Table, delete, func, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
 
 from gateway.mail.headers import printable
 from gateway.store import schema
-from gateway.store.database import Database, StoreError
+from gateway.store.database import Database, StoreError, upsert
 from gateway.store.encoding import from_json, to_json
 
 if TYPE_CHECKING:
@@ -154,23 +153,19 @@ def _add(
     connection: Connection, rows: list[dict[str, object]], records: Mapping[tuple[int, str], str]
 ) -> None:
     table = schema.dmarc_observations
-    adding = _upsert(connection, table)
+    adding = upsert(connection, table)
     counted = {"count": table.c.count + adding.excluded.count}
     connection.execute(
         adding.on_conflict_do_update(index_elements=list(table.primary_key), set_=counted), rows
     )
     table = schema.dmarc_policies
-    adding = _upsert(connection, table)
+    adding = upsert(connection, table)
     connection.execute(
         adding.on_conflict_do_update(
             index_elements=list(table.primary_key), set_={"record": adding.excluded.record}
         ),
         [{"day": day, "domain": domain, "record": text} for (day, domain), text in sorted(records.items())],
     )
-
-
-def _upsert(connection: Connection, table: Table) -> Any:
-    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
 
 
 # ---------------------------------------------------------------- what there is to report
@@ -276,7 +271,7 @@ def settle(
     rows.append({"destination": _WHOLE, "state": "done" if done else "due", "note": ""})
 
     def work(connection: Connection) -> None:
-        adding = _upsert(connection, table)
+        adding = upsert(connection, table)
         changes = {name: adding.excluded[name] for name in ("state", "changed", "note")}
         connection.execute(
             adding.on_conflict_do_update(index_elements=list(table.primary_key), set_=changes),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The tables of the store, and how an older schema is brought forward.
+"""The tables of the store; `migrations` brings an older schema forward.
 
 Columns that people search hold printable, bounded text; what replay and release need is JSON
 written by `encoding.py`. Message bytes are in a table of their own, so that listing a million held
@@ -8,13 +8,9 @@ messages never reads past them.
 
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING
-
 from sqlalchemy import (
     BigInteger,
     Column,
-    Connection,
     Float,
     Index,
     Integer,
@@ -23,19 +19,9 @@ from sqlalchemy import (
     String,
     Table,
     Text,
-    func,
-    insert,
-    inspect,
-    select,
-    text,
-    update,
 )
-from sqlalchemy.schema import CreateColumn
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-VERSION = 6
+VERSION = 7
 
 metadata = MetaData()
 _Number = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER counts by itself in SQLite
@@ -356,117 +342,50 @@ queue_owners = Table(
     Column("expires", Float, nullable=False),
 )
 
-_SQLITE_APPEND_ONLY = (
-    (
-        "CREATE TRIGGER audit_no_update BEFORE UPDATE ON audit "
-        "BEGIN SELECT RAISE(ABORT, 'the audit is append-only'); END"
-    ),
-    (
-        "CREATE TRIGGER audit_no_delete BEFORE DELETE ON audit "
-        "BEGIN SELECT RAISE(ABORT, 'the audit is append-only'); END"
-    ),
-)
-_POSTGRESQL_APPEND_ONLY = (
-    (
-        "CREATE FUNCTION audit_append_only() RETURNS trigger LANGUAGE plpgsql AS "
-        "$$ BEGIN RAISE EXCEPTION 'the audit is append-only'; END $$"
-    ),
-    (
-        "CREATE TRIGGER audit_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit "
-        "FOR EACH STATEMENT EXECUTE FUNCTION audit_append_only()"
-    ),
+# MTA-STS policies of recipient domains (RFC 8461); times are seconds since 1970.
+mta_sts = Table(
+    "mta_sts",
+    metadata,
+    Column("domain", String(255), primary_key=True),
+    Column("ident", String(32), nullable=False),
+    Column("policy", Text, nullable=False),  # JSON
+    Column("fetched", Float, nullable=False),
+    Column("expires", Float, nullable=False),
+    Column("used", Float, nullable=False),
+    sqlite_with_rowid=False,
 )
 
+# The best TLS that a host of the last weeks offered: clear, encrypted or verified.
+tls_hosts = Table(
+    "tls_hosts",
+    metadata,
+    Column("host", String(255), primary_key=True),
+    Column("security", String(16), nullable=False),
+    Column("seen", Float, nullable=False),
+    sqlite_with_rowid=False,
+)
 
-def _add_dmarc(connection: Connection) -> None:
-    """Add what aggregate reports are made of."""
-    for table in (dmarc_observations, dmarc_policies, dmarc_reports):
-        table.create(connection)
+# How often an equal result of TLS was seen on a day (days since 1970, UTC) towards a domain.
+tls_results = Table(
+    "tls_results",
+    metadata,
+    Column("day", Integer, primary_key=True, autoincrement=False),
+    Column("domain", String(255), primary_key=True),
+    Column("hash", String(64), primary_key=True),  # of `data`
+    Column("data", Text, nullable=False),  # JSON
+    Column("count", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
 
-
-def _add_samples(connection: Connection) -> None:
-    """Add what the site's model learns from."""
-    samples.create(connection)
-
-
-def _add_queue(connection: Connection) -> None:
-    """Add what the smart host's queue is made of."""
-    for table in (queue_messages, queue_bytes, queue_recipients, queue_owners):
-        table.create(connection)
-
-
-def _add_review(connection: Connection) -> None:
-    """Add what reviews are made of, and fill it from what is held."""
-    for table in (quarantine_words, quarantine_orders, quarantine_filters, senders):
-        table.create(connection)
-    for table, names in (
-        (quarantine, ("content", "judged_by")),
-        (quarantine_reasons, ("answered", "answered_by", "answer")),
-        (release_tokens, ("sha256", "size")),
-    ):
-        known = {column["name"] for column in inspect(connection).get_columns(table.name)}
-        for name in names:
-            if name not in known:
-                column = CreateColumn(table.c[name]).compile(dialect=connection.dialect)
-                connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {column}")
-    connection.exec_driver_sql("DROP INDEX IF EXISTS quarantine_held_at")
-    for index in quarantine.indexes:
-        index.create(connection, checkfirst=True)
-    q, words, people, issued = quarantine, quarantine_words, quarantine_recipients, release_tokens
-    there = select(quarantine_bytes.c.item).where(quarantine_bytes.c.item == q.c.id).exists()
-    connection.execute(update(q).where(~there).values(content=0))
-    listed = (
-        select(func.aggregate_strings(func.lower(people.c.address), "\n"))
-        .where(people.c.item == q.c.id)
-        .scalar_subquery()
-    )
-    texts = (func.lower(q.c.sender), func.coalesce(listed, ""), func.lower(q.c.subject))
-    columns = [c.name for c in words.c]
-    known_texts = select(q.c.id, q.c.held_at, q.c.score, q.c.size, *texts)
-    connection.execute(insert(words).from_select(columns, known_texts))
-    for name in ("sha256", "size"):
-        of_item = select(q.c[name]).where(q.c.id == issued.c.item).scalar_subquery()
-        value = func.coalesce(of_item, issued.c[name])
-        connection.execute(update(issued).values({name: value}))
-
-
-def _add_owner(connection: Connection) -> None:
-    """Add whose mail a sample is."""
-    if "owner" not in {column["name"] for column in inspect(connection).get_columns(samples.name)}:
-        column = CreateColumn(samples.c.owner).compile(dialect=connection.dialect)
-        connection.exec_driver_sql(f"ALTER TABLE {samples.name} ADD COLUMN {column}")
-    for index in samples.indexes:
-        index.create(connection, checkfirst=True)
-
-
-# From version n to n + 1, each within the transaction that opens the database.
-MIGRATIONS: dict[int, Callable[[Connection], None]] = {
-    1: _add_dmarc,
-    2: _add_samples,
-    3: _add_queue,
-    4: _add_review,
-    5: _add_owner,
-}
-
-
-class NewerSchemaError(Exception):
-    """The database was written by a later program than this one."""
-
-
-def prepare(connection: Connection) -> None:
-    """Create the tables, or bring an older schema forward, within the caller's transaction."""
-    postgresql = connection.dialect.name == "postgresql"
-    if postgresql:  # two nodes starting at once
-        connection.execute(text("SELECT pg_advisory_xact_lock(6245190)"))
-    if not inspect(connection).has_table(schema_version.name):
-        metadata.create_all(connection, checkfirst=False)
-        for statement in _POSTGRESQL_APPEND_ONLY if postgresql else _SQLITE_APPEND_ONLY:
-            connection.exec_driver_sql(statement)
-        connection.execute(insert(schema_version).values(version=VERSION, applied=time.time()))
-        return
-    found = connection.execute(select(func.max(schema_version.c.version))).scalar() or 0
-    if found > VERSION:
-        raise NewerSchemaError(f"schema version {found}, this program knows up to {VERSION}")
-    for version in range(found, VERSION):
-        MIGRATIONS[version](connection)
-        connection.execute(insert(schema_version).values(version=version + 1, applied=time.time()))
+# What became of the TLS report about a day, for each destination; "" stands for the report itself.
+tls_reports = Table(
+    "tls_reports",
+    metadata,
+    Column("day", Integer, primary_key=True, autoincrement=False),
+    Column("domain", String(255), primary_key=True),
+    Column("destination", String(1_024), primary_key=True),
+    Column("state", String(16), nullable=False),
+    Column("changed", Float, nullable=False),
+    Column("note", Text, nullable=False),
+    sqlite_with_rowid=False,
+)
