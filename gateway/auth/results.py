@@ -26,6 +26,8 @@ NAME: Final = "Authentication-Results"
 _CUT: Final = MAX_FIELD - 100  # octets of a value from which it may go on where we do not read it
 _TOKEN: Final = re.compile(r"[!#$%&'*+.0-9A-Z^_`a-z{|}~-]+\Z")  # RFC 2045 §5.1, without tspecials
 _ADDRESS: Final = re.compile(r"(?:[!#$%&'*+.0-9A-Z^_`a-z{|}~/-]{1,64})?@[0-9A-Za-z._-]{1,253}\Z")
+_TEMPTING: Final = re.compile(r"[^!#$%&'*+.,/:@0-9A-Z^_`a-z{|}~-]")  # ends a value out of its quotes
+_HARMLESS: Final = str.maketrans('";\\()', "',/[]")  # as in a value, and a reason is only for people
 _WIDTH: Final = 76
 _MAX_COMMENT_DEPTH: Final = 20
 MAX_VALUE: Final = 8_192  # octets that are read, and written: what we say can be believed behind us
@@ -75,6 +77,20 @@ def quoted(text: str) -> str:
     return '"' + safe.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
+def _stated(name: str, text: str) -> str:
+    """A property whose value strangers choose, so that it is one even for who loses the quotes.
+
+    authres, and so dkimpy where it seals behind us, writes a value with quotes in it without any around it.
+    Of an address that would need them the domain is enough (RFC 8601 §2.7.2).
+    """
+    value = quoted(text)
+    if not value.startswith('"'):
+        return f"{name}={value}"
+    domain = quoted("@" + text.rpartition("@")[2])
+    short = name in ("smtp.mailfrom", "header.i") and "@" in text and _ADDRESS.match(domain)
+    return f"{name}={domain if short else quoted(_TEMPTING.sub('?', value[1:-1]))}"
+
+
 def _fold(words: list[str]) -> str:
     lines = [words[0]]
     for word in words[1:]:
@@ -86,16 +102,16 @@ def _fold(words: list[str]) -> str:
 
 
 def _reason(text: str) -> list[str]:
-    return [f"reason={quoted(printable(text, 100))}"] if text else []
+    return [f"reason={quoted(printable(text, 100).translate(_HARMLESS))}"] if text else []
 
 
 def _spf(one: Spf, mail: Mail) -> Iterator[list[str]]:
     reason = _reason(one.reason if one.result in ("temperror", "permerror", "policy") else "")
     if one.identity == "helo":
         if one.result != "none" or not mail.envelope.mail_from:
-            yield [f"spf={one.result}", *reason, f"smtp.helo={quoted(one.domain)}"]
+            yield [f"spf={one.result}", *reason, _stated("smtp.helo", one.domain)]
     elif mail.envelope.mail_from:  # of the null sender, HELO tells it all
-        yield [f"spf={one.result}", *reason, f"smtp.mailfrom={quoted(mail.envelope.mail_from)}"]
+        yield [f"spf={one.result}", *reason, _stated("smtp.mailfrom", mail.envelope.mail_from)]
 
 
 def _octets(line: str) -> int:
@@ -125,23 +141,23 @@ def _dkim(one: Dkim) -> list[str]:
         "a": one.algorithm,
         "b": one.signature,
     }
-    return words + [f"header.{name}={quoted(value)}" for name, value in properties.items() if value]
+    return words + [_stated(f"header.{name}", value) for name, value in properties.items() if value]
 
 
 def _dmarc(one: Dmarc) -> list[str]:
     policy = [f"(p={one.policy})"] if one.policy else []
-    domain = [f"header.from={quoted(one.domain)}"] if one.domain else []
+    domain = [_stated("header.from", one.domain)] if one.domain else []
     shown = _reason(one.reason if one.result in ("temperror", "permerror") else "")
     return [f"dmarc={one.result}", *policy, *shown, *domain]
 
 
 def _arc(one: Arc) -> list[str]:
-    sealer = [f"header.d={quoted(one.sealers[0])}"] if one.sealers and one.result == "pass" else []
+    sealer = [_stated("header.d", one.sealers[0])] if one.sealers and one.result == "pass" else []
     return [f"arc={one.result}", *_reason(one.reason), *sealer]
 
 
 def _iprev(one: Iprev, mail: Mail) -> list[str]:
-    return [f"iprev={one.result}", f"policy.iprev={quoted(mail.session.client_ip)}"]
+    return [f"iprev={one.result}", _stated("policy.iprev", mail.session.client_ip)]
 
 
 # ---------------------------------------------------------------- forged ones

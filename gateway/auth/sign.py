@@ -88,7 +88,8 @@ class SignSettings(Settings, frozen=True):
 
     # Seconds after which a DKIM signature expires; 0: never.
     expire: Annotated[int, msgspec.Meta(ge=0, le=31_536_000)] = 0
-    # Domain whose RSA key seals inbound mail that goes on (ARC, RFC 8617); "" seals nothing.
+    # Domain whose RSA key seals inbound mail that goes on (ARC, RFC 8617); "" seals nothing. Our own results
+    # are sealed octet for octet; nothing behind us should seal again by dkimpy, which loses quotes.
     seal_domain: str = ""
     # Keys; an outbound message gets a signature of every key whose domain fits its author best.
     keys: tuple[KeySettings, ...] = ()

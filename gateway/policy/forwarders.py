@@ -34,7 +34,9 @@ class ForwarderSettings(Settings, frozen=True):
     # Domains of forwarders, proved by SPF for the envelope sender or by DKIM; ".example.com": all below it.
     # Name only those that check mail before they forward it: they may send under any author.
     domains: tuple[str, ...] = ()
-    # Domains of ARC sealers (d=), believed when they state that DMARC passed before they forwarded.
+    # Domains of ARC sealers (d=), believed when they state that DMARC passed before they forwarded. Name only
+    # those whose software keeps apart what senders write: dkimpy (ARC.sign) writes a quoted envelope
+    # sender (smtp.mailfrom) without its quotes, so that a sender could state a result of his own.
     sealers: tuple[str, ...] = ()
 
 
@@ -81,10 +83,13 @@ def _statement(value: str, dmarc: Dmarc) -> str:
     except ValueError:
         return ""
     passed = [result for result in results if result.result == "pass"]
-    own = [r.result for r in results if r.method == "dmarc" and normal(r.get("header.from")) == dmarc.domain]
-    if {"fail", "permerror"} & set(own):
+    judged = [result for result in results if result.method == "dmarc"]
+    if len(judged) > 1 or any(map(_is_odd, passed)):
+        return ""  # a sender may have stated one of them
+    named = [normal(result.get("header.from")) for result in judged]
+    if any(one.result in ("fail", "permerror") for one in judged) and set(named) <= {"", dmarc.domain}:
         return ""  # whatever else passed there, the sealer did not take it for the author's
-    if "pass" in own:
+    if any(one.result == "pass" for one in judged) and dmarc.domain in named:
         return f"dmarc=pass header.from={dmarc.domain}"
     strict = _strict(dmarc)
     for result in passed:
@@ -94,6 +99,14 @@ def _statement(value: str, dmarc: Dmarc) -> str:
             if domain == dmarc.domain or (site is not None and site == author):
                 return printable(f"{result.method}=pass for {domain}", 300)
     return ""
+
+
+def _is_odd(result: Result) -> bool:
+    """Whether a result has a property twice, or a value that looks like another one."""
+    names = [name for name, _ in result.properties]
+    return len(set(names)) < len(names) or any(
+        "=" in value for name, value in result.properties if name in ("header.from", "header.d", "header.i")
+    )
 
 
 def _authenticated(result: Result) -> str:

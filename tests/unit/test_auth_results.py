@@ -7,10 +7,14 @@ import contextlib
 import re
 import time
 import unicodedata
+from functools import cache
 from typing import TYPE_CHECKING
 
 import authres
+import dkim
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -56,12 +60,54 @@ def test_the_field() -> None:
         "\tspf=pass smtp.mailfrom=alice@example.com;\n"
         "\tdkim=pass header.d=example.com header.i=@example.com header.s=sel\n"
         '\t header.a=rsa-sha256 header.b="Ab/cd+ef";\n'
-        '\tdkim=permerror reason="no \\"key\\"; spf=pass" header.d=example.net\n'
-        "\t header.s=sel;\n"
+        "\tdkim=permerror reason=\"no 'key', spf=pass\" header.d=example.net header.s=sel;\n"
         "\tdmarc=pass (p=reject) header.from=example.com;\n"
         "\tarc=none;\n"
         '\tiprev=pass policy.iprev="2001:db8::1"'
     )
+
+
+@cache
+def sealing_key() -> bytes:
+    return rsa.generate_private_key(65_537, 2048).private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.TraditionalOpenSSL,
+        serialization.NoEncryption(),
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"x; dmarc=pass header.from=bank.example; foo=bar header.x="@evil.example',
+        '"a@bank.example smtp.helo="@evil.example',
+        '" smtp.mailfrom=x@bank.example smtp.helo="@evil.example',
+        "x; dmarc=pass header.from=bank.example.evil.example",
+        '\\"x\\"; dkim=pass header.d=bank.example (\\"@evil.example',
+    ],
+)
+def test_who_loses_our_quotes_reads_the_same(text: str) -> None:
+    """dkimpy seals behind us, by authres, which writes quoted strings without their quotes."""
+    evidence = Evidence(
+        spf=(Spf("mailfrom", "evil.example", "pass"), Spf("helo", text, "pass")),
+        dkim=(
+            Dkim("permerror", text, text, text, text, text, reason=text),
+            Dkim("pass", "e.example", "s", text),
+        ),
+        dmarc=Dmarc("fail", "bank.example", policy="reject"),
+    )
+    value = authentication_results(OURS, evidence, mail(text)).replace("\n", "\r\n")
+    raw = f"Authentication-Results: {value}\r\nFrom: a@bank.example\r\n\r\nx\r\n".encode()
+    sealed = dkim.ARC(raw).sign(b"s", b"example.com", sealing_key(), OURS.encode())[-1]
+    _, results = read_results(sealed.partition(b";")[2], tolerant=True)
+    assert [(one.method, one.result) for one in results if one.result != "permerror"] == [
+        ("spf", "pass"),
+        ("spf", "pass"),
+        ("dkim", "pass"),
+        ("dmarc", "fail"),
+    ]
+    assert "bank.example" not in {one.get("smtp.mailfrom").rpartition("@")[2] for one in results[:2]}
+    assert {one.get("header.d") for one in results if one.result == "pass"} <= {"", "e.example"}
 
 
 def test_nothing_checked() -> None:

@@ -271,7 +271,15 @@ def test_who_vouches(changes: dict[str, Any], vouched: str) -> None:
         ("x.example; spf=fail (dkim=pass header.d=example.com) smtp.mailfrom=example.net", False),
         ('x.example; spf=fail reason="; dkim=pass header.d=example.com" smtp.mailfrom=example.net', False),
         ("x.example; nonsense; dkim=pass header.d=example.com", True),
-        ("x.example; dkim=pass header.d=example.com; dmarc=fai...", True),  # cut at our limit
+        ("x.example; dkim=pass header.d=example.com; dmarc=fai...", True),  # no result of anything
+        ("x.example; dkim=pass header.d=example.com; dmarc=fail", False),
+        # What a sender may have stated himself, where his quotes were lost:
+        (
+            "x.example; spf=pass smtp.mailfrom=x; dmarc=pass header.from=news.example.com a.b=@e; dmarc=none",
+            False,
+        ),
+        ("x.example; spf=pass smtp.mailfrom=example.com smtp.mailfrom=@e.example", False),
+        ("x.example; dkim=pass header.d=example.com header.d=e.example", False),
         ("x.example; dkim=pass header.d=example.com (", False),
         ("", False),
         (";;;;=", False),
