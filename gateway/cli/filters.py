@@ -3,25 +3,17 @@
 
 from __future__ import annotations
 
-import re
-import time
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from gateway.mail.headers import printable
-from gateway.store.search import Search
+from gateway.store import options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from gateway.store.search import Search
     from gateway.store.states import State
-
-_SPAN = re.compile(r"(\d{1,6})\s*([smhdw])", re.ASCII)
-_RANGE = re.compile(r"(-?\d{1,9}(?:\.\d{1,3})?[kMG]?)?\.\.(-?\d{1,9}(?:\.\d{1,3})?[kMG]?)?", re.ASCII)
-_UNITS = {"k": 1e3, "M": 1e6, "G": 1e9}
-_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 
 class Moment(click.ParamType[float]):
@@ -33,15 +25,13 @@ class Moment(click.ParamType[float]):
         """Seconds since 1970."""
         if isinstance(value, float):
             return value
-        if found := _SPAN.fullmatch(value):
-            return time.time() - int(found[1]) * _SECONDS[found[2]]
         try:
-            return datetime.fromisoformat(value).timestamp()
-        except (ValueError, OverflowError):
-            self.fail(f"{printable(value, 40)!r} is no time; write 2d, 12h or 2026-01-31", param, ctx)
+            return options.moment(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
-class Span(click.ParamType[tuple[float | None, float | None]]):
+class Span(click.ParamType[options.Span]):
     """From where to where: "8..15", "8..", "..3"; sizes may end in k, M or G."""
 
     name = "from..to"
@@ -52,15 +42,10 @@ class Span(click.ParamType[tuple[float | None, float | None]]):
         """Both ends, None for an open one."""
         if isinstance(value, tuple):
             return value[0], value[1]
-        found = _RANGE.fullmatch(value)
-        if found is None or not (found[1] or found[2]):
-            self.fail(f"{printable(value, 40)!r} is no range; write 8..15, 8.. or ..100k", param, ctx)
-        low, high = (_number(text) if text else None for text in (found[1], found[2]))
-        return low, high
-
-
-def _number(text: str) -> float:
-    return float(text.rstrip("kMG")) * _UNITS.get(text[-1], 1.0)
+        try:
+            return options.span(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 # name, type, help: what can be asked for, and what a saved filter keeps
@@ -109,17 +94,4 @@ def wanted(
     offset: int = 0,
 ) -> Search:
     """The search that options ask for, on top of those of a saved filter."""
-    kinds = {name: kind for name, kind, _ in OPTIONS}
-    found = {name: kinds[name].convert(value, None, None) for name, value in saved.items() if name in kinds}
-    found |= {name: value for name, value in chosen.items() if value is not None}
-    score, size = found.pop("score", (None, None)), found.pop("size", (None, None))
-    return Search(
-        state=state,
-        limit=limit,
-        offset=offset,
-        score_from=score[0],
-        score_below=score[1],
-        larger=None if size[0] is None else int(size[0]),
-        smaller=None if size[1] is None else int(size[1]),
-        **found,
-    )
+    return options.search(chosen, saved, state, limit=limit, offset=offset)

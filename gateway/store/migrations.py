@@ -108,6 +108,12 @@ def _add_tls(connection: Connection) -> None:
         table.create(connection)
 
 
+def _add_people(connection: Connection) -> None:
+    """Add who may review, and their logins."""
+    for table in (schema.people, schema.logins):
+        table.create(connection)
+
+
 # From version n to n + 1, each within the transaction that opens the database.
 MIGRATIONS: dict[int, Callable[[Connection], None]] = {
     1: _add_dmarc,
@@ -116,6 +122,7 @@ MIGRATIONS: dict[int, Callable[[Connection], None]] = {
     4: _add_review,
     5: _add_owner,
     6: _add_tls,
+    7: _add_people,
 }
 
 

@@ -21,7 +21,7 @@ from sqlalchemy import (
     Text,
 )
 
-VERSION = 7
+VERSION = 8
 
 metadata = MetaData()
 _Number = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER counts by itself in SQLite
@@ -387,5 +387,33 @@ tls_reports = Table(
     Column("state", String(16), nullable=False),
     Column("changed", Float, nullable=False),
     Column("note", Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# Who may see and review held mail on the web page and by the API, beside the operators of this machine.
+people = Table(
+    "people",
+    metadata,
+    Column("name", String(254), primary_key=True),
+    Column("role", String(16), nullable=False),
+    Column("addresses", Text, nullable=False),  # JSON
+    Column("domains", Text, nullable=False),  # JSON
+    Column("password", Text, nullable=False),  # argon2id; "" if none is known here
+    Column("changed", Float, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# Logins that last: sessions of browsers and tokens of programs, known by the SHA-256 of their secret.
+logins = Table(
+    "logins",
+    metadata,
+    Column("hash", String(64), primary_key=True),
+    Column("person", String(254), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("note", Text, nullable=False),  # where it came from, or what it is for
+    Column("made", Float, nullable=False),
+    Column("used", Float, nullable=False),
+    Column("expires", Float, nullable=False),
+    Index("logins_person", "person"),
     sqlite_with_rowid=False,
 )

@@ -13,15 +13,17 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, func, or_, select
+from sqlalchemy import ColumnElement, false, func, literal, or_, select
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import Join
 
+from gateway.mail.domains import normal
 from gateway.store import schema
 
 if TYPE_CHECKING:
     from sqlalchemy import Select
 
+    from gateway.store.reach import Reach
     from gateway.store.states import State
 
 
@@ -43,6 +45,7 @@ class Search:
     smaller: int | None = None
     before: str = ""  # an id: older ones only, for reading page by page
     after: str = ""  # an id: newer ones only
+    within: Reach | None = None  # held for somebody in it; what is found may still have to be looked at
     limit: int = 100
     offset: int = 0
 
@@ -115,6 +118,8 @@ def _texts(wanted: Search) -> list[ColumnElement[bool]]:
         )
         if text
     ]
+    if wanted.within is not None and not wanted.within.everything:
+        found.append(_within(wanted.within))
     if wanted.domain:
         ends = "@" + folded(wanted.domain.lstrip("@"))
         anybody = func.coalesce(words.c.people, "").concat("\n")
@@ -133,3 +138,18 @@ def _texts(wanted: Search) -> list[ColumnElement[bool]]:
         (words.c.size, operator.le, wanted.smaller),
     )
     return found + [compare(column, bound) for column, compare, bound in bounds if bound is not None]
+
+
+def _within(reach: Reach) -> ColumnElement[bool]:
+    """Whether one of the lines of `people` may be in reach; `Reach.covers` knows for certain."""
+    lines = literal("\n").concat(func.coalesce(schema.quarantine_words.c.people, "")).concat("\n")
+    parts = [f"\n{folded(address)}\n" for address in reach.addresses]
+    for domain in reach.domains:
+        at = "" if domain.startswith(".") else "@"
+        parts += [f"{at}{name}\n" for name in dict.fromkeys((folded(domain), _ascii(domain)))]
+    return or_(false(), *(lines.contains(part, autoescape=True) for part in parts))
+
+
+def _ascii(domain: str) -> str:
+    dot = "." if domain.startswith(".") else ""
+    return dot + normal(domain.removeprefix("."))

@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Held mail as one person sees it, and what that person does with it; behind the pages and the API alike.
+
+Reads hostile mail, by the bounded reader. Asks `may` first, and shows of a message only the copies within the
+person's reach; what happens goes through the store's decisions. A release is scheduled and can be undone;
+the housekeeper sends it.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, Literal
+
+from gateway.delivery.release import ReleaseError, schedule
+from gateway.mail.mime import parse
+from gateway.mail.types import new_id
+from gateway.store.decisions import RefusedError
+from gateway.store.search import Search
+from gateway.store.states import OPEN, State, of_item
+from gateway.web.may import Act, acts, may
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from gateway.mail.types import Content
+    from gateway.store.audit import Event
+    from gateway.store.decisions import Order
+    from gateway.store.held import Item, Judgement
+    from gateway.store.people import Person
+    from gateway.store.quarantine import Quarantine
+    from gateway.store.reach import Reach
+
+BULK: Final = 500  # messages that one decision about many takes
+
+# Item ids, whether they are spam, who says so -> what became of it, in words.
+Learn = Callable[["Sequence[str]", bool, str], str] if TYPE_CHECKING else object
+
+
+class AbsentError(Exception):
+    """There is no such message, or it is none of this person's business: nobody is told which."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some messages, newest first, and the cursor of the next page, "" behind the last."""
+
+    items: tuple[Item, ...]
+    following: str
+
+
+class HeldMail:
+    """The quarantine, for one person. Raises AbsentError, RefusedError and StoreError."""
+
+    def __init__(self, quarantine: Quarantine, person: Person, *, undo: float, learn: Learn | None) -> None:
+        """`undo` are the seconds in which a release can be taken back; `learn` is None if nothing is learned."""
+        self._quarantine = quarantine
+        self._person = person
+        self._undo = undo
+        self._learn = learn
+
+    # -------------------------------------------------------------- looking
+
+    def page(self, wanted: Search) -> Page:
+        """Messages that match, as far as the person may see them."""
+        rows = self._quarantine.search(replace(wanted, within=self._person.reach, limit=wanted.limit + 1))
+        more = len(rows) > wanted.limit
+        rows = rows[: wanted.limit]
+        seen = [one for row in rows if (one := self._seen(row)) is not None]
+        states = _states(wanted)
+        items = tuple(one for one in seen if states is None or one.state in states)
+        return Page(items, rows[-1].id if more else "")
+
+    def count(self, wanted: Search, upto: int = 10_000) -> int:
+        """How many messages match, `upto` at most; some may be others' after all."""
+        return self._quarantine.count(replace(wanted, within=self._person.reach), upto)
+
+    def find(self, item: str) -> Item:
+        """One message, with the copies that the person may see."""
+        found = self._quarantine.find(item)
+        seen = self._seen(found) if found is not None else None
+        if seen is None:
+            raise AbsentError
+        return seen
+
+    def may(self, item: str) -> frozenset[Act]:
+        """What the person may do to a message, whatever its state."""
+        return acts(self._person, self._everybody(item))
+
+    def content(self, item: str) -> Content | None:
+        """What a message contains, None once it is gone."""
+        return parse(self._quarantine.raw(item)) if self.find(item).content else None
+
+    def source(self, item: str) -> bytes:
+        """The message as it was received."""
+        self._allowed(item, Act.SOURCE)
+        return self._quarantine.raw(item)
+
+    def judgements(self, item: str) -> list[Judgement]:
+        """Why it is held, with the outcomes of the copies that the person may see."""
+        self.find(item)
+        reach = self._person.reach
+        return [_for(reach, one) for one in self._quarantine.judgements(item)]
+
+    def history(self, item: str) -> list[Event]:
+        """Who did what to it, oldest first; empty for who may not know."""
+        self.find(item)
+        return self._quarantine.history(item) if Act.HISTORY in self.may(item) else []
+
+    # -------------------------------------------------------------- deciding
+
+    def request(self, item: str, *, why: str = "") -> tuple[str, ...]:
+        """Ask for the person's copies."""
+        mine = self._allowed(item, Act.REQUEST)
+        return self._quarantine.decisions.request(item, mine, self._person.actor, why=why)
+
+    def withdraw(self, item: str, *, why: str = "") -> tuple[str, ...]:
+        """Take that back."""
+        mine = self._allowed(item, Act.WITHDRAW)
+        return self._quarantine.decisions.withdraw(item, mine, self._person.actor, why=why)
+
+    def deny(self, item: str, *, why: str = "") -> tuple[str, ...]:
+        """Say no to a request, or before there is one."""
+        mine = self._allowed(item, Act.DENY)
+        return self._quarantine.decisions.deny(item, mine, self._person.actor, why=why)
+
+    def release(
+        self,
+        item: str,
+        *,
+        why: str = "",
+        to: str = "",
+        wrapped: bool = False,
+        infected: bool = False,
+        approve: bool = False,
+        batch: str = "",
+    ) -> Order:
+        """Let copies go, to their recipients or to one other address, when the time to undo is over."""
+        mine = self._allowed(item, Act.APPROVE if approve else Act.RELEASE)
+        if infected:
+            self._allowed(item, Act.INFECTED)
+        if to:
+            self._allowed(item, Act.ELSEWHERE)
+        try:
+            return schedule(
+                self._quarantine,
+                item,
+                self._person.actor,
+                due=time.time() + self._undo,
+                batch=batch,
+                to=to,
+                only=mine,
+                infected=infected,
+                wrapped=wrapped,
+                why=why,
+                approve=approve,
+            )
+        except ReleaseError as error:
+            raise RefusedError(str(error)) from error
+
+    def undo(self, item: str) -> list[str]:
+        """Take back releases of a message that are not sent."""
+        mine = set(self._allowed(item, Act.UNDO))
+        orders = self._quarantine.decisions.orders(item=item)
+        if any(set(order.recipients) - mine for order in orders):
+            raise RefusedError("it is released for others as well")
+        undone = self._quarantine.decisions.undo(self._person.actor, item=item)
+        if not undone:
+            raise RefusedError("nothing of it waits to be sent")
+        return undone
+
+    def undo_batch(self, batch: str) -> list[str]:
+        """Take back all of one decision that this person made and that is not sent."""
+        orders = self._quarantine.decisions.orders(batch=batch)
+        if not orders or any(order.who != self._person.actor.name for order in orders):
+            raise AbsentError
+        return self._quarantine.decisions.undo(self._person.actor, batch=batch)
+
+    def delete(self, item: str, *, why: str = "") -> None:
+        """Delete it for good, for all its recipients."""
+        self._allowed(item, Act.DELETE)
+        if not self._quarantine.delete(item, self._person.actor.name, why=why):
+            raise RefusedError("it is gone, or being released")
+
+    def learn(self, items: Sequence[str], *, spam: bool) -> str:
+        """Teach the classifier; what became of it, in words."""
+        for item in items:
+            self._allowed(item, Act.LEARN)
+            if not self.find(item).content:
+                raise RefusedError("its content is gone")
+        if self._learn is None:
+            raise RefusedError("the site's model is switched off")
+        return self._learn(items, spam, self._person.actor.name)
+
+    def each(self, items: Sequence[str], what: Literal["request", "release", "deny", "delete"], why: str) -> Done:
+        """Do the same to many; what cannot be done to one does not stop the others."""
+        done: list[str] = []
+        failed: list[tuple[str, str]] = []
+        batch = new_id()
+        for item in list(dict.fromkeys(items))[:BULK]:
+            try:
+                if what == "release":
+                    self.release(item, why=why, batch=batch)
+                else:
+                    {"request": self.request, "deny": self.deny, "delete": self.delete}[what](item, why=why)
+            except AbsentError:
+                failed.append((item, "no such message"))
+            except RefusedError as error:
+                failed.append((item, str(error)))
+            else:
+                done.append(item)
+        return Done(tuple(done), tuple(failed), batch if what == "release" and done else "")
+
+    # -------------------------------------------------------------- inside
+
+    def _everybody(self, item: str) -> tuple[str, ...]:
+        found = self._quarantine.find(item)
+        if found is None:
+            raise AbsentError
+        people = tuple(one.address for one in found.recipients)
+        if not may(self._person, Act.SEE, people):
+            raise AbsentError
+        return people
+
+    def _allowed(self, item: str, act: Act) -> list[str]:
+        """The recipients within reach, if the act is allowed; as if it did not exist, if it may not be seen."""
+        people = self._everybody(item)
+        if not may(self._person, act, people):
+            raise RefusedError("this is not yours to decide")
+        reach = self._person.reach
+        return [address for address in people if reach.covers(address)]
+
+    def _seen(self, item: Item) -> Item | None:
+        """An item with what the person may know of it."""
+        reach = self._person.reach
+        mine = tuple(one for one in item.recipients if reach.covers(one.address))
+        if not mine:
+            return None
+        state = item.state
+        if len(mine) < len(item.recipients):
+            state = of_item(one.state for one in mine) or state
+        return replace(item, recipients=mine, state=state)
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What became of a decision about many messages; `batch` undoes a release."""
+
+    done: tuple[str, ...]
+    failed: tuple[tuple[str, str], ...]
+    batch: str
+
+
+def _states(wanted: Search) -> tuple[State, ...] | None:
+    if wanted.state is None:
+        return None
+    return wanted.state if isinstance(wanted.state, tuple) else (wanted.state,)
+
+
+def _for(reach: Reach, one: Judgement) -> Judgement:
+    """A judgement without the outcomes of others' copies."""
+    outcomes = tuple(o for o in one.verdict.outcomes if reach.covers(o.recipient))
+    return replace(one, verdict=replace(one.verdict, outcomes=outcomes))
