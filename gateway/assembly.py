@@ -43,6 +43,7 @@ from gateway.store.queue import Queue
 from gateway.store.samples import Samples
 from gateway.store.senders import Senders
 from gateway.store.submit import Submitter
+from gateway.web.parts import Parts
 
 if TYPE_CHECKING:
     from gateway.log import Log
@@ -192,6 +193,11 @@ def door(loaded: Loaded, gateway: Gateway, submitter: Submitter | None = None) -
         lifetime=config.queue.lifetime,
         grace=config.grace,
     )
+
+
+def pages(config: Config) -> Parts:
+    """Return what the web page is made of."""
+    return Parts(config.web, config.store, config.classifier, config.grace)
 
 
 def submitter(loaded: Loaded, database: Database | None, wake: int) -> Submitter | None:

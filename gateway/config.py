@@ -41,6 +41,7 @@ from gateway.settings import Positive, Seconds, Settings
 from gateway.smarthost.settings import SmarthostSettings
 from gateway.store.database import StoreSettings
 from gateway.tls.settings import TlsSettings
+from gateway.web.settings import WebSettings
 
 DEFAULT_PATH = Path("/etc/mailwarden/mailwarden.toml")
 SIZE_LIMIT = 1 << 20
@@ -130,6 +131,7 @@ class Config(Settings, frozen=True):
     release: ReleaseSettings = ReleaseSettings()
     report: ReportSettings = ReportSettings()
     http: HttpSettings = HttpSettings()
+    web: WebSettings = WebSettings()
     log: LogSettings = LogSettings()
 
     def __post_init__(self) -> None:
@@ -145,7 +147,8 @@ class Config(Settings, frozen=True):
             not self.classifier.enabled or self.classifier.site == "off"
         ):
             raise ValueError("[learning] needs the site's model; see [classifier] enabled and site")
-        _check_listeners((*self.milter.listen, *self.smarthost.addresses, *filter(None, (self.http.listen,))))
+        pages = (self.http.listen, self.web.listen if self.web.enabled else "")
+        _check_listeners((*self.milter.listen, *self.smarthost.addresses, *filter(None, pages)))
 
     @property
     def name(self) -> str:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from gateway.metrics import Counters
     from gateway.smarthost.settings import Door, Listener
 
-Kind = Literal["milter", "smarthost", "delivery", "housekeeper"]
+Kind = Literal["milter", "smarthost", "delivery", "housekeeper", "web"]
 SLOTS = 256
 _SIGNALS = {signal.SIGCHLD, signal.SIGHUP, signal.SIGTERM, signal.SIGINT}
 _DRAINS = {signal.SIGUSR1, signal.SIGUSR2}  # those of the milter door; workers inherit the block
@@ -174,7 +174,8 @@ class Supervisor:
             posts += [Post("smarthost", "", n) for n in range(settings.smarthost.workers)]
             # Without a queue too: what was queued before it was switched off is delivered.
             posts += [Post("delivery", "", n) for n in range(settings.queue.workers)]
-        return [*posts, Post("housekeeper")]
+        pages = [Post("web", settings.web.listen)] if settings.web.enabled else []
+        return [*posts, *pages, Post("housekeeper")]
 
     def _fill(self) -> None:
         """Start a worker on each post that has none."""
@@ -244,6 +245,9 @@ class Supervisor:
         wanted = [*door.listen, *settings.smarthost.listeners]
         if not wanted:
             raise ConfigError(f"{self.path}: no door is open: set listen in [milter] or in [smarthost]")
+        if settings.web.enabled:
+            _check_web(self.path)
+            wanted.append(settings.web.listen)
         bound: dict[str, socket.socket] = {}
         try:
             for address in wanted:
@@ -274,6 +278,11 @@ def run_worker(
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         housekeeper.serve(loaded, metrics, counters, log)
         return
+    if post.kind == "web":
+        from gateway.web import server as pages  # noqa: PLC0415  # as above
+
+        pages.serve(assembly.pages(settings), sockets[post.address], log)
+        return
     if post.kind == "delivery":
         database = open_database(settings.store)
         try:
@@ -300,6 +309,16 @@ def run_worker(
                     submitter.close()
     finally:
         opened.close()
+
+
+def _check_web(path: Path) -> None:
+    """Raise ConfigError if the web page is wanted and its libraries are missing."""
+    from gateway.web.server import MissingError, check  # noqa: PLC0415  # where it is wanted
+
+    try:
+        check()
+    except MissingError as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 async def _serve_smarthost(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from gateway.cli.explain import pass_rows
 from gateway.cli.output import console, entries, facts, moment, octets, safe, table
 from gateway.mail.headers import printable, split
+from gateway.mail.shown import TEXT_SHOWN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from gateway.store.held import Item, Judgement
 
 NARROW = 130  # columns of a terminal below which a row of the list takes two lines
-TEXT_SHOWN = 2_000  # characters of text that `show` prints
 
 
 def listing(items: list[Item], width: int) -> Any:
@@ -160,55 +160,3 @@ def _print_content(content: Content) -> None:
     if broken:
         out.print()
         out.print(facts([("Broken", ", ".join(broken))]))
-
-
-def as_dict(item: Item) -> dict[str, Any]:
-    """An item as plain values for JSON."""
-    return {
-        "id": item.id,
-        "queue_id": item.queue_id,
-        "state": item.state.value,
-        "received": item.received,
-        "held_at": item.held_at,
-        "changed": item.changed,
-        "client_ip": item.client_ip,
-        "helo": item.helo,
-        "sender": item.sender,
-        "subject": item.subject,
-        "message_id": item.message_id,
-        "size": item.size,
-        "sha256": item.sha256,
-        "score": item.score,
-        "reason": item.reason,
-        "reasons": list(item.reasons),
-        "answered": list(item.answered),
-        "recipients": [
-            {"address": r.address, "state": r.state.value, "delivered_to": r.delivered_to, "note": r.note}
-            for r in item.recipients
-        ],
-    }
-
-
-def content_dict(content: Content | None) -> dict[str, Any] | None:
-    """What a message contains as plain values for JSON."""
-    if content is None:
-        return None
-    return {
-        "fields": [
-            [field.name, printable(field.value[:4_000].decode("utf-8", "replace").strip(), 1_000)]
-            for field in content.fields[:200]
-        ],
-        "texts": [{"kind": text.kind, "text": text.text[:TEXT_SHOWN]} for text in content.texts],
-        "urls": [{"target": url.target, "shown": url.shown} for url in content.urls],
-        "attachments": [
-            {
-                "names": list(a.names),
-                "declared_type": a.declared_type,
-                "detected_type": a.detected_type,
-                "size": a.size,
-                "sha256": a.sha256,
-            }
-            for a in content.attachments
-        ],
-        "broken": [*content.defects, *content.ambiguities, *content.limits],
-    }

@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import json
 import sys
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console, Group
@@ -18,6 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from gateway.mail.headers import printable
+from gateway.mail.shown import moment as moment  # noqa: PLC0414  # the commands know it from here
+from gateway.mail.shown import octets as octets  # noqa: PLC0414  # as above
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -100,19 +101,3 @@ def facts(rows: Iterable[tuple[str, object]]) -> Table:
 def print_json(value: object) -> None:
     """Print JSON in ASCII, so that no text in it can reach a terminal as anything else."""
     sys.stdout.write(json.dumps(value, ensure_ascii=True, indent=2) + "\n")
-
-
-def moment(seconds: float) -> str:
-    """A time in the local zone, to the second."""
-    if not 0 < seconds < 253_402_300_800:
-        return ""
-    return datetime.fromtimestamp(seconds, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
-
-
-def octets(count: int) -> str:
-    """A size for people."""
-    if count < 1_000:
-        return f"{count} B"
-    if count < 1_000_000:
-        return f"{count / 1_000:.1f} kB"
-    return f"{count / 1_000_000:.1f} MB"

@@ -15,7 +15,7 @@ import click
 
 from gateway.cli.decisions import answer, delete, deny, request
 from gateway.cli.filters import filters, plain_filters, wanted
-from gateway.cli.helditem import as_dict, content_dict, listing, print_fields, print_item
+from gateway.cli.helditem import listing, print_fields, print_item
 from gateway.cli.heldmail import opened, saved_filter
 from gateway.cli.learn import learn_held
 from gateway.cli.main import EX_DATAERR, EX_NOINPUT, EX_USAGE, Context, Failure, config_option
@@ -24,8 +24,10 @@ from gateway.cli.person import operator
 from gateway.cli.releases import approve, release, undo
 from gateway.cli.rescan import rescan
 from gateway.mail.headers import printable
+from gateway.mail.shown import content_dict
 from gateway.mail.types import ID_PATTERN
 from gateway.store.filters import Filters
+from gateway.store.held import as_dict
 from gateway.store.states import OPEN, State
 
 if TYPE_CHECKING:

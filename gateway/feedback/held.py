@@ -26,9 +26,17 @@ _TEST_FILE = re.compile(r"eicar", re.IGNORECASE)  # in all names that scanners h
 
 
 def learn_reviewed(
-    learner: Learner, quarantine: Quarantine, items: Sequence[str], *, spam: bool, who: str
+    learner: Learner,
+    quarantine: Quarantine,
+    items: Sequence[str],
+    *,
+    spam: bool,
+    who: str,
+    later: bool = False,
 ) -> Outcome:
     """Learn held (or released) messages as `who` labels them, and note that in their history.
+
+    With `later` the samples are kept for the service to learn, and the model is not touched here.
 
     Raises StoreError, before anything is learned, for a message whose content is gone.
     """
@@ -45,7 +53,7 @@ def learn_reviewed(
         )
         for item in fit
     ]
-    outcome = learner.learn(messages)
+    outcome = learner.receive(messages) if later else learner.learn(messages)
     outcome.unfit += len(items) - len(fit)
 
     def note(item: str) -> None:

@@ -359,3 +359,30 @@ def item_of(
 def listed(people: Sequence[str], why: str = "") -> str:
     """Recipients and a reason as the audit has them."""
     return ", ".join(people) + (f" ({why})" if why else "")
+
+
+def as_dict(item: Item) -> dict[str, Any]:
+    """An item as plain values for JSON."""
+    return {
+        "id": item.id,
+        "queue_id": item.queue_id,
+        "state": item.state.value,
+        "received": item.received,
+        "held_at": item.held_at,
+        "changed": item.changed,
+        "client_ip": item.client_ip,
+        "helo": item.helo,
+        "sender": item.sender,
+        "subject": item.subject,
+        "message_id": item.message_id,
+        "size": item.size,
+        "sha256": item.sha256,
+        "score": item.score,
+        "reason": item.reason,
+        "reasons": list(item.reasons),
+        "answered": list(item.answered),
+        "recipients": [
+            {"address": r.address, "state": r.state.value, "delivered_to": r.delivered_to, "note": r.note}
+            for r in item.recipients
+        ],
+    }

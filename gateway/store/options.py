@@ -32,6 +32,8 @@ def text(value: str) -> str:
     """A part of an address or a subject, bounded."""
     if len(value) > _LONGEST:
         raise ValueError(f"longer than {_LONGEST} characters")
+    if "\0" in value:  # ends a pattern in SQLite
+        raise ValueError("write it without NUL")
     return value
 
 

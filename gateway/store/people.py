@@ -117,6 +117,23 @@ class People:
         self._database.write(work)
         return person
 
+    def set_password(self, name: str, password: str, who: str) -> bool:
+        """Keep another password (as argon2 made it), and end all sessions; whether there is such a person."""
+        table, logins = schema.people, schema.logins
+        values = {"password": password, "changed": time.time()}
+
+        def work(connection: Connection) -> bool:
+            known = connection.execute(
+                update(table).where(table.c.name == name.lower()).values(**values)
+            ).rowcount
+            theirs = and_(logins.c.person == name.lower(), logins.c.kind == "session")
+            connection.execute(delete(logins).where(theirs))
+            if known:
+                audit.append(connection, "", who, "password changed", name.lower())
+            return bool(known)
+
+        return self._database.write(work)
+
     def remove(self, name: str, who: str) -> bool:
         """Forget somebody with all their logins; whether there was such a person."""
         table = schema.people
@@ -181,7 +198,9 @@ class People:
     def log_out(self, person: str, kind: Kind, start: str = "") -> int:
         """End logins: that whose hash begins with `start`, or all of the kind; how many."""
         table = schema.logins
-        mine = and_(table.c.person == person, table.c.kind == kind, table.c.hash.startswith(start, autoescape=True))
+        mine = and_(
+            table.c.person == person, table.c.kind == kind, table.c.hash.startswith(start, autoescape=True)
+        )
         return self._database.write(lambda c: c.execute(delete(table).where(mine)).rowcount)
 
 

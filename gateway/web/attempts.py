@@ -7,7 +7,6 @@ restarts it has other ways.
 
 from __future__ import annotations
 
-import ipaddress
 import threading
 import time
 from collections import OrderedDict
@@ -51,14 +50,3 @@ class Attempts:
     def _left(self, key: str, now: float) -> float:
         recent = [one for one in self._failed.get(key, ()) if one > now - WINDOW]
         return recent[-self._most] + WINDOW - now if len(recent) >= self._most else 0.0
-
-
-def neighbourhood(address: str) -> str:
-    """The part of a client's address that one party has: of IPv6 the first 64 bits."""
-    try:
-        found = ipaddress.ip_address(address)
-    except ValueError:
-        return address[:64]
-    if found.version == 6 and not found.ipv4_mapped:
-        return str(ipaddress.ip_network((found, 64), strict=False))
-    return str(getattr(found, "ipv4_mapped", None) or found)

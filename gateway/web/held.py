@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from gateway.delivery.release import ReleaseError, schedule
 from gateway.mail.mime import parse
-from gateway.mail.types import new_id
+from gateway.mail.types import ID_PATTERN, new_id
 from gateway.store.decisions import RefusedError
-from gateway.store.search import Search
-from gateway.store.states import OPEN, State, of_item
+from gateway.store.senders import Senders
+from gateway.store.states import State, of_item
 from gateway.web.may import Act, acts, may
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from gateway.mail.types import Content
     from gateway.store.audit import Event
@@ -30,11 +30,12 @@ if TYPE_CHECKING:
     from gateway.store.people import Person
     from gateway.store.quarantine import Quarantine
     from gateway.store.reach import Reach
+    from gateway.store.search import Search
+    from gateway.store.senders import Rule
+
+Many = Literal["request", "release", "deny", "delete"]  # what is done to many at once
 
 BULK: Final = 500  # messages that one decision about many takes
-
-# Item ids, whether they are spam, who says so -> what became of it, in words.
-Learn = Callable[["Sequence[str]", bool, str], str] if TYPE_CHECKING else object
 
 
 class AbsentError(Exception):
@@ -52,8 +53,19 @@ class Page:
 class HeldMail:
     """The quarantine, for one person. Raises AbsentError, RefusedError and StoreError."""
 
-    def __init__(self, quarantine: Quarantine, person: Person, *, undo: float, learn: Learn | None) -> None:
-        """`undo` are the seconds in which a release can be taken back; `learn` is None if nothing is learned."""
+    def __init__(
+        self,
+        quarantine: Quarantine,
+        person: Person,
+        *,
+        undo: float,
+        learn: Callable[[Sequence[str], bool, str], Mapping[str, int]] | None,
+    ) -> None:
+        """`undo` are the seconds in which a release can be taken back.
+
+        `learn` takes ids, whether they are spam, and who says so, and counts what became of them; None
+        if nothing is learned here.
+        """
         self._quarantine = quarantine
         self._person = person
         self._undo = undo
@@ -82,6 +94,12 @@ class HeldMail:
         if seen is None:
             raise AbsentError
         return seen
+
+    def known(self, ids: Sequence[str]) -> list[Item]:
+        """Those of `ids` that the person may see, newest first."""
+        found = self._quarantine.known([one for one in ids if ID_PATTERN.fullmatch(one)])
+        seen = [one for row in found.values() if (one := self._seen(row)) is not None]
+        return sorted(seen, key=lambda one: one.id, reverse=True)
 
     def may(self, item: str) -> frozenset[Act]:
         """What the person may do to a message, whatever its state."""
@@ -160,9 +178,9 @@ class HeldMail:
 
     def undo(self, item: str) -> list[str]:
         """Take back releases of a message that are not sent."""
-        mine = set(self._allowed(item, Act.UNDO))
+        mine = self._allowed(item, Act.UNDO)
         orders = self._quarantine.decisions.orders(item=item)
-        if any(set(order.recipients) - mine for order in orders):
+        if mine is not None and any(set(order.recipients) - set(mine) for order in orders):
             raise RefusedError("it is released for others as well")
         undone = self._quarantine.decisions.undo(self._person.actor, item=item)
         if not undone:
@@ -182,8 +200,8 @@ class HeldMail:
         if not self._quarantine.delete(item, self._person.actor.name, why=why):
             raise RefusedError("it is gone, or being released")
 
-    def learn(self, items: Sequence[str], *, spam: bool) -> str:
-        """Teach the classifier; what became of it, in words."""
+    def learn(self, items: Sequence[str], *, spam: bool) -> Mapping[str, int]:
+        """Teach the classifier; what became of them, counted."""
         for item in items:
             self._allowed(item, Act.LEARN)
             if not self.find(item).content:
@@ -192,7 +210,26 @@ class HeldMail:
             raise RefusedError("the site's model is switched off")
         return self._learn(items, spam, self._person.actor.name)
 
-    def each(self, items: Sequence[str], what: Literal["request", "release", "deny", "delete"], why: str) -> Done:
+    def rule(self, item: str, rule: Rule, *, why: str = "") -> str:
+        """Block or allow its envelope sender, for everybody; the pattern as it is kept."""
+        self._allowed(item, Act.RULE)
+        sender = self.find(item).sender
+        who = self._person.actor.name
+        return Senders(self._quarantine.database).put(sender, rule, who, why=why, item=item)
+
+    def unrule(self, item: str) -> None:
+        """Forget what is ruled about its envelope sender."""
+        self._allowed(item, Act.RULE)
+        sender = self.find(item).sender
+        if not Senders(self._quarantine.database).remove(sender, self._person.actor.name):
+            raise RefusedError("nothing is ruled about this very address")
+
+    def ruled(self, item: str) -> str:
+        """What is ruled about its envelope sender: "block", "allow" or none."""
+        found = Senders(self._quarantine.database).lookup(self.find(item).sender, ())
+        return found[0].rule if found else ""
+
+    def each(self, items: Sequence[str], what: Many, why: str) -> Done:
         """Do the same to many; what cannot be done to one does not stop the others."""
         done: list[str] = []
         failed: list[tuple[str, str]] = []
@@ -222,13 +259,13 @@ class HeldMail:
             raise AbsentError
         return people
 
-    def _allowed(self, item: str, act: Act) -> list[str]:
-        """The recipients within reach, if the act is allowed; as if it did not exist, if it may not be seen."""
+    def _allowed(self, item: str, act: Act) -> list[str] | None:
+        """The recipients within reach (None: all), if the act is allowed."""
         people = self._everybody(item)
         if not may(self._person, act, people):
             raise RefusedError("this is not yours to decide")
         reach = self._person.reach
-        return [address for address in people if reach.covers(address)]
+        return None if reach.everything else [address for address in people if reach.covers(address)]
 
     def _seen(self, item: Item) -> Item | None:
         """An item with what the person may know of it."""

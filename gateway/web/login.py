@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 from gateway.feedback.folders import connection
 from gateway.mail.domains import domain_of, matches
+from gateway.mail.networks import same_client
 from gateway.store.people import NAME, Person
 from gateway.store.states import Role
 from gateway.web import passwords
-from gateway.web.attempts import Attempts, neighbourhood
+from gateway.web.attempts import Attempts
 
 if TYPE_CHECKING:
     from gateway.store.people import People
@@ -57,7 +58,7 @@ class Doorkeeper:
     def let_in(self, name: str, password: str, client: str) -> Person:
         """Who this is, by name and password. Raises LoginError, StoreError."""
         name = name.strip().lower()
-        keys = f"from {neighbourhood(client)}", f"for {name[:254]}"
+        keys = f"from {same_client(client)}", f"for {name[:254]}"
         if (seconds := self._attempts.wait(*keys)) > 0:
             minutes = int(seconds // 60) + 1
             raise LoginError(f"Too many wrong passwords. Try again in {minutes} minutes.")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Passwords of people known here: argon2id, by argon2-cffi (the extra "web").
 
-Reads hostile text, bounded. A hash costs 64 MiB and some 50 ms, so few are made at a time; a login that nobody
-has costs the same as a wrong password.
+Reads hostile text, bounded. A hash costs 64 MiB and some 50 ms, so few are made at a time; a login that
+nobody has costs the same as a wrong password.
 """
 
 from __future__ import annotations

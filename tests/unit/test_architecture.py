@@ -36,6 +36,7 @@ ROOMS = (
     ("pipeline", "replay"),
     ("rescan",),
     ("milter", "smarthost"),
+    ("web",),
     ("config",),
     ("assembly",),
     ("housekeeper",),

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The routes of the web page, and what each kind of failure is answered with.
+
+Every function behind a route runs in a thread, since it asks the store; the event loop only moves bytes.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
+
+import anyio.to_thread
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from gateway.mail.headers import printable
+from gateway.store.database import StoreError
+from gateway.store.decisions import RefusedError
+from gateway.web import door, pages
+from gateway.web.guard import Guard
+from gateway.web.held import AbsentError
+from gateway.web.site import AskedError, ForgedError, Site, StrangerError, Visit, redirect
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping
+
+    from starlette.requests import Request
+
+_THREADS: Final = 16  # requests that are worked on at a time; the others wait
+_STATIC: Final = Path(__file__).parent / "static"
+_FILES: Final = {"style.css": "text/css"}
+_DAY: Final = "public, max-age=86400"
+
+
+def application(site: Site) -> Guard:
+    """The ASGI application, guarded."""
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        anyio.to_thread.current_default_thread_limiter().total_tokens = _THREADS
+        yield
+
+    app = Starlette(
+        routes=_routes(site),
+        exception_handlers={kind: _answer(site, *how) for kind, how in _FAILURES.items()},
+        lifespan=lifespan,
+    )
+    return Guard(app, site.settings, site.log)
+
+
+def _routes(site: Site) -> list[BaseRoute]:
+    def page(handler: Callable[[Visit], Response]) -> Callable[[Request], Response]:
+        def endpoint(request: Request) -> Response:
+            return handler(Visit(site, request))
+
+        return endpoint
+
+    def anybody(handler: Callable[[Site, Request], Response]) -> Callable[[Request], Response]:
+        def endpoint(request: Request) -> Response:
+            return handler(site, request)
+
+        return endpoint
+
+    def get(path: str, endpoint: Callable[[Request], Response]) -> Route:
+        return Route(path, endpoint, methods=["GET"])
+
+    def post(path: str, endpoint: Callable[[Request], Response]) -> Route:
+        return Route(path, endpoint, methods=["POST"])
+
+    return [
+        get("/", page(lambda _visit: redirect("/held"))),
+        get("/login", anybody(door.show_login)),
+        post("/login", anybody(door.log_in)),
+        post("/logout", page(door.log_out)),
+        get("/account", page(door.account)),
+        post("/account/password", page(door.change_password)),
+        get("/held", page(pages.listing)),
+        post("/held", page(pages.many)),
+        post("/undo", page(pages.undo_many)),
+        get("/held/{item}", page(pages.item)),
+        get("/held/{item}/source", page(pages.source)),
+        post("/held/{item}/{act}", page(pages.decide)),
+        get("/static/{name}", _static),
+        get("/robots.txt", lambda _request: PlainTextResponse("User-agent: *\nDisallow: /\n")),
+    ]
+
+
+def _static(request: Request) -> Response:
+    name = request.path_params["name"]
+    if name not in _FILES:
+        raise AbsentError
+    return FileResponse(_STATIC / name, media_type=_FILES[name], headers={"Cache-Control": _DAY})
+
+
+# What each kind of failure is answered with: status, title, and whether its own words are for the reader.
+_FAILURES: Final[Mapping[type[Exception], tuple[int, str, bool]]] = {
+    StrangerError: (401, "Log in first", False),
+    ForgedError: (403, "This form is out of date. Load the page again", False),
+    AbsentError: (404, "There is no such page or message", False),
+    AskedError: (400, "That cannot be understood", True),
+    RefusedError: (409, "Not done", True),
+    StoreError: (503, "The store does not answer", False),
+    HTTPException: (404, "There is no such page or message", False),
+}
+
+
+def _answer(site: Site, status: int, title: str, told: bool) -> Callable[[Request, Exception], Response]:
+    def answer(request: Request, error: Exception) -> Response:
+        if isinstance(error, StrangerError) and request.method == "GET":
+            return redirect(f"/login?next={quote(request.url.path)}")
+        if isinstance(error, StoreError):
+            site.log.error(
+                "the store does not answer", path=request.url.path, error=printable(str(error), 200)
+            )
+        code = error.status_code if isinstance(error, HTTPException) else status
+        return site.render(
+            "error.html",
+            code,
+            person=None,
+            csrf="",
+            path=request.url.path,
+            title=title,
+            why=printable(str(error), 300) if told else "",
+        )
+
+    return answer

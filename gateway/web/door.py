@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Coming and going: the pages on which people log in and out, and look after their own account.
+
+Reads names and passwords of strangers. A login makes a new session, whatever the browser brought along.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from gateway.store.database import StoreError
+from gateway.web import passwords
+from gateway.web.login import LoginError
+from gateway.web.site import AskedError, check_form, form_of, form_token, fresh_secret, redirect
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from gateway.web.site import Site, Visit
+
+_LOCAL: Final = re.compile(r"/(?!/)[A-Za-z0-9/?=&.:@_%+-]{0,500}")
+_BEFORE: Final = "mailwarden-login"  # the cookie of a form before anybody is logged in
+
+
+def show_login(site: Site, request: Request) -> Response:
+    """The form."""
+    if site.person(request) is not None:
+        return redirect("/held")
+    return _form(site, request, next_page=request.query_params.get("next", ""))
+
+
+def log_in(site: Site, request: Request) -> Response:
+    """Let somebody in, or say why not."""
+    form = form_of(request)
+    check_form(request, form, request.cookies.get(_BEFORE, ""))
+    name, password = (form.get(key, [""])[0] for key in ("name", "password"))
+    following = form.get("next", [""])[0]
+    client = request.state.client
+    try:
+        person = site.doorkeeper.let_in(name, password, client)
+    except LoginError as error:
+        site.log.warning("login refused", client=client, name=name, why=str(error))
+        return _form(site, request, problem=str(error), name=name[:254], next_page=following, status=403)
+    site.log.info("login", client=client, name=person.name)
+    seconds = site.settings.session_minutes * 60.0
+    secret = site.people.log_in(person.name, "session", seconds=seconds, note=client)
+    answer = redirect(following if _LOCAL.fullmatch(following) else "/held")
+    site.set_cookie(answer, secret)
+    answer.delete_cookie(_BEFORE, path="/login")
+    return answer
+
+
+def _form(
+    site: Site, request: Request, *, problem: str = "", name: str = "", next_page: str = "", status: int = 200
+) -> Response:
+    secret = request.cookies.get(_BEFORE, "") or fresh_secret()
+    answer = site.render(
+        "login.html",
+        status,
+        person=None,
+        csrf=form_token(secret),
+        path="/login",
+        problem=problem,
+        name=name,
+        next_page=next_page if _LOCAL.fullmatch(next_page) else "",
+    )
+    answer.set_cookie(
+        _BEFORE, secret, path="/login", httponly=True, samesite="lax", secure=site.settings.secure
+    )
+    return answer
+
+
+def log_out(visit: Visit) -> Response:
+    """End this session, or with `everywhere` all of this person's."""
+    start = "" if visit.field("everywhere") else visit.login.hash
+    visit.site.people.log_out(visit.person.name, "session", start)
+    answer = redirect("/login")
+    answer.delete_cookie(visit.site.cookie, path="/", secure=visit.site.settings.secure, httponly=True)
+    answer.headers["Clear-Site-Data"] = '"cache", "storage"'
+    return answer
+
+
+def account(visit: Visit, problem: str = "", done: str = "", status: int = 200) -> Response:
+    """Who one is, where one is logged in, and one's password."""
+    people = visit.site.people
+    return visit.page(
+        "account.html",
+        status=status,
+        sessions=people.logins(visit.person.name, "session"),
+        tokens=people.logins(visit.person.name, "token"),
+        here=visit.login.hash,
+        problem=problem,
+        done=done,
+        shortest=passwords.SHORTEST,
+    )
+
+
+def change_password(visit: Visit) -> Response:
+    """Set a new password, by the old one; other sessions end."""
+    person, site = visit.person, visit.site
+    if not person.password:
+        raise AskedError("Your password is not kept here.")
+    new = visit.field("new", passwords.LONGEST + 1)
+    try:
+        site.doorkeeper.let_in(
+            person.name, visit.field("old", passwords.LONGEST + 1), visit.request.state.client
+        )
+        site.people.set_password(person.name, passwords.made(new), person.actor.name)
+    except (LoginError, ValueError, StoreError) as error:
+        problem = "The old password is wrong." if isinstance(error, LoginError) else f"Not changed: {error}."
+        return account(visit, problem=problem, status=403)
+    secret = site.people.log_in(
+        person.name, "session", seconds=site.settings.session_minutes * 60.0, note=visit.request.state.client
+    )
+    answer = redirect("/held?done=password")
+    site.set_cookie(answer, secret)
+    return answer

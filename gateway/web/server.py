@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The process of the web page: a site made of the configuration's values, served on a bound socket.
+
+uvicorn speaks HTTP, with bounds on what it keeps in memory and on connections; what else is needed before a
+request is believed, is `guard.py`'s. What this process cannot do is send mail: releases are left to the
+housekeeper.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import threading
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gateway.classifier.mapping import ModelError
+from gateway.classifier.model import Model
+from gateway.data import data_dir
+from gateway.feedback.held import learn_reviewed
+from gateway.learning import Learner
+from gateway.policy.brief import load
+from gateway.policy.patterns import RuleError
+from gateway.store.database import open_database, state_directory
+from gateway.store.people import People
+from gateway.store.quarantine import Quarantine
+from gateway.store.samples import Samples
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Mapping, Sequence
+
+    import uvicorn
+
+    from gateway.log import Log
+    from gateway.policy.brief import Wording
+    from gateway.store.database import Database
+    from gateway.web.parts import Parts
+    from gateway.web.site import Site
+
+_CONNECTIONS = 100
+_HEAD = 32_768  # octets of a request's head
+
+
+class MissingError(Exception):
+    """The libraries of the web page are not installed."""
+
+
+def check() -> None:
+    """Raise MissingError unless all libraries are there."""
+    try:
+        import argon2  # noqa: F401, PLC0415  # whether it is there
+        import jinja2  # noqa: F401, PLC0415  # as above
+        import starlette  # noqa: F401, PLC0415  # as above
+        import uvicorn  # noqa: F401, PLC0415  # as above
+    except ImportError as error:
+        raise MissingError(
+            f"the web page needs {error.name}: pip install 'mailwarden[web]', or set web.enabled = false"
+        ) from error
+
+
+def serve(parts: Parts, listener: socket.socket, log: Log) -> None:
+    """Serve until SIGTERM or SIGINT, then finish what is under way. Raises MissingError, StoreError."""
+    check()
+    import uvicorn  # noqa: PLC0415  # an extra
+
+    from gateway.web.app import application  # noqa: PLC0415  # as above
+
+    database = open_database(parts.store)
+    try:
+        settings: Any = {
+            "log_config": None,
+            "log_level": "warning",
+            "access_log": False,
+            "server_header": False,
+            "proxy_headers": False,
+            "lifespan": "on",
+            "ws": "none",
+            "http": "h11",
+            "limit_concurrency": _CONNECTIONS,
+            "h11_max_incomplete_event_size": _HEAD,
+            "timeout_keep_alive": 10,
+            "timeout_graceful_shutdown": int(parts.grace),
+        }
+        if parts.web.certificate:
+            settings |= {"ssl_certfile": parts.web.certificate, "ssl_keyfile": parts.web.key}
+        config = uvicorn.Config(application(site(parts, database, log)), **settings)
+        log.info("web page", listen=parts.web.listen, tls=bool(parts.web.certificate))
+        asyncio.run(_until_told(uvicorn.Server(config), listener))
+    finally:
+        database.close()
+
+
+async def _until_told(server: uvicorn.Server, listener: socket.socket) -> None:
+    """Serve until SIGTERM or SIGINT. uvicorn's own handlers would end the process by the signal."""
+
+    def end() -> None:
+        server.should_exit = True
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
+    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]  # see above
+    await server.serve(sockets=[listener])
+
+
+def site(parts: Parts, database: Database, log: Log) -> Site:
+    """The site of an open database."""
+    from gateway.web.login import Doorkeeper  # noqa: PLC0415  # an extra
+    from gateway.web.site import Site  # noqa: PLC0415  # as above
+
+    quarantine, people = Quarantine(database, parts.store), People(database)
+    return Site(
+        settings=parts.web,
+        quarantine=quarantine,
+        people=people,
+        doorkeeper=Doorkeeper(people, parts.web),
+        wording=wording,
+        learn=teacher(parts, quarantine, log),
+        log=log,
+    )
+
+
+@lru_cache(maxsize=64)
+def wording(language: str) -> Wording:
+    """The words for end users, in a language or in English."""
+    if language.isascii() and language.isalpha() and language != "en":
+        try:
+            return load(data_dir("rules"), language)
+        except RuleError:
+            pass
+    return load(data_dir("rules"))
+
+
+def teacher(
+    parts: Parts, quarantine: Quarantine, log: Log
+) -> Callable[[Sequence[str], bool, str], Mapping[str, int]] | None:
+    """What keeps reviewed mail for the service to learn; None if the site's model is switched off."""
+    path = parts.classifier.site_path(state_directory(parts.store))
+    if not parts.classifier.enabled or path is None:
+        return None
+    made: list[Learner] = []
+    lock = threading.Lock()
+
+    def learner() -> Learner:
+        """Made when it is first wanted: the model costs memory."""
+        if not made:
+            named = parts.classifier.model
+            try:
+                base = Model.load(Path(named) if named else data_dir("models") / "base")
+            except ModelError as error:
+                log.error("the base model is unavailable", error=str(error))
+                base = None
+            made.append(Learner(Samples(quarantine.database), parts.classifier, base, path))
+        return made[0]
+
+    def learn(items: Sequence[str], spam: bool, who: str) -> Mapping[str, int]:
+        with lock:
+            return learn_reviewed(learner(), quarantine, items, spam=spam, who=who, later=True).told()
+
+    return learn
