@@ -76,6 +76,14 @@ class Sign(Settings, frozen=True):
     publish: Literal["key", "testing", "other", "none"] = "key"  # what the zone has under the selector
 
 
+class Seal(Settings, frozen=True):
+    """An ARC set (RFC 8617) that the message gets after its signatures. The key is published in the zone."""
+
+    domain: str
+    results: str  # what ARC-Authentication-Results says, behind the sealer's name
+    headers: tuple[str, ...] = ("from", "to", "subject", "date", "message-id")
+
+
 class Expect(Settings, frozen=True):
     """What must happen. Left out: not looked at; but `relayed` follows from `action`."""
 
@@ -118,7 +126,8 @@ class CaseFile(Settings, frozen=True):
     envelope: EnvelopeOf = EnvelopeOf()
     dns: dict[str, Any] = msgspec.field(default_factory=dict)
     sign: tuple[Sign, ...] = ()
-    alter: tuple[tuple[str, str], ...] = ()  # replaced once each, after signing
+    seal: tuple[Seal, ...] = ()  # the oldest first
+    alter: tuple[tuple[str, str], ...] = ()  # replaced once each, after signing and sealing
     smarthost: Smarthost | None = None
 
 
@@ -132,6 +141,8 @@ class Case:
         raw = expand(file.message.encode())
         for sign in reversed(file.sign):
             raw = signed(raw, sign)
+        for seal in file.seal:
+            raw = sealed(raw, seal)
         for old, new in file.alter:
             before, after = expand(old.encode()), expand(new.encode())
             assert raw.count(before) >= 1, f"{name}: nothing to alter: {old!r}"
@@ -212,6 +223,8 @@ def zone() -> dict[str, Any]:
         for sign in case.file.sign:
             if sign.publish != "none":
                 added[f"{sign.selector}._domainkey.{sign.domain}"] = {"TXT": [_published(sign)]}
+        for seal in case.file.seal:
+            added[f"arc._domainkey.{seal.domain}"] = {"TXT": [_published(Sign(seal.domain))]}
         for name, entry in added.items():
             if names.setdefault(name, entry) != entry:
                 raise ValueError(f"{case.name}: another case says otherwise about {name}")
@@ -379,6 +392,16 @@ def signed(raw: bytes, sign: Sign) -> bytes:
         length=sign.length,
     )
     return bytes(field) + raw
+
+
+def sealed(raw: bytes, seal: Seal) -> bytes:
+    """The message with an ARC set on top. dkimpy takes the results from a field, which does not stay."""
+    name = seal.domain.encode()
+    stated = b"Authentication-Results: %b; %b\r\n" % (name, seal.results.encode())
+    names = [header.encode() for header in seal.headers]
+    fields = dkim.ARC(stated + raw).sign(b"arc", name, _keys("key")[0], name, include_headers=names)
+    assert len(fields) == 3
+    return b"".join(fields) + raw
 
 
 def _published(sign: Sign) -> str:

@@ -205,7 +205,7 @@ class Lab:
             "policy": {
                 "recipients": [STRICT, SEVERE, LENIENT],
                 "weights": {"CLASSIFIER": 0},
-                "forwarders": {"domains": ["forwarder.example"]},
+                "forwarders": {"domains": ["forwarder.example"], "sealers": ["sealer.example"]},
                 "impersonation": {"protected": [CHIEF]},
             },
             "tls": {
