@@ -7,6 +7,7 @@ Every function behind a route runs in a thread, since it asks the store; the eve
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
@@ -14,15 +15,16 @@ from urllib.parse import quote
 import anyio.to_thread
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from gateway.mail.headers import printable
 from gateway.store.database import StoreError
 from gateway.store.decisions import RefusedError
-from gateway.web import door, pages
+from gateway.web import api, door, pages
 from gateway.web.guard import Guard
 from gateway.web.held import AbsentError
+from gateway.web.openapi import description
 from gateway.web.site import AskedError, ForgedError, Site, StrangerError, Visit, redirect
 
 if TYPE_CHECKING:
@@ -84,9 +86,18 @@ def _routes(site: Site) -> list[BaseRoute]:
         get("/held/{item}", page(pages.item)),
         get("/held/{item}/source", page(pages.source)),
         post("/held/{item}/{act}", page(pages.decide)),
+        *(_api(site, operation) for operation in api.OPERATIONS),
+        get(f"{api.BASE}/openapi.json", lambda _request: JSONResponse(description())),
         get("/static/{name}", _static),
         get("/robots.txt", lambda _request: PlainTextResponse("User-agent: *\nDisallow: /\n")),
     ]
+
+
+def _api(site: Site, operation: api.Operation) -> Route:
+    def endpoint(request: Request) -> Response:
+        return api.answer(site, operation, request)
+
+    return Route(api.BASE + operation.path, endpoint, methods=[operation.method])
 
 
 def _static(request: Request) -> Response:
@@ -110,13 +121,16 @@ _FAILURES: Final[Mapping[type[Exception], tuple[int, str, bool]]] = {
 
 def _answer(site: Site, status: int, title: str, told: bool) -> Callable[[Request, Exception], Response]:
     def answer(request: Request, error: Exception) -> Response:
-        if isinstance(error, StrangerError) and request.method == "GET":
-            return redirect(f"/login?next={quote(request.url.path)}")
+        code = error.status_code if isinstance(error, HTTPException) else status
         if isinstance(error, StoreError):
             site.log.error(
                 "the store does not answer", path=request.url.path, error=printable(str(error), 200)
             )
-        code = error.status_code if isinstance(error, HTTPException) else status
+        if request.url.path.startswith("/api/"):
+            phrase = HTTPStatus(code).phrase if isinstance(error, HTTPException) else title
+            return api.problem(code, phrase, printable(str(error), 300) if told else "")
+        if isinstance(error, StrangerError) and request.method == "GET":
+            return redirect(f"/login?next={quote(request.url.path)}")
         return site.render(
             "error.html",
             code,
