@@ -30,6 +30,9 @@ def main(names: list[str]) -> int:
     if SHARED is None:
         print("no conformance data here", file=sys.stderr)
         return 2
+    if unknown := set(names) - set(SUITES):
+        print(f"no such suite: {', '.join(sorted(unknown))}; there are {', '.join(SUITES)}", file=sys.stderr)
+        return 64
     figures: dict[str, list[int]] = {}
     wrong = 0
     for name in names or SUITES:

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
     from gateway.mail.types import Content, HeaderField
 
-_MAX_NAMES: Final = 200  # that are kept, of those that anybody may take for an author's domain
+_MAX_AUTHORS: Final = 5  # domains that anybody may take for an author's, and whose policy is asked for
 _MAX_HOST: Final = 253
-_MAX_ENCODED: Final = 40  # of them beyond ASCII, which cost up to 0.4 ms each
+_MAX_ENCODED: Final = 10  # names beyond ASCII, which cost up to 0.4 ms each
 _MAX_OCTETS: Final = 65_536  # of all From fields in which they are looked for
 _HOST: Final = re.compile(
     r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?)*", re.IGNORECASE
@@ -74,24 +74,22 @@ def author_domain(content: Content) -> tuple[str, str]:
 def author_domains(content: Content) -> tuple[str, ...]:
     """All domains that a program may take for an author's, each once, those of addresses first.
 
-    The last is "" where there may be more than were looked at.
+    The last is "" where there are more than are asked about, or may be more than were looked at.
     """
     found: dict[str, None] = {}
     fields = content.all("from")
     more = sum(len(field.value) for field in fields) > _MAX_OCTETS
     encoded = 0
     for domain in dict.fromkeys(one.strip(".-") for one in _claimed(content, fields)):
-        if len(found) >= _MAX_NAMES:
+        encoded += not domain.isascii()
+        if len(found) > _MAX_AUTHORS or encoded > _MAX_ENCODED:
             more = True
             break
-        encoded += not domain.isascii()
-        if encoded > _MAX_ENCODED and not domain.isascii():
-            more = True
-            continue
         for name in (domain.lower(),) if domain.isascii() else readings(domain) or (domain,):
             if usable := _end(name) or (name if _LABEL.fullmatch(name) else ""):
                 found[usable] = None
-    return (*found, "") if more else tuple(found)
+    more |= len(found) > _MAX_AUTHORS
+    return (*tuple(found)[:_MAX_AUTHORS], "") if more else tuple(found)
 
 
 def _claimed(content: Content, fields: Iterable[HeaderField]) -> Iterator[str]:

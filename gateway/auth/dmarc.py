@@ -326,15 +326,15 @@ def evaluate(
     )
 
 
-def evaluate_authors(problem: str, several: Iterable[Dmarc], *, more: bool = False) -> Dmarc:
+def evaluate_authors(problem: str, several: Iterable[Dmarc], *, too_many: bool = False) -> Dmarc:
     """The result of a message without a single author domain: never a pass.
 
     `several` are the results of its author domains, of which the strictest policy that is failed
-    counts (RFC 7489 §6.6.1): an author more must not help a forger. If there are `more` than were
-    asked about, it is as if one of those wanted the strictest.
+    counts (RFC 7489 §6.6.1): an author more must not help a forger. Where there are `too_many` to be
+    asked for their policies, it is as if one of them had the strictest: a bound is no place to hide.
     """
-    if more:
-        reason = f"{problem}; not all its domains are asked for their policy, so the strictest counts"
+    if too_many:
+        reason = f"{problem}; too many domains to be asked for their policy, so the strictest counts"
         return Dmarc("permerror", policy="reject", reason=reason)
     # What could not be checked is no proof either, and one of these must be somebody else's anyway.
     failed = [one for one in several if one.result in ("fail", "temperror") and one.policy]

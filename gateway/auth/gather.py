@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from gateway.mail.types import Arc, Content, Dkim, Dmarc, Iprev, Mail, Spf
 
 T = TypeVar("T")
-_MAX_AUTHORS: Final = 5  # domains in From fields whose records are asked for
 _KEPT: Final = 60  # questions that no other check may take from DMARC: five authors and their tree walks
 _SLOW: Final = 0.005  # seconds for the first answers, from which a thread for SPF pays
 
@@ -126,7 +125,9 @@ class _Checks:
         self.signatures = read_signatures(self.material, settings) if settings.dkim else ()
         self.domain, self.problem = author_domain(content) if settings.dmarc else ("", "")
         self.authors = (self.domain,) if self.domain else author_domains(content) if settings.dmarc else ()
-        self.asked = tuple(filter(None, self.authors[:_MAX_AUTHORS]))
+        # Of too many nobody is asked, since the strictest policy counts in any case.
+        self.too_many = "" in self.authors
+        self.asked = () if self.too_many else self.authors
         self.relayed = inside(mail.session.client_ip, settings.trusted_relays)
         self.stated = relayed_results(content, settings.trusted_authserv_ids) if self.relayed else ()
 
@@ -182,8 +183,7 @@ class _Checks:
         results = [evaluate(found, spf, dkim, self.organizational) for found in records]
         if self.domain:
             return results[0]
-        # Of those that are not asked about nothing is known: they must be no place to hide an author.
-        return evaluate_authors(self.problem, results, more=len(self.authors) > len(self.asked))
+        return evaluate_authors(self.problem, results, too_many=self.too_many)
 
     def organizational(self, domain: str) -> str | None:
         return organizational_domain(domain, self.lookup, self.settings.dmarc_method)

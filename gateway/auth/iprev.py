@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gateway.dns import Lookup
 
 _MAX_NAMES: Final = 5  # PTR records that are followed
+_MAX_ADDRESSES: Final = 100  # of each that are compared
 
 
 def check_iprev(session: Session, lookup: Lookup) -> Iprev | None:
@@ -39,6 +40,6 @@ def check_iprev(session: Session, lookup: Lookup) -> Iprev | None:
     for name in reverse.values[:_MAX_NAMES]:
         answer = forward(name)
         failed |= answer.status == "temperror"
-        if any(address(value) == client for value in answer.values):
+        if any(address(value) == client for value in answer.values[:_MAX_ADDRESSES]):
             return Iprev("pass", printable(name, 253))
     return Iprev("temperror" if failed else "fail", printable(reverse.values[0], 253))

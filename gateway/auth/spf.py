@@ -11,7 +11,7 @@ pyspf parses and evaluates the records. Guarded here, because of pyspf 2.0.14:
   length: `_Query.expand_domain` is linear, and keeps 253 octets (§7.3); what all macros of one
   check expand to is limited, and those of unknown modifiers are checked, never expanded;
 - DNS errors under `ptr`, which are no match (§5.5): `_Query.validated_ptrs`;
-- comparing addresses, 10 µs each: `_Query.cidrmatch` compares integers;
+- comparing addresses, 10 µs each, any number: `_Query.cidrmatch` compares octets, and a limited number;
 - records of any size: the octets and the terms of all records of one check are limited;
 - exceptions other than its own: each becomes "permerror".
 """
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 _MAX_RECORDS_OCTETS: Final = 12_000  # of all policy records of one check; the largest senders need 5,000
 _MAX_TERMS: Final = 600  # of the same, the largest senders need 300
+_MAX_ADDRESSES: Final = 2_000  # of all names of one check that the client is compared with
 _MAX_SPEC: Final = 512  # octets of a domain-spec; a domain name has 253
 _MAX_EXPANDED: Final = 16_384  # octets of all macros of one check; those of a term are rarely 300
 _MAX_NAME: Final = 256  # octets of a local part or HELO name in a macro (RFC 5321 §4.5.3.1)
@@ -109,7 +110,7 @@ class _Query(spf.query):  # type: ignore[misc]  # pyspf has no types
         super().__init__(session.client_ip, f"{local}@{domain}", helo, receiver=hostname or None)
         self.l, self.o, self.d = local, domain, domain  # pyspf splits at the first "@"
         self.lookup = lookup
-        self.octets = self.terms = self.expanded = 0
+        self.octets = self.terms = self.expanded = self.compared = 0
 
     def dns(self, name: str, qtype: str, _cnames: object = None, ignore_void: bool = False) -> list[Any]:
         """The records of `name`, aliases followed; counts void lookups (§4.6.4)."""
@@ -151,10 +152,16 @@ class _Query(spf.query):  # type: ignore[misc]  # pyspf has no types
 
     def cidrmatch(self, ipaddrs: list[str], n: int) -> bool:
         """Tell whether the client shares the first `n` bits with one of the addresses."""
+        self.compared += len(ipaddrs)
+        if self.compared > _MAX_ADDRESSES:
+            raise spf.PermError("Too many addresses")
         family = socket.AF_INET6 if self.v == "ip6" else socket.AF_INET
-        shift = self.cidrmax - n
-        wanted = int(self.ipaddr) >> shift
-        return any(int.from_bytes(socket.inet_pton(family, ip), "big") >> shift == wanted for ip in ipaddrs)
+        size = self.cidrmax // 8
+        rest = (1 << (self.cidrmax - n)) - 1
+        first, last = (
+            number.to_bytes(size, "big") for number in (int(self.ipaddr) & ~rest, int(self.ipaddr) | rest)
+        )
+        return any(first <= socket.inet_pton(family, ip) <= last for ip in ipaddrs)
 
     def validated_ptrs(self) -> list[str]:
         """The confirmed names of the client; DNS errors are no match here (§5.5)."""

@@ -458,7 +458,7 @@ def test_a_hostile_from_field_costs_little() -> None:
         content = parse(f"From: {value}\r\n\r\nx\r\n".encode())
         start = time.thread_time()
         assert author_domain(content)[0] == ""
-        assert len(author_domains(content)) <= 201
+        assert len(author_domains(content)) <= 6
         content = parse(f"From: {value}\r\n".encode() * 60 + b"\r\nx\r\n")
         start = time.thread_time()
         assert author_domains(content)[-1] == ""

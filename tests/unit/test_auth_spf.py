@@ -161,6 +161,33 @@ def test_hostile_records_are_cheap(record: bytes, local: str) -> None:
     assert min(times) < 0.05
 
 
+@pytest.mark.parametrize(
+    ("client", "own", "mask", "result"),
+    [
+        ("192.0.2.77", "192.0.2.77", "", "pass"),
+        ("192.0.2.77", "192.0.2.76", "", "fail"),
+        ("192.0.2.77", "192.0.2.64", "/28", "pass"),
+        ("192.0.2.77", "192.0.2.80", "/28", "fail"),
+        ("192.0.2.77", "10.0.0.1", "/0", "pass"),
+        ("2001:db8::77", "2001:db8::77", "", "pass"),
+        ("2001:db8::77", "2001:db8:0:0:ffff::", "//64", "pass"),
+        ("2001:db8::77", "2001:db8:0:1::77", "//64", "fail"),
+        ("2001:db8::77", "::", "//0", "pass"),
+    ],
+)
+def test_addresses_are_compared_by_their_first_bits(client: str, own: str, mask: str, result: str) -> None:
+    lookup: Any = FakeLookup(f"v=spf1 a:x.example{mask} -all".encode(), (own,))
+    assert check_spf(Session(client_ip=client), Envelope("a@e.example", ()), lookup)[0].result == result
+
+
+@pytest.mark.parametrize(("addresses", "result"), [(20, "fail"), (21, "permerror")])
+def test_addresses_are_limited(addresses: int, result: str) -> None:
+    policy = b"v=spf1" + b" mx:x.example" * 10 + b" -all"  # ten names with ten hosts each
+    lookup: Any = FakeLookup(policy, ("10.0.0.1",) * addresses)
+    found = check_spf(Session(client_ip="192.0.2.1"), Envelope("a@e.example", ()), lookup)
+    assert found[0].result == result
+
+
 def asked(record: bytes, local: str) -> tuple[Spf, FakeLookup]:
     lookup = FakeLookup(record, ("10.0.0.1",))
     anything: Any = lookup
