@@ -21,12 +21,13 @@ from sqlalchemy import (
     Text,
 )
 
-VERSION = 8
-
 metadata = MetaData()
 _Number = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER counts by itself in SQLite
 _Id = String(32)
 
+alembic_version = Table("alembic_version", metadata, Column("version_num", String(32), primary_key=True))
+
+# From before alembic; still there for programs from then, which refuse what is later than they know.
 schema_version = Table(
     "schema_version",
     metadata,
@@ -185,6 +186,30 @@ senders = Table(
     Column("who", Text, nullable=False),
     Column("changed", Float, nullable=False),
     Column("why", Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# Links and addresses of digests that were used, until they would have expired.
+spent_tokens = Table(
+    "spent_tokens",
+    metadata,
+    Column("mac", String(64), primary_key=True),
+    Column("item", _Id, nullable=False),
+    Column("used", Float, nullable=False),
+    Column("expires", Float, nullable=False),
+    Index("spent_tokens_expires", "expires"),
+    sqlite_with_rowid=False,
+)
+
+# The last digest of each who got one: of which time of the schedule, and up to which item.
+digests = Table(
+    "digests",
+    metadata,
+    Column("address", String(320), primary_key=True),  # in one case
+    Column("slot", Float, nullable=False),
+    Column("lease_until", Float, nullable=False),
+    Column("covered", _Id, nullable=False),
+    Column("sent", Float, nullable=False),
     sqlite_with_rowid=False,
 )
 

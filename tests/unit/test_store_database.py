@@ -125,51 +125,6 @@ def test_a_file_that_is_no_database_is_refused_and_left_alone(path: Path) -> Non
     assert path.read_bytes() == before
 
 
-def test_a_later_schema_is_refused(path: Path, database: Database) -> None:
-    database.write(lambda c: c.execute(insert(schema.schema_version).values(version=99, applied=0.0)))
-    with pytest.raises(StoreError, match="schema version 99"):
-        open_database(url(path))
-
-
-def test_an_earlier_schema_is_brought_forward(
-    path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    added = Table("added", MetaData(), Column("number", Integer, primary_key=True))
-    now = schema.VERSION
-    monkeypatch.setattr(schema, "VERSION", now + 1)
-    monkeypatch.setattr(migrations, "MIGRATIONS", {now: added.create})
-    for _ in range(2):  # the second time there is nothing left to do
-        open_database(url(path)).close()
-    versions = select(schema.schema_version.c.version).order_by(schema.schema_version.c.version)
-    assert database.read(lambda c: list(c.execute(versions).scalars())) == [now, now + 1]
-    assert database.read(lambda c: list(c.execute(select(added)))) == []
-
-
-def test_the_first_schema_becomes_todays(path: Path, database: Database) -> None:
-    """What was written before there were reports and a queue is kept, and the new tables are there."""
-    mail = hold(Quarantine(database))
-    reviews = ("senders", "quarantine_words", "quarantine_orders", "quarantine_filters")
-    added = ("dmarc_", "samples", "queue_", "mta_sts", "tls_", "people", "logins", *reviews)
-    later = [table for name, table in schema.metadata.tables.items() if name.startswith(added)]
-    for table in later:
-        database.write(table.drop)
-    for column in ("quarantine_reasons.answer", "release_tokens.sha256", "quarantine.judged_by"):
-        where, _, name = column.partition(".")
-        execute(database, f"ALTER TABLE {where} DROP COLUMN {name}")
-    for index in ("quarantine_content", "quarantine_changed"):
-        execute(database, f"DROP INDEX {index}")
-    execute(database, "ALTER TABLE quarantine DROP COLUMN content")
-    database.write(lambda c: c.execute(update(schema.schema_version).values(version=1)))
-    again = open_database(url(path))
-    tables = again.read(lambda c: set(inspect(c).get_table_names()))
-    assert set(schema.metadata.tables) <= tables
-    quarantine = Quarantine(again)
-    assert quarantine.raw(mail.id) == RAW
-    assert [item.id for item in quarantine.search(Search(subject="CHANCE", recipient="bob"))] == [mail.id]
-    assert quarantine.expire(time.time() + 1) == 1
-    again.close()
-
-
 def test_it_belongs_to_the_process_that_opened_it(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,262 @@
+BEGIN TRANSACTION;
+CREATE TABLE audit (
+	number INTEGER NOT NULL, 
+	time FLOAT NOT NULL, 
+	item VARCHAR(32) NOT NULL, 
+	who TEXT NOT NULL, 
+	action VARCHAR(32) NOT NULL, 
+	why TEXT NOT NULL, 
+	hash VARCHAR(64) NOT NULL, 
+	PRIMARY KEY (number)
+);
+INSERT INTO "audit" VALUES(1,1.79533775806775665285e+09,'1KTK3PV1R0000000','mailwarden','held','CLASSIFIER, score','dd077d90fdee70c8b819a233902071bbb27cebb88185dd92ff96e91dc80030e7');
+INSERT INTO "audit" VALUES(2,1.79533775809815263754e+09,'1KTK3PV1R0000001','mailwarden','held','CLASSIFIER, score','f84c5c4f3b5ecd81cd41eb9e7b7d2f2ca6dc7edca12d8294f28b7b2657eb8c59');
+INSERT INTO "audit" VALUES(3,1.79533775810742807386e+09,'1KTK3PV1R0000002','mailwarden','held','CLASSIFIER, score','91bbb21f6372c129f84232b9aa9fdacafaaef13f079f91fc2fc0eb2795d1344a');
+INSERT INTO "audit" VALUES(4,1.79533775811876487732e+09,'1KTK3PV1R0000001','cli:eve','claimed','bob@example.com','25a5bb400c873609584a247a69aa1da3468bb13b98cb38251819cb1f267172e6');
+INSERT INTO "audit" VALUES(5,1.79533775814661622051e+09,'1KTK3PV1R0000001','cli:eve','released','bob@example.com: bob@example.com','550f6281d4a178d72998066973f7f35e98edee69e8bf59b3330e39f2235db2d2');
+INSERT INTO "audit" VALUES(6,1.79533775816418409345e+09,'1KTK3PV1R0000002','cli:eve','deleted','','e1a29bf8374ce24358763817bfa329d91822c529472bf1ccebd1ef86bb5eca69');
+CREATE TABLE dmarc_observations (
+	day INTEGER NOT NULL, 
+	domain VARCHAR(255) NOT NULL, 
+	hash VARCHAR(64) NOT NULL, 
+	data TEXT NOT NULL, 
+	count BIGINT NOT NULL, 
+	PRIMARY KEY (day, domain, hash)
+)
+ WITHOUT ROWID
+
+;
+CREATE TABLE dmarc_policies (
+	day INTEGER NOT NULL, 
+	domain VARCHAR(255) NOT NULL, 
+	record TEXT NOT NULL, 
+	PRIMARY KEY (day, domain)
+)
+ WITHOUT ROWID
+
+;
+CREATE TABLE dmarc_reports (
+	day INTEGER NOT NULL, 
+	domain VARCHAR(255) NOT NULL, 
+	destination VARCHAR(320) NOT NULL, 
+	state VARCHAR(16) NOT NULL, 
+	changed FLOAT NOT NULL, 
+	note TEXT NOT NULL, 
+	PRIMARY KEY (day, domain, destination)
+)
+ WITHOUT ROWID
+
+;
+CREATE TABLE journal (
+	number INTEGER NOT NULL, 
+	id VARCHAR(32) NOT NULL, 
+	queue_id TEXT NOT NULL, 
+	received FLOAT NOT NULL, 
+	door TEXT NOT NULL, 
+	client_ip TEXT NOT NULL, 
+	helo TEXT NOT NULL, 
+	sender TEXT NOT NULL, 
+	recipients TEXT NOT NULL, 
+	subject TEXT NOT NULL, 
+	message_id TEXT NOT NULL, 
+	size BIGINT NOT NULL, 
+	action VARCHAR(16) NOT NULL, 
+	score FLOAT NOT NULL, 
+	reason TEXT NOT NULL, 
+	seconds FLOAT NOT NULL, 
+	session TEXT NOT NULL, 
+	envelope TEXT NOT NULL, 
+	evidence TEXT NOT NULL, 
+	signals TEXT NOT NULL, 
+	verdict TEXT NOT NULL, 
+	reply TEXT NOT NULL, 
+	PRIMARY KEY (number)
+);
+INSERT INTO "journal" VALUES(1,'1KTK3PV1R0000000','4XYZabc',1767607200.0,'milter','203.0.113.5','mx.example.net','alice@example.net','bob@example.com
+carol@example.com','A chance','<1@example.net>',113,'quarantine',9.5,'score',0.1,'{"client_ip":"203.0.113.5","client_name":"","helo":"mx.example.net","tls":null,"login":"","listener":"","direction":"inbound"}','{"mail_from":"alice@example.net","recipients":["bob@example.com","carol@example.com"],"options":[]}','{"spf":[],"dkim":[],"dmarc":null,"arc":null,"iprev":null,"antivirus":{"status":"off","name":"","detail":"","engine":"","stale":false},"spamd":{"status":"off","score":0.0,"required":0.0,"symbols":[],"detail":""},"lists":[],"release":null,"unpacked":null,"durations":{}}','[{"name":"CLASSIFIER","text":"words","value":0.97,"state":"hit"}]','{"id":"1KTK3PV1R0000000","action":"quarantine","outcomes":[{"recipient":"bob@example.com","action":"quarantine","score":9.5,"thresholds":{"tag":5.0,"quarantine":8.0,"reject":15.0}},{"recipient":"carol@example.com","action":"quarantine","score":9.5,"thresholds":{"tag":5.0,"quarantine":8.0,"reject":15.0}}],"score":9.5,"reason":"score","reason_text":"","contributions":[{"name":"CLASSIFIER","points":9.5,"text":"words","decides":null,"answered":true}],"edits":[],"versions":{"program":"0.1.0","policy":"abc123","model":"base-1"}}','{"code":250,"enhanced":"2.0.0","text":"Ok"}');
+INSERT INTO "journal" VALUES(2,'1KTK3PV1R0000001','4XYZabc',1767607201.0,'milter','203.0.113.5','mx.example.net','alice@example.net','bob@example.com
+carol@example.com','A chance','<1@example.net>',113,'quarantine',9.5,'score',0.1,'{"client_ip":"203.0.113.5","client_name":"","helo":"mx.example.net","tls":null,"login":"","listener":"","direction":"inbound"}','{"mail_from":"alice@example.net","recipients":["bob@example.com","carol@example.com"],"options":[]}','{"spf":[],"dkim":[],"dmarc":null,"arc":null,"iprev":null,"antivirus":{"status":"off","name":"","detail":"","engine":"","stale":false},"spamd":{"status":"off","score":0.0,"required":0.0,"symbols":[],"detail":""},"lists":[],"release":null,"unpacked":null,"durations":{}}','[{"name":"CLASSIFIER","text":"words","value":0.97,"state":"hit"}]','{"id":"1KTK3PV1R0000001","action":"quarantine","outcomes":[{"recipient":"bob@example.com","action":"quarantine","score":9.5,"thresholds":{"tag":5.0,"quarantine":8.0,"reject":15.0}},{"recipient":"carol@example.com","action":"quarantine","score":9.5,"thresholds":{"tag":5.0,"quarantine":8.0,"reject":15.0}}],"score":9.5,"reason":"score","reason_text":"","contributions":[{"name":"CLASSIFIER","points":9.5,"text":"words","decides":null,"answered":true}],"edits":[],"versions":{"program":"0.1.0","policy":"abc123","model":"base-1"}}','{"code":250,"enhanced":"2.0.0","text":"Ok"}');
+INSERT INTO "journal" VALUES(3,'1KTK3PV1R0000002','4XYZabc',1767607202.0,'milter','203.0.113.5','mx.example.net','alice@example.net','bob@example.com
+carol@example.com','A chance','<1@example.net>',113,'quarantine',9.5,'score',0.1,'{"client_ip":"203.0.113.5","client_name":"","helo":"mx.example.net","tls":null,"login":"","listener":"","direction":"inbound"}','{"mail_from":"alice@example.net","recipients":["bob@example.com","carol@example.com"],"options":[]}','{"spf":[],"dkim":[],"dmarc":null,"arc":null,"iprev":null,"antivirus":{"status":"off","name":"","detail":"","engine":"","stale":false},"spamd":{"status":"off","score":0.0,"required":0.0,"symbols":[],"detail":""},"lists":[],"release":null,"unpacked":null,"durations":{}}','[{"name":"CLASSIFIER","text":"words","value":0.97,"state":"hit"}]','{"id":"1KTK3PV1R0000002","action":"quarantine","outcomes":[{"recipient":"bob@example.com","action":"quarantine","score":9.5,"thresholds":{"tag":5.0,"quarantine":8.0,"reject":15.0}},{"recipient":"carol@example.com","action":"quarantine","score":9.5,"thresholds":{"tag":5.0,"quarantine":8.0,"reject":15.0}}],"score":9.5,"reason":"score","reason_text":"","contributions":[{"name":"CLASSIFIER","points":9.5,"text":"words","decides":null,"answered":true}],"edits":[],"versions":{"program":"0.1.0","policy":"abc123","model":"base-1"}}','{"code":250,"enhanced":"2.0.0","text":"Ok"}');
+CREATE TABLE quarantine (
+	id VARCHAR(32) NOT NULL, 
+	queue_id TEXT NOT NULL, 
+	received FLOAT NOT NULL, 
+	held_at FLOAT NOT NULL, 
+	client_ip TEXT NOT NULL, 
+	helo TEXT NOT NULL, 
+	sender TEXT NOT NULL, 
+	subject TEXT NOT NULL, 
+	message_id TEXT NOT NULL, 
+	size BIGINT NOT NULL, 
+	sha256 VARCHAR(64) NOT NULL, 
+	score FLOAT NOT NULL, 
+	reason TEXT NOT NULL, 
+	state VARCHAR(16) NOT NULL, 
+	changed FLOAT NOT NULL, 
+	PRIMARY KEY (id)
+);
+INSERT INTO "quarantine" VALUES('1KTK3PV1R0000000','4XYZabc',1767607200.0,1.79533775806264805788e+09,'203.0.113.5','mx.example.net','alice@example.net','A chance','<1@example.net>',113,'f5861c5c8f2b21ae4aae866e0ebcbd9dda7ef4fde0db2b10754f7cab64d69fda',9.5,'score','held',1.79533775806264805788e+09);
+INSERT INTO "quarantine" VALUES('1KTK3PV1R0000001','4XYZabc',1767607201.0,1.79533775809717607496e+09,'203.0.113.5','mx.example.net','alice@example.net','A chance','<1@example.net>',113,'f5861c5c8f2b21ae4aae866e0ebcbd9dda7ef4fde0db2b10754f7cab64d69fda',9.5,'score','held',1.79533775814462709429e+09);
+INSERT INTO "quarantine" VALUES('1KTK3PV1R0000002','4XYZabc',1767607202.0,1.7953377581064724922e+09,'','','alice@example.net','','',113,'f5861c5c8f2b21ae4aae866e0ebcbd9dda7ef4fde0db2b10754f7cab64d69fda',9.5,'score','deleted',1.7953377581595218182e+09);
+CREATE TABLE quarantine_bytes (
+	item VARCHAR(32) NOT NULL, 
+	data BLOB NOT NULL, 
+	PRIMARY KEY (item)
+);
+INSERT INTO "quarantine_bytes" VALUES('1KTK3PV1R0000000',X'7801732BCACFB55270CCC94C4E55B04904510EA91589B90539A97A79A92576BC5C21F9560A49F94970D1E4FC5C5EAEE0D2A4ACD4E412A04685E48CC4BCE4545E2EDFD4E2E2C4F4545D4F172B051B43B8728821BC5C1EA93939F90A2F79B90063622488');
+INSERT INTO "quarantine_bytes" VALUES('1KTK3PV1R0000001',X'7801732BCACFB55270CCC94C4E55B04904510EA91589B90539A97A79A92576BC5C21F9560A49F94970D1E4FC5C5EAEE0D2A4ACD4E412A04685E48CC4BCE4545E2EDFD4E2E2C4F4545D4F172B051B43B8728821BC5C1EA93939F90A2F79B90063622488');
+CREATE TABLE quarantine_envelopes (
+	item VARCHAR(32) NOT NULL, 
+	session TEXT NOT NULL, 
+	envelope TEXT NOT NULL, 
+	held TEXT NOT NULL, 
+	PRIMARY KEY (item)
+);
+INSERT INTO "quarantine_envelopes" VALUES('1KTK3PV1R0000000','{"client_ip":"203.0.113.5","client_name":"","helo":"mx.example.net","tls":null,"login":"","listener":"","direction":"inbound"}','{"mail_from":"alice@example.net","recipients":["bob@example.com","carol@example.com"],"options":[]}','["bob@example.com","carol@example.com"]');
+INSERT INTO "quarantine_envelopes" VALUES('1KTK3PV1R0000001','{"client_ip":"203.0.113.5","client_name":"","helo":"mx.example.net","tls":null,"login":"","listener":"","direction":"inbound"}','{"mail_from":"alice@example.net","recipients":["bob@example.com","carol@example.com"],"options":[]}','["bob@example.com","carol@example.com"]');
+CREATE TABLE quarantine_judgements (
+	item VARCHAR(32) NOT NULL, 
+	number INTEGER NOT NULL, 
+	time FLOAT NOT NULL, 
+	evidence TEXT NOT NULL, 
+	signals TEXT NOT NULL, 
+	verdict TEXT NOT NULL, 
+	PRIMARY KEY (item, number)
+);
+INSERT INTO "quarantine_judgements" VALUES('1KTK3PV1R0000000',0,1.79533775806264805788e+09,'{"spf":[],"dkim":[],"dmarc":null,"arc":null,"iprev":null,"antivirus":{"status":"off","name":"","detail":"","engine":"","stale":false},"spamd":{"status":"off","score":0.0,"required":0.0,"symbols":[],"detail":""},"lists":[],"release":null,"unpacked":null,"durations":{}}','[{"name":"CLASSIFIER","text":"words","value":0.97,"state":"hit"}]','{"id":"1KTK3PV1R0000000","action":"quarantine","outcomes":[{"recipient":"bob@example.com","action":"quarantine","score":9.5,"thresholds":{"tag":5.0,"quarantine":8.0,"reject":15.0}},{"recipient":"carol@example.com","action":"quarantine","score":9.5,"thresholds":{"tag":5.0,"quarantine":8.0,"reject":15.0}}],"score":9.5,"reason":"score","reason_text":"","contributions":[{"name":"CLASSIFIER","points":9.5,"text":"words","decides":null,"answered":true}],"edits":[],"versions":{"program":"0.1.0","policy":"abc123","model":"base-1"}}');
+INSERT INTO "quarantine_judgements" VALUES('1KTK3PV1R0000001',0,1.79533775809717607496e+09,'{"spf":[],"dkim":[],"dmarc":null,"arc":null,"iprev":null,"antivirus":{"status":"off","name":"","detail":"","engine":"","stale":false},"spamd":{"status":"off","score":0.0,"required":0.0,"symbols":[],"detail":""},"lists":[],"release":null,"unpacked":null,"durations":{}}','[{"name":"CLASSIFIER","text":"words","value":0.97,"state":"hit"}]','{"id":"1KTK3PV1R0000001","action":"quarantine","outcomes":[{"recipient":"bob@example.com","action":"quarantine","score":9.5,"thresholds":{"tag":5.0,"quarantine":8.0,"reject":15.0}},{"recipient":"carol@example.com","action":"quarantine","score":9.5,"thresholds":{"tag":5.0,"quarantine":8.0,"reject":15.0}}],"score":9.5,"reason":"score","reason_text":"","contributions":[{"name":"CLASSIFIER","points":9.5,"text":"words","decides":null,"answered":true}],"edits":[],"versions":{"program":"0.1.0","policy":"abc123","model":"base-1"}}');
+CREATE TABLE quarantine_reasons (
+	item VARCHAR(32) NOT NULL, 
+	name VARCHAR(128) NOT NULL, 
+	PRIMARY KEY (item, name)
+)
+ WITHOUT ROWID
+
+;
+INSERT INTO "quarantine_reasons" VALUES('1KTK3PV1R0000000','CLASSIFIER');
+INSERT INTO "quarantine_reasons" VALUES('1KTK3PV1R0000001','CLASSIFIER');
+INSERT INTO "quarantine_reasons" VALUES('1KTK3PV1R0000002','CLASSIFIER');
+INSERT INTO "quarantine_reasons" VALUES('1KTK3PV1R0000000','score');
+INSERT INTO "quarantine_reasons" VALUES('1KTK3PV1R0000001','score');
+INSERT INTO "quarantine_reasons" VALUES('1KTK3PV1R0000002','score');
+CREATE TABLE quarantine_recipients (
+	item VARCHAR(32) NOT NULL, 
+	position INTEGER NOT NULL, 
+	address TEXT NOT NULL, 
+	state VARCHAR(16) NOT NULL, 
+	lease VARCHAR(32) NOT NULL, 
+	lease_until FLOAT NOT NULL, 
+	changed FLOAT NOT NULL, 
+	delivered_to TEXT NOT NULL, 
+	note TEXT NOT NULL, 
+	PRIMARY KEY (item, position)
+)
+ WITHOUT ROWID
+
+;
+INSERT INTO "quarantine_recipients" VALUES('1KTK3PV1R0000000',0,'bob@example.com','held','',0.0,1.79533775806264805788e+09,'','');
+INSERT INTO "quarantine_recipients" VALUES('1KTK3PV1R0000000',1,'carol@example.com','held','',0.0,1.79533775806264805788e+09,'','');
+INSERT INTO "quarantine_recipients" VALUES('1KTK3PV1R0000001',0,'bob@example.com','released','',0.0,1.79533775814462709429e+09,'bob@example.com','');
+INSERT INTO "quarantine_recipients" VALUES('1KTK3PV1R0000001',1,'carol@example.com','held','',0.0,1.79533775809717607496e+09,'','');
+INSERT INTO "quarantine_recipients" VALUES('1KTK3PV1R0000002',0,'bob@example.com','deleted','',0.0,1.7953377581595218182e+09,'','');
+INSERT INTO "quarantine_recipients" VALUES('1KTK3PV1R0000002',1,'carol@example.com','deleted','',0.0,1.7953377581595218182e+09,'','');
+CREATE TABLE queue_bytes (
+	item VARCHAR(32) NOT NULL, 
+	data BLOB NOT NULL, 
+	PRIMARY KEY (item)
+);
+INSERT INTO "queue_bytes" VALUES('1KTK3PV1R0000009',X'7801732BCACFB55270CCC94C4E55B04904510EA91589B90539A97A79A92576BC5C21F9560A49F94970D1E4FC5C5EAEE0D2A4ACD4E412A04685E48CC4BCE4545E2EDFD4E2E2C4F4545D4F172B051B43B8728821BC5C1EA93939F90A2F79B90063622488');
+CREATE TABLE queue_messages (
+	id VARCHAR(32) NOT NULL, 
+	created FLOAT NOT NULL, 
+	expires FLOAT NOT NULL, 
+	sender TEXT NOT NULL, 
+	options TEXT NOT NULL, 
+	may_bounce INTEGER NOT NULL, 
+	warned FLOAT NOT NULL, 
+	size BIGINT NOT NULL, 
+	PRIMARY KEY (id)
+);
+INSERT INTO "queue_messages" VALUES('1KTK3PV1R0000009',1767607200.0,1768039200.0,'a@example.net','[]',0,0.0,113);
+CREATE TABLE queue_owners (
+	owner VARCHAR(32) NOT NULL, 
+	process TEXT NOT NULL, 
+	expires FLOAT NOT NULL, 
+	PRIMARY KEY (owner)
+);
+CREATE TABLE queue_recipients (
+	number INTEGER NOT NULL, 
+	item VARCHAR(32) NOT NULL, 
+	address TEXT NOT NULL, 
+	options TEXT NOT NULL, 
+	hop TEXT NOT NULL, 
+	state VARCHAR(16) NOT NULL, 
+	next_attempt FLOAT NOT NULL, 
+	attempts INTEGER NOT NULL, 
+	deaths INTEGER NOT NULL, 
+	lease VARCHAR(32) NOT NULL, 
+	changed FLOAT NOT NULL, 
+	reply TEXT NOT NULL, 
+	PRIMARY KEY (number)
+);
+INSERT INTO "queue_recipients" VALUES(1,'1KTK3PV1R0000009','bob@example.com','[]','smtp:mail.example.com:25','queued',1767607200.0,0,0,'',1767607200.0,'');
+CREATE TABLE release_tokens (
+	nonce VARCHAR(32) NOT NULL, 
+	item VARCHAR(32) NOT NULL, 
+	recipients TEXT NOT NULL, 
+	expires FLOAT NOT NULL, 
+	PRIMARY KEY (nonce)
+);
+INSERT INTO "release_tokens" VALUES('97335391d3a616cdf9aed9668989f178','1KTK3PV1R0000001','["bob@example.com"]',1.79535935813861632351e+09);
+CREATE TABLE samples (
+	number INTEGER NOT NULL, 
+	digest VARCHAR(64) NOT NULL, 
+	near0 BIGINT NOT NULL, 
+	near1 BIGINT NOT NULL, 
+	near2 BIGINT NOT NULL, 
+	near3 BIGINT NOT NULL, 
+	minima BLOB NOT NULL, 
+	spam INTEGER NOT NULL, 
+	origin VARCHAR(16) NOT NULL, 
+	source TEXT NOT NULL, 
+	time FLOAT NOT NULL, 
+	state VARCHAR(16) NOT NULL, 
+	features BLOB NOT NULL, 
+	body BLOB NOT NULL, 
+	PRIMARY KEY (number)
+);
+INSERT INTO "samples" VALUES(1,'abababababababababababababababababababababababababababababababab',1,2,3,4,X'00000000000000000000000000000000',1,'operator','cli:eve',1767607200.0,'learned',X'78',X'');
+CREATE TABLE schema_version (
+	version INTEGER NOT NULL, 
+	applied FLOAT NOT NULL, 
+	PRIMARY KEY (version)
+);
+INSERT INTO "schema_version" VALUES(4,1.79533775804575371744e+09);
+CREATE TABLE secrets (
+	name VARCHAR(32) NOT NULL, 
+	value BLOB NOT NULL, 
+	PRIMARY KEY (name)
+);
+INSERT INTO "secrets" VALUES('audit-head',X'362065316132396266383337346365323433353837363338313762666133323964393138323263353239343732626631636365626431656638366262356563613639');
+INSERT INTO "secrets" VALUES('release',X'0BC09206E8F12936DD650C91E369022B293DA9AF67E502F3E0C8C1441C43101F');
+CREATE INDEX journal_received ON journal (received);
+CREATE INDEX journal_id ON journal (id);
+CREATE INDEX quarantine_state ON quarantine (state, id);
+CREATE INDEX quarantine_held_at ON quarantine (held_at);
+CREATE INDEX quarantine_reasons_name ON quarantine_reasons (name, item);
+CREATE INDEX release_tokens_item ON release_tokens (item);
+CREATE INDEX audit_item ON audit (item);
+CREATE INDEX samples_near2 ON samples (near2);
+CREATE INDEX samples_state ON samples (state, number);
+CREATE INDEX samples_near3 ON samples (near3);
+CREATE INDEX samples_digest ON samples (digest);
+CREATE INDEX samples_source ON samples (source, time);
+CREATE INDEX samples_near0 ON samples (near0);
+CREATE INDEX samples_near1 ON samples (near1);
+CREATE INDEX queue_messages_created ON queue_messages (created);
+CREATE INDEX queue_recipients_due ON queue_recipients (state, next_attempt);
+CREATE INDEX queue_recipients_item ON queue_recipients (item);
+CREATE TRIGGER audit_no_update BEFORE UPDATE ON audit BEGIN SELECT RAISE(ABORT, 'the audit is append-only'); END;
+CREATE TRIGGER audit_no_delete BEFORE DELETE ON audit BEGIN SELECT RAISE(ABORT, 'the audit is append-only'); END;
+COMMIT;
