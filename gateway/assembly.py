@@ -19,8 +19,13 @@ from gateway.auth import outgoing, suffixes
 from gateway.classifier.model import Classifier, ModelError
 from gateway.config import Config, ConfigError
 from gateway.data import data_dir
-from gateway.delivery.routes import Routes, routes
+from gateway.delivery.release import deliverer
+from gateway.delivery.routes import Routes, parse_next_hop, routes
 from gateway.delivery.runner import Courier
+from gateway.digest.act import Desk
+from gateway.digest.answers import AnswerAddress, Inbox
+from gateway.digest.send import Post
+from gateway.digest.words import load_all
 from gateway.dns import Resolver
 from gateway.feedback.reported import ReportAddresses
 from gateway.gather import Slots, Sources
@@ -90,6 +95,8 @@ def load(config: Config, log: Log | None = None) -> Loaded:
         signing = outgoing.load(config.signing)
     except (OSError, ValueError) as error:
         raise ConfigError(f"signing: {error}") from error
+    if config.digest.enabled:
+        post(config, signing)  # its words are read again when they are needed; an error stops the start
     return Loaded(config, policy, classifier, routes(config.routes, config.next_hop), tls, signing)
 
 
@@ -155,19 +162,53 @@ def assemble(loaded: Loaded, counters: Counters, log: Log, *, threads: int, keep
         counters=counters,
         log=log,
         observer=observer,
-        reports=_reports(loaded, database) if database else None,
+        reports=_inbox(loaded, database) if database else None,
     )
     return Opened(gateway, database, pool)
 
 
-def _reports(loaded: Loaded, database: Database) -> ReportAddresses | None:
-    """Return what takes reports about mail, None without addresses for them."""
+def _inbox(loaded: Loaded, database: Database) -> Inbox | None:
+    """Return what takes reports about mail and answers to digests, None without addresses for them."""
     config = loaded.config
     path = config.classifier.site_path(state_directory(config.store))
-    if path is None or not (config.learning.spam_addresses or config.learning.ham_addresses):
-        return None
-    base = loaded.classifier.base if loaded.classifier else None
-    return ReportAddresses(config.learning, Learner(Samples(database), config.classifier, base, path))
+    learner = None
+    if path is not None:
+        base = loaded.classifier.base if loaded.classifier else None
+        learner = Learner(Samples(database), config.classifier, base, path)
+    reports = answers = None
+    if learner and (config.learning.spam_addresses or config.learning.ham_addresses):
+        reports = ReportAddresses(config.learning, learner)
+    if config.digest.enabled and config.digest.reply_address:
+        answers = AnswerAddress(config.digest.reply_address, desk(config, database, learner))
+    return Inbox(reports, answers) if reports or answers else None
+
+
+def desk(config: Config, database: Database, learner: Learner | None = None) -> Desk:
+    """Return what the deeds of recipients are done with: by mail, and on the web page."""
+    quarantine = Quarantine(database, config.store)
+    return Desk(quarantine, frozenset(config.release.users), config.release.undo_seconds, learner)
+
+
+def post(config: Config, signing: outgoing.Signing | None = None) -> Post:
+    """Return what digests are sent with; keys are read unless they are given. Raises `ConfigError`."""
+    table = routes(config.routes, config.next_hop)
+    hop = parse_next_hop(config.digest.next_hop) if config.digest.next_hop else None
+    if hop is not None:
+        table = Routes({}, (), hop)
+    try:
+        return Post(
+            config.digest,
+            load_all(data_dir("rules"), config.digest),
+            frozenset(config.release.users),
+            outgoing.load(config.signing) if signing is None else signing,
+            table,
+            deliverer(table, config.tls.outbound, config.name),
+            config.queue_lifetime,
+        )
+    except RuleError as error:
+        raise ConfigError(f"digest: {error}") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"signing: {error}") from error
 
 
 def door(loaded: Loaded, gateway: Gateway, submitter: Submitter | None = None) -> Door:

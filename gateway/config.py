@@ -22,6 +22,7 @@ from gateway.auth.sign import SignSettings
 from gateway.classifier.settings import ClassifierSettings
 from gateway.delivery.routes import RouteSettings, parse_next_hop
 from gateway.delivery.settings import QueueSettings, ReleaseSettings
+from gateway.digest.settings import DigestSettings
 from gateway.dns import DnsSettings
 from gateway.feedback.settings import LearningSettings
 from gateway.listeners import split_host_port
@@ -129,6 +130,7 @@ class Config(Settings, frozen=True):
     tls: TlsSettings = TlsSettings()
     store: StoreSettings = StoreSettings()
     release: ReleaseSettings = ReleaseSettings()
+    digest: DigestSettings = DigestSettings()
     report: ReportSettings = ReportSettings()
     http: HttpSettings = HttpSettings()
     web: WebSettings = WebSettings()

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from gateway.assembly import assemble
+from gateway.assembly import assemble, post
 from gateway.classifier.mapping import ModelError
 from gateway.classifier.model import Model
 from gateway.data import data_dir
 from gateway.delivery.release import outfit, send
 from gateway.delivery.routes import routes
+from gateway.digest.send import LATEST, last_slot, send_all
 from gateway.feedback import folders, owners
 from gateway.learning import Learner
 from gateway.listeners import split_host_port
@@ -31,6 +32,7 @@ from gateway.rescan import rescan_all
 from gateway.scanners.clamd import Clamd, signatures_made
 from gateway.store import dmarc, hosts
 from gateway.store.database import Database, StoreError, open_database, state_directory
+from gateway.store.grants import Grants
 from gateway.store.journal import Journal
 from gateway.store.quarantine import Quarantine
 from gateway.store.samples import Samples
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from gateway.assembly import Loaded
     from gateway.config import Config
     from gateway.delivery.release import Sender
+    from gateway.digest.send import Post
     from gateway.log import Log
     from gateway.metrics import Counters, Metrics
     from gateway.pipeline import Gateway
@@ -52,6 +55,7 @@ _BREATH = 0.05  # seconds between two held messages that are judged again: mail 
 _LOOK = 1.0  # seconds between two looks for releases that are due
 _HEAD_START = 3.0  # seconds that the command that decided a release has to send it itself
 LEAST_FREE = 16_777_216  # octets on the store's file system below which nothing more may be held soon
+_DIGEST_LOOK = 30.0  # seconds between two looks whether digests are due
 _VERSION_TIMEOUT = 10.0  # seconds for the versions of all antivirus servers
 
 
@@ -84,6 +88,9 @@ def serve(loaded: Loaded, metrics: Metrics, counters: Counters, log: Log) -> Non
     )
     releases = (Quarantine(database, settings.store), sender, log)
     threading.Thread(target=release, args=releases, name="releases", daemon=True).start()
+    if settings.digest.enabled:
+        told = (Quarantine(database, settings.store), post(settings, loaded.signing), log)
+        threading.Thread(target=tell, args=told, name="digests", daemon=True).start()
     if settings.rescan.enabled:
         opened = assemble(loaded, counters, log, threads=4)
         threading.Thread(
@@ -175,6 +182,26 @@ def send_due(quarantine: Quarantine, sender: Sender, log: Log, head_start: float
         if done.delivered:
             log.info("released", id=done.item, recipients=len(done.delivered), by=printable(order.who, 100))
     return count
+
+
+def tell(quarantine: Quarantine, with_: Post, log: Log) -> None:
+    """Send digests when they are due."""
+    done = 0.0
+    while True:
+        slot = last_slot(with_.settings, time.time())
+        if slot > done and time.time() - slot < LATEST:
+            try:
+                results = list(send_all(quarantine, with_, slot))
+                for one in results:
+                    if one.status != "nothing":
+                        what = {"to": printable(one.address, 320), "messages": one.count, "about": one.about}
+                        log.info("digest", became=one.status, **what, note=printable(one.note, 200))
+                if not any(one.status == "deferred" for one in results):
+                    done = slot
+                Grants(quarantine.database).prune()
+            except StoreError as error:
+                log.error("digests are not sent", error=printable(str(error), 200))
+        time.sleep(_DIGEST_LOOK)
 
 
 class SignatureWatch:

@@ -24,13 +24,13 @@ from gateway.policy.annotate import annotate
 from gateway.policy.decide import decide, reasons
 from gateway.policy.examine import Spam, examine, seen_in
 from gateway.policy.strip import cut
-from gateway.reply import REPORT, failure, reply_to, storage_failure
+from gateway.reply import failure, reply_to, storage_failure
 from gateway.store.database import StoreError
 from gateway.tls.inbound import check
 
 if TYPE_CHECKING:
     from gateway.classifier.model import Classifier
-    from gateway.feedback.reported import ReportAddresses
+    from gateway.digest.answers import Inbox
     from gateway.gather import Sources
     from gateway.log import Log
     from gateway.mail.mime import MimeLimits
@@ -63,7 +63,7 @@ class Gateway:
     counters: Counters
     log: Log
     observer: Observer | None = None  # None: no DMARC reports
-    reports: ReportAddresses | None = None  # None: no address takes reports about mail
+    reports: Inbox | None = None  # None: no address takes reports about mail, or answers to digests
 
 
 class Judgement(NamedTuple):
@@ -101,7 +101,7 @@ def consider(mail: Mail, gateway: Gateway) -> Judgement:
 
 
 def report(mail: Mail, reported: tuple[str, ...], gateway: Gateway) -> Judgement:
-    """Take a report for the classifier; a message that goes to others as well is judged for those.
+    """Take a report or an answer to a digest; a message that goes to others as well is judged for those.
 
     Nothing is taken of a message that is refused or deferred for them: it comes again, or it does not.
     """
@@ -117,7 +117,7 @@ def report(mail: Mail, reported: tuple[str, ...], gateway: Gateway) -> Judgement
     if not others:
         action = Action.LEARN if taken.useful else Action.REJECT
         text = f"{taken.waiting} messages to be learned" + (f": {taken.why}" if taken.why else "")
-        verdict = _plain(mail, action, REPORT, text, gateway)
+        verdict = _plain(mail, action, taken.reason, text, gateway)
         return Judgement(parse(mail.raw, gateway.limits), Evidence(), (), verdict)
     return _for_all(mail, judgement, Action.LEARN)
 

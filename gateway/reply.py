@@ -7,12 +7,13 @@ RFC 5321's, enhanced codes RFC 3463's, 7372's and their registry's.
 
 from __future__ import annotations
 
+from gateway.digest.answers import ANSWER
+from gateway.feedback.reported import REPORT
 from gateway.mail.types import Action, Reply, Verdict
-
-REPORT = "REPORT"  # the reason of a verdict about mail that reports other mail
 
 _REJECT = {
     REPORT: ("5.6.0", "Nothing to learn from, forward the message as an attachment"),
+    ANSWER: ("5.7.1", "This address is used up, has expired, or is not yours"),
     "VIRUS": ("5.7.1", "Message rejected, infected"),
     "DMARC_REJECT": ("5.7.1", "Message rejected by the DMARC policy of the author domain"),
     "SPF_FAIL": ("5.7.23", "Message rejected, SPF validation failed"),

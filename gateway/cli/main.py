@@ -39,6 +39,7 @@ _COMMANDS = {
     "quarantine": ("gateway.cli.quarantine", "quarantine", "Review held messages."),
     "queue": ("gateway.cli.queue", "queue", "Look after the smart host's queue."),
     "review": ("gateway.cli.review", "review", "Review held messages on a full screen."),
+    "digest": ("gateway.cli.digest", "digest", "Tell recipients what is held for them."),
     "senders": ("gateway.cli.senders", "senders", "Block or allow senders."),
     "dmarc": ("gateway.cli.dmarc", "dmarc", "Report to domains what DMARC found of their mail."),
     "dkim": ("gateway.cli.dkim", "dkim", "Make and check the keys that sign outbound mail."),

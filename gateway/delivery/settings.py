@@ -63,6 +63,12 @@ class ReleaseSettings(Settings, frozen=True):
     # Logins of this machine that may release malware, where they say so aloud (--infected).
     administrators: tuple[str, ...] = ("root",)
 
+    # Reasons that the recipient of a held message may answer, from a digest or on the web page, such as
+    # "score": what is held for nothing else is then delivered without a reviewer. For all else they can ask.
+    users: tuple[str, ...] = ()
+
     def __post_init__(self) -> None:
         if self.next_hop:
             parse_next_hop(self.next_hop)
+        if any(reason.upper().startswith("VIRUS") for reason in self.users):
+            raise ValueError("users do not release malware: take VIRUS out of [release] users")

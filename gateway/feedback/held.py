@@ -40,7 +40,7 @@ def learn_reviewed(
 
     Raises StoreError, before anything is learned, for a message whose content is gone.
     """
-    fit = [item for item in items if not _is_test(quarantine, item)]
+    fit = [item for item in items if not is_test(quarantine, item)]
     known = quarantine.known(fit)
     messages = [
         Labelled(
@@ -65,7 +65,7 @@ def learn_reviewed(
     return outcome
 
 
-def _is_test(quarantine: Quarantine, item: str) -> bool:
+def is_test(quarantine: Quarantine, item: str) -> bool:
     """Tell whether a message was held for a test string."""
     for judgement in quarantine.judgements(item):
         signals = {signal.name for signal in judgement.signals}

@@ -16,7 +16,7 @@ from gateway.feedback.attached import attached
 from gateway.learning import Labelled
 from gateway.mail.domains import normal
 from gateway.mail.types import Direction
-from gateway.store.samples import REPORT
+from gateway.store import samples
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from gateway.learning import Learner
     from gateway.mail.types import Mail, Session
 
+REPORT: Final = "REPORT"  # the reason of a verdict about mail that reports other mail
 # Feedback-Type (RFC 5965 §7.3, RFC 6430) that a label fits; "" is no abuse report.
 _FITS: Final = {
     True: frozenset(("", "abuse", "fraud", "virus", "other")),
@@ -39,6 +40,7 @@ class Taken:
     waiting: int
     why: str = ""
     useful: bool = True  # False: whoever sent it should send it in another way
+    reason: str = REPORT  # of the verdict
 
 
 class ReportAddresses:
@@ -71,7 +73,7 @@ class ReportAddresses:
         who = reporter(mail.session)
         owner = who if "@" in who else mail.envelope.mail_from
         outcome = self._learner.receive(
-            Labelled(raw, spam, REPORT, who, recipients=(owner,)) for raw in found.messages
+            Labelled(raw, spam, samples.REPORT, who, recipients=(owner,)) for raw in found.messages
         )
         why = [f"{outcome.over_limit} over a daily limit"] if outcome.over_limit else []
         why += [f"{outcome.unfit} not fit to be learned"] if outcome.unfit else []

@@ -82,10 +82,10 @@ def brief(wording: Wording, verdict: Verdict, lifted: Collection[str] = (), reci
     if not found:
         if any(o.action is Action.STRIP for o in verdict.outcomes if recipient in ("", o.recipient)):
             names = [c.name for c in verdict.contributions if c.decides is Action.STRIP]
-            return _said(sentences.stripped, _why(wording, names), verdict.id)
+            return _said(sentences.stripped, because(wording, names), verdict.id)
         tagged = any(o.action is Action.TAG for o in verdict.outcomes if recipient in ("", o.recipient))
         positive = sorted(verdict.contributions, key=lambda c: -c.points)
-        why = _why(wording, [c.name for c in positive if c.points > 0])
+        why = because(wording, [c.name for c in positive if c.points > 0])
         return _said(sentences.tagged if tagged else sentences.delivered, why, verdict.id)
     worst = found[0]
     failed = {c.name for c in verdict.contributions if not c.answered}
@@ -94,10 +94,10 @@ def brief(wording: Wording, verdict: Verdict, lifted: Collection[str] = (), reci
     chosen = {Action.REJECT: sentences.rejected, Action.DEFER: sentences.deferred}.get(
         worst.action, sentences.malware if _MALWARE in names else sentences.held
     )
-    return _said(chosen, _why(wording, names), verdict.id)
+    return _said(chosen, because(wording, names), verdict.id)
 
 
-def _why(wording: Wording, names: Sequence[str]) -> str:
+def because(wording: Wording, names: Sequence[str]) -> str:
     """The phrases of signals, each once; of many the first, and that there are more."""
     phrases = list(dict.fromkeys(wording.phrase(name) for name in names)) or [wording.phrases["*"]]
     if len(phrases) > _MOST:

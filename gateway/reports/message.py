@@ -14,16 +14,9 @@ from datetime import UTC, datetime
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Final
 
-from gateway.auth import sign
-from gateway.auth.signature import Material
-from gateway.mail.edits import apply
-from gateway.mail.headers import split
-from gateway.mail.types import Edit, EditOp
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gateway.auth.outgoing import Signing
     from gateway.reports.aggregate import Report
 
 _LINE: Final = 76
@@ -77,12 +70,3 @@ def message(report: Report, data: bytes, to: Sequence[str], *, now: float | None
         .replace("\n", "\r\n")
         .encode("ascii")
     )
-
-
-def signed(raw: bytes, domain: str, signing: Signing) -> bytes:
-    """The message with a DKIM signature of each key of `domain` on top; as it was if there is none."""
-    section = split(raw)
-    material = Material(section.fields, raw, section.body_start)
-    keys = sign.keys_for(domain, signing.keys)
-    values = [sign.sign(material, key, expire=signing.expire) for key in keys]
-    return apply(raw, tuple(Edit(EditOp.INSERT, sign.NAME, value) for value in values))

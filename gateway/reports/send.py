@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from gateway.auth.dmarc import MalformedRecordError, Method, Record, read_record
+from gateway.auth.outgoing import signed_by_us
 from gateway.dns import Lookup
 from gateway.mail.types import Envelope
 from gateway.reports.aggregate import Report, packed
 from gateway.reports.destinations import Destination, destinations
-from gateway.reports.message import message, signed
+from gateway.reports.message import message
 from gateway.store import dmarc as store
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def _send(database: Database, summary: Summary, reporter: Reporter, settled: set
     data = packed(report, settings.format)
 
     def mail(to: Sequence[str]) -> bytes:
-        return signed(message(report, data, to), settings.email.rpartition("@")[2], reporter.signing)
+        return signed_by_us(message(report, data, to), settings.email.rpartition("@")[2], reporter.signing)
 
     open_ones = [one for one in wanted if one.status == "good" and one.address.lower() not in settled]
     size = len(mail([one.address for one in open_ones])) if open_ones else 0

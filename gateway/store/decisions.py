@@ -18,10 +18,10 @@ from sqlalchemy import Connection, and_, delete, func, insert, or_, select, upda
 from gateway.mail.headers import printable
 from gateway.mail.types import ID_PATTERN, new_id
 from gateway.store import audit, held, schema
-from gateway.store.states import OPEN, Actor, Event, State, refusal, unanswerable
+from gateway.store.states import MALWARE, OPEN, Actor, Event, State, refusal, unanswerable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from sqlalchemy import Select
 
@@ -69,10 +69,19 @@ class Decisions:
     # -------------------------------------------------------------- asking and denying
 
     def request(
-        self, item: str, recipients: Sequence[str] | None, who: Actor, *, why: str = ""
+        self,
+        item: str,
+        recipients: Sequence[str] | None,
+        who: Actor,
+        *,
+        why: str = "",
+        also: Callable[[Connection], object] | None = None,
     ) -> tuple[str, ...]:
-        """Ask for copies to be released; which. A copy that was denied is not asked for again."""
-        return self._happen(item, recipients, Event.REQUEST, who, why)
+        """Ask for copies to be released; which. A copy that was denied is not asked for again.
+
+        `also` is done in the same transaction, first; what it raises undoes all.
+        """
+        return self._happen(item, recipients, Event.REQUEST, who, why, also)
 
     def withdraw(
         self, item: str, recipients: Sequence[str] | None, who: Actor, *, why: str = ""
@@ -116,11 +125,12 @@ class Decisions:
         aloud: bool = False,
         why: str = "",
         approve: bool = False,
+        also: Callable[[Connection], object] | None = None,
     ) -> Order:
         """Release copies at the time `due`, and answer with that all reasons that `who` may answer.
 
         `approve` takes only what was requested. Raises RefusedError if a reason stays open, or nothing
-        can be released.
+        can be released. `also` is done in the same transaction, first; what it raises undoes all.
         """
         event = Event.APPROVE if approve else Event.RELEASE
         _allowed(event, who)
@@ -128,6 +138,8 @@ class Decisions:
 
         def work(connection: Connection) -> Order:
             now = time.time()
+            if also is not None:
+                also(connection)
             people = held.lock(connection, item)
             moved = held.move(connection, item, held.positions(people, recipients), event, now)
             if not moved:
@@ -257,11 +269,19 @@ class Decisions:
     # -------------------------------------------------------------- inside
 
     def _happen(
-        self, item: str, recipients: Sequence[str] | None, event: Event, who: Actor, why: str
+        self,
+        item: str,
+        recipients: Sequence[str] | None,
+        event: Event,
+        who: Actor,
+        why: str,
+        also: Callable[[Connection], object] | None = None,
     ) -> tuple[str, ...]:
         _allowed(event, who)
 
         def work(connection: Connection) -> tuple[str, ...]:
+            if also is not None:
+                also(connection)
             people = held.lock(connection, item)
             moved = held.move(connection, item, held.positions(people, recipients), event, time.time())
             if not moved:
@@ -306,6 +326,8 @@ def _answer(
     if not reasons:
         return
     if left := unanswerable(reasons, who, aloud=aloud):
+        if MALWARE.isdisjoint(left):
+            raise RefusedError(f"a reviewer must answer what it is held for: {', '.join(left)}")
         raise RefusedError(
             f"an infected message ({', '.join(left)}) is released only by an administrator, "
             "and only where that is asked for"

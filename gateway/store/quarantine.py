@@ -34,6 +34,7 @@ from gateway.store.database import Database, StoreError, StoreSettings
 from gateway.store.decisions import Decisions
 from gateway.store.encoding import to_json
 from gateway.store.held import Claim, Item, Judgement, Original
+from gateway.store.keys import shared_key
 from gateway.store.search import Search, statement
 from gateway.store.states import OPEN, OURSELVES, WAITING, Event, State
 
@@ -438,16 +439,7 @@ class Quarantine:
 
     def _release_key(self) -> bytes:
         if self._key is None:
-            table = schema.secrets
-
-            def work(connection: Connection) -> bytes:
-                found = connection.execute(select(table.c.value).where(table.c.name == "release")).scalar()
-                if found is None:
-                    found = os.urandom(tokens.KEY_BYTES)
-                    connection.execute(insert(table).values(name="release", value=found))
-                return bytes(found)
-
-            self._key = self.database.write(work)
+            self._key = shared_key(self.database, "release")
         return self._key
 
 

@@ -60,6 +60,8 @@ class Actor:
 
     name: str
     role: Role = Role.REVIEWER
+    # The reasons that a user may answer for a copy of their own; a user with none asks a reviewer.
+    answers: frozenset[str] = frozenset()
 
 
 OURSELVES: Final = Actor("mailwarden", Role.OURSELVES)
@@ -133,13 +135,15 @@ def of_item(copies: Iterable[State]) -> State | None:
 
 def refusal(event: Event, actor: Actor) -> str:
     """Why `actor` may not do this, or ""."""
-    if actor.role >= NEEDS[event]:
+    if actor.role >= NEEDS[event] or (event is Event.RELEASE and actor.answers):
         return ""
     return f"{actor.name} may not do this: it takes the role {NEEDS[event].name.lower()}"
 
 
 def unanswerable(reasons: Collection[str], actor: Actor, *, aloud: bool) -> tuple[str, ...]:
     """Those of `reasons` that `actor` may not answer; `aloud` is whether malware was spoken of."""
+    if actor.role is Role.USER:
+        return tuple(reason for reason in reasons if reason in MALWARE or reason not in actor.answers)
     if aloud and actor.role >= Role.ADMINISTRATOR and actor.role is not Role.OURSELVES:
         return ()
     return tuple(reason for reason in reasons if reason in MALWARE)

@@ -21,8 +21,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-KEY_BYTES = 32
-
 _PURPOSE = "mailwarden release 1"
 _TOKEN = re.compile(r"\s*([0-9A-HJKMNP-TV-Z]{16})\.([0-9a-f]{32})\.([A-Za-z0-9_-]{43})\s*", re.ASCII)
 # What a mail server puts on top of a message that passes through it (RFC 5321 §4.4).

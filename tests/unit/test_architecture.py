@@ -30,6 +30,7 @@ ROOMS = (
     ("learning",),
     ("feedback",),
     ("delivery",),
+    ("digest",),
     ("reports",),
     ("gather",),
     ("reply",),

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from contrib.lab.dns import DnsStub
 from gateway.auth.dkim import check_dkim, read_signatures
 from gateway.auth.dmarc import read_record
-from gateway.auth.outgoing import Signing
+from gateway.auth.outgoing import Signing, signed_by_us
 from gateway.auth.settings import AuthSettings
 from gateway.auth.sign import SigningKey, generate_key, key_record, read_private_key
 from gateway.auth.signature import Material
@@ -32,7 +32,7 @@ from gateway.mail.types import Action, Contribution, Dkim, Dmarc, Envelope, Evid
 from gateway.reports import send as sending
 from gateway.reports.aggregate import NAMESPACE, Report, packed, xml
 from gateway.reports.destinations import destinations, is_address, read_uri
-from gateway.reports.message import message, signed
+from gateway.reports.message import message
 from gateway.reports.observe import Observer, disposition, is_domain, observation_of
 from gateway.reports.send import Reporter, send
 from gateway.reports.settings import ReportSettings
@@ -287,13 +287,13 @@ def test_message_is_signed(stub: DnsStub, lookup: Lookup) -> None:
     private = read_private_key(generate_key("ed25519"))
     stub.add("s1._domainkey.example.org", {"TXT": [key_record(private)]})
     raw = message(report(), packed(report(), "rfc7489"), ["rua@example.net"])
-    whole = signed(raw, "example.org", Signing((SigningKey("example.org", "s1", private),)))
+    whole = signed_by_us(raw, "example.org", Signing((SigningKey("example.org", "s1", private),)))
     assert whole.endswith(raw)
     section = split(whole)
     material = Material(section.fields, whole, section.body_start)
     (found,) = check_dkim(material, read_signatures(material, AuthSettings()), lookup, AuthSettings())
     assert (found.result, found.domain, found.covers_all) == ("pass", "example.org", True)
-    assert signed(raw, "other.example", Signing((SigningKey("example.org", "s1", private),))) == raw
+    assert signed_by_us(raw, "other.example", Signing((SigningKey("example.org", "s1", private),))) == raw
 
 
 # ---------------------------------------------------------------- destinations

@@ -78,8 +78,18 @@ def test_roles(event: Event) -> None:
 
 def test_malware_needs_a_role_and_a_word() -> None:
     reasons = ("VIRUS", "score")
-    for role, aloud in product(Role, (False, True)):
+    for role, aloud in product((Role.REVIEWER, Role.ADMINISTRATOR, Role.OURSELVES), (False, True)):
         left = unanswerable(reasons, Actor("x", role), aloud=aloud)
         assert left == (() if role is Role.ADMINISTRATOR and aloud else ("VIRUS",))
     assert unanswerable(reasons, OURSELVES, aloud=True) == ("VIRUS",)
-    assert unanswerable(("score",), Actor("x", Role.USER), aloud=False) == ()
+
+
+@pytest.mark.parametrize("aloud", [False, True])
+def test_users_answer_what_the_settings_say_and_never_malware(aloud: bool) -> None:
+    reasons = ("VIRUS", "score", "SPF_FAIL")
+    for answers, left in (((), reasons), (reasons, ("VIRUS",)), (("score",), ("VIRUS", "SPF_FAIL"))):
+        bob = Actor("bob", Role.USER, frozenset(answers))
+        assert unanswerable(reasons, bob, aloud=aloud) == left
+        assert (refusal(Event.RELEASE, bob) == "") == bool(answers)
+        assert refusal(Event.DELETE, bob)
+        assert refusal(Event.UNDO, bob)
