@@ -9,7 +9,7 @@ import time
 from dataclasses import replace
 from datetime import datetime
 from email.parser import BytesParser
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 import pytest
@@ -86,7 +86,7 @@ def clean(
     quarantine: Quarantine,
     *people: str,
     reasons: tuple[str, ...] = ("CLASSIFIER", "score"),
-    status: str = "clean",
+    status: Literal["clean", "infected", "error"] = "clean",
     subject: str = "A chance",
 ) -> str:
     """Hold a message in which no scanner found anything."""
@@ -148,7 +148,9 @@ def test_each_recipient_is_told_of_their_own_mail_once(quarantine: Quarantine) -
         (("score",), "infected"),  # held for something else
     ],
 )
-def test_malware_is_never_in_them(quarantine: Quarantine, reasons: tuple[str, ...], status: str) -> None:
+def test_malware_is_never_in_them(
+    quarantine: Quarantine, reasons: tuple[str, ...], status: Literal["clean", "infected", "error"]
+) -> None:
     bad = clean(quarantine, reasons=reasons, status=status)
     hop = Hop()
     assert sent(quarantine, post(hop)) == [(BOB, 0, "nothing")]

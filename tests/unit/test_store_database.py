@@ -9,18 +9,14 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import Column, Integer, MetaData, Table, insert, inspect, select, update
 
 from gateway.store import database as database_module
-from gateway.store import migrations, schema
 from gateway.store.database import Database, StoreError, StoreSettings, open_database
 from gateway.store.quarantine import Quarantine
-from gateway.store.search import Search
-from tests.stored import RAW, execute, hold, mail_for
+from tests.stored import RAW, hold, mail_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

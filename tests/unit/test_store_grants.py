@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.digest.settings import MOST_BEFORE_TOKEN
-from gateway.store import grants as module
 from gateway.store.database import Database, open_database
 from gateway.store.grants import LONGEST, Deed, Grant, GrantError, Grants
 from gateway.store.quarantine import Quarantine
@@ -97,7 +96,7 @@ def test_what_undoes_the_deed_undoes_the_use(database: Database, grant: Grant) -
 def test_it_expires(database: Database, grant: Grant, monkeypatch: pytest.MonkeyPatch) -> None:
     token = Grants(database).seal(grant)
     later = time.time() + 3 * 3_600
-    monkeypatch.setattr(module.time, "time", lambda: later)
+    monkeypatch.setattr("gateway.store.grants.time.time", lambda: later)
     for do in (Grants(database).look, Grants(database).use):
         with pytest.raises(GrantError, match="expired"):
             do(token)
@@ -151,7 +150,7 @@ def test_what_has_expired_is_forgotten_and_stays_worthless(
     grants.use(token)
     assert grants.prune() == 0
     later = time.time() + 5 * 3_600
-    monkeypatch.setattr(module.time, "time", lambda: later)
+    monkeypatch.setattr("gateway.store.grants.time.time", lambda: later)
     assert grants.prune() == 1
     with pytest.raises(GrantError, match="expired"):
         grants.use(token)

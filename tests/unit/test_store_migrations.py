@@ -84,7 +84,7 @@ def test_the_scripts_are_one_line_that_ends_at_the_head() -> None:
     assert scripts.get_heads() == [migrations.HEAD]
     assert sorted(known, reverse=True) == known
     assert len(known) == int(migrations.HEAD)
-    assert EARLIER == [*range(1, len(EARLIER) + 1)]
+    assert [*range(1, len(EARLIER) + 1)] == EARLIER
     assert EARLIER[-1] == int(migrations.HEAD) - 1
 
 
@@ -92,7 +92,9 @@ def test_the_scripts_are_one_line_that_ends_at_the_head() -> None:
 def test_an_earlier_database_becomes_todays(tmp_path: Path, version: int) -> None:
     settings = old_database(tmp_path / "old", version)
     database = open_database(settings)
-    assert database.read(lambda c: c.execute(select(schema.alembic_version)).scalars().all()) == [migrations.HEAD]
+    assert database.read(lambda c: c.execute(select(schema.alembic_version)).scalars().all()) == [
+        migrations.HEAD
+    ]
     made = database.read(shape)
     check(database)
     database.close()
