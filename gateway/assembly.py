@@ -40,14 +40,19 @@ from gateway.scanners.spamd import Spamd
 from gateway.scanners.unpack.pool import Unpacker
 from gateway.smarthost.server import tls_context
 from gateway.smarthost.settings import Door, Judgement
+from gateway.socketmap import Answerer
 from gateway.store.database import Database, open_database, state_directory
 from gateway.store.dmarc import Observations
+from gateway.store.hosts import Hosts, StsPolicies
 from gateway.store.journal import Journal
 from gateway.store.quarantine import Quarantine
 from gateway.store.queue import Queue
 from gateway.store.samples import Samples
 from gateway.store.senders import Senders
 from gateway.store.submit import Submitter
+from gateway.tls.demands import Demands
+from gateway.tls.fetch import Web
+from gateway.tls.policies import InMemory, Policies
 from gateway.web.parts import Parts
 
 if TYPE_CHECKING:
@@ -251,6 +256,23 @@ def submitter(loaded: Loaded, database: Database | None, wake: int) -> Submitter
             os.write(wake, b"+")
 
     return Submitter(Queue(database), committed)
+
+
+def demands(settings: Config, database: Database | None) -> Demands:
+    """Return who decides what next hops must offer; without a `database` nothing is remembered."""
+    tls, resolver = settings.tls, Resolver(settings.dns)
+    policies = memory = None
+    if tls.mta_sts:
+        cache = StsPolicies(database) if database else InMemory()
+        policies = Policies(resolver, Web(resolver), cache)
+    if database:
+        memory = Hosts(database, tls.memory_days)
+    return Demands(tls, resolver, policies, memory)
+
+
+def answerer(loaded: Loaded, database: Database, counters: Counters, log: Log) -> Answerer:
+    """Return what answers Postfix's questions about TLS policies."""
+    return Answerer(demands(loaded.config, database), log, lambda what: counters.add("policies", what))
 
 
 def courier(loaded: Loaded, database: Database, counters: Counters, log: Log, wake: int) -> Courier:

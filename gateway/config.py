@@ -150,7 +150,8 @@ class Config(Settings, frozen=True):
         ):
             raise ValueError("[learning] needs the site's model; see [classifier] enabled and site")
         pages = (self.http.listen, self.web.listen if self.web.enabled else "")
-        _check_listeners((*self.milter.listen, *self.smarthost.addresses, *filter(None, pages)))
+        others = (*self.tls.socketmap, *filter(None, pages))
+        _check_listeners((*self.milter.listen, *self.smarthost.addresses, *others))
 
     @property
     def name(self) -> str:

@@ -32,6 +32,8 @@ FAILURES = (
     "journal",
 )
 DELIVERIES = ("delivered", "deferred", "failed", "undeliverable", "held", "notice")
+TLS = ("verified", "encrypted", "clear", "failed", "downgraded")
+POLICIES = ("ok", "notfound", "temp")
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 _KEYS = (
@@ -43,10 +45,18 @@ _KEYS = (
     *(("bucket", door, str(limit)) for door in DOORS for limit in BUCKETS),
     *(("failures", kind, "") for kind in FAILURES),
     *(("deliveries", what, "") for what in DELIVERIES),
+    *(("tls", what, "") for what in TLS),
+    *(("policies", what, "") for what in POLICIES),
     ("held", "", ""),
     ("restarts", "", ""),
     ("alive", "", ""),
     ("antivirus_database", "", ""),
+)
+_PLAIN = (
+    ("failures", "Questions that were not answered.", "kind", FAILURES),
+    ("deliveries", "Recipients by what delivery came to, and notices.", "result", DELIVERIES),
+    ("tls", "Connections to next hops by the TLS they came to, and hosts that lost theirs.", "result", TLS),
+    ("policies", "TLS policies that Postfix asked for, by the kind of answer.", "answer", POLICIES),
 )
 _INDEX = {key: number for number, key in enumerate(_KEYS)}
 
@@ -108,18 +118,11 @@ class Metrics:
             buckets.append(("+Inf", sum(self.total("messages", door, action) for action in ACTIONS)))
             seconds.add_metric([door], buckets, self.total("seconds", door))
         yield seconds
-        failures = CounterMetricFamily(
-            "mailwarden_failures", "Questions that were not answered.", labels=["kind"]
-        )
-        for kind in FAILURES:
-            failures.add_metric([kind], self.total("failures", kind))
-        yield failures
-        deliveries = CounterMetricFamily(
-            "mailwarden_deliveries", "Recipients by what delivery came to, and notices.", labels=["result"]
-        )
-        for what in DELIVERIES:
-            deliveries.add_metric([what], self.total("deliveries", what))
-        yield deliveries
+        for name, text, label, values in _PLAIN:
+            counter = CounterMetricFamily(f"mailwarden_{name}", text, labels=[label])
+            for value in values:
+                counter.add_metric([value], self.total(name, value))
+            yield counter
         yield CounterMetricFamily(
             "mailwarden_held", "Messages put into quarantine.", value=self.total("held")
         )

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from gateway import assembly, config, listeners
+from gateway import assembly, config, listeners, socketmap
 from gateway.config import Config, ConfigError
 from gateway.delivery import runner
 from gateway.mail.headers import printable
@@ -40,8 +40,9 @@ if TYPE_CHECKING:
     from gateway.log import Log
     from gateway.metrics import Counters
     from gateway.smarthost.settings import Door, Listener
+    from gateway.socketmap import Answerer
 
-Kind = Literal["milter", "smarthost", "delivery", "housekeeper", "web"]
+Kind = Literal["milter", "smarthost", "delivery", "socketmap", "housekeeper", "web"]
 SLOTS = 256
 _SIGNALS = {signal.SIGCHLD, signal.SIGHUP, signal.SIGTERM, signal.SIGINT}
 _DRAINS = {signal.SIGUSR1, signal.SIGUSR2}  # those of the milter door; workers inherit the block
@@ -174,6 +175,7 @@ class Supervisor:
             posts += [Post("smarthost", "", n) for n in range(settings.smarthost.workers)]
             # Without a queue too: what was queued before it was switched off is delivered.
             posts += [Post("delivery", "", n) for n in range(settings.queue.workers)]
+        posts += [Post("socketmap", address) for address in settings.tls.socketmap]
         pages = [Post("web", settings.web.listen)] if settings.web.enabled else []
         return [*posts, *pages, Post("housekeeper")]
 
@@ -240,11 +242,13 @@ class Supervisor:
 
     def _bind(self, settings: Config, have: dict[str, socket.socket]) -> dict[str, socket.socket]:
         """Return the sockets of a configuration, those that are bound already among them."""
-        door = settings.milter
+        door, tls = settings.milter, settings.tls
         modes = {address: (int(door.socket_mode, 8), door.socket_group) for address in door.listen}
-        wanted = [*door.listen, *settings.smarthost.listeners]
+        modes |= {address: (int(tls.socket_mode, 8), tls.socket_group) for address in tls.socketmap}
+        wanted = [*modes, *settings.smarthost.listeners]
         if not wanted:
-            raise ConfigError(f"{self.path}: no door is open: set listen in [milter] or in [smarthost]")
+            where = "listen in [milter] or in [smarthost], or socketmap in [tls]"
+            raise ConfigError(f"{self.path}: no door is open: set {where}")
         if settings.web.enabled:
             _check_web(self.path)
             wanted.append(settings.web.listen)
@@ -290,6 +294,13 @@ def run_worker(
         finally:
             database.close()
         return
+    if post.kind == "socketmap":
+        database = open_database(settings.store)
+        try:
+            asyncio.run(_answer(sockets[post.address], assembly.answerer(loaded, database, counters, log)))
+        finally:
+            database.close()
+        return
     threads = settings.milter.threads if post.kind == "milter" else settings.smarthost.threads
     opened = assembly.assemble(loaded, counters, log, threads=assembly.ASKS * threads)
     try:
@@ -326,6 +337,11 @@ async def _serve_smarthost(
 ) -> None:
     """Serve the smart host until SIGTERM, then drain."""
     await server.serve(bound, door, _until_told(), tls)
+
+
+async def _answer(bound: socket.socket, answerer: Answerer) -> None:
+    """Answer Postfix's questions until SIGTERM."""
+    await socketmap.serve(bound, answerer, _until_told())
 
 
 async def _deliver(courier: Courier) -> None:

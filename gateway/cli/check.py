@@ -86,8 +86,8 @@ def check(context: Context, *, probe: bool, as_json: bool) -> None:
 
 def refuse(settings: Config) -> str:
     """Return why the service would not start with what is a configuration otherwise, or ""."""
-    if not (settings.milter.listen or settings.smarthost.listeners):
-        return "no door is open: set listen in [milter] or [smarthost]"
+    if not (settings.milter.listen or settings.smarthost.listeners or settings.tls.socketmap):
+        return "no door is open: set listen in [milter] or [smarthost], or socketmap in [tls]"
     if os.getuid() == 0 and settings.user and settings.user not in {p.pw_name for p in pwd.getpwall()}:
         return f"user: there is no account {settings.user!r} on this machine; create it first"
     return ""

@@ -59,6 +59,25 @@ class Cache(Protocol):
         """All policies fetched before and used after."""
 
 
+class InMemory:
+    """A cache in memory, for programs without a store."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Kept] = {}
+
+    def find(self, domain: str) -> Kept | None:
+        """The policy that is kept, expired or not."""
+        return self._kept.get(domain)
+
+    def keep(self, kept: Kept) -> None:
+        """Keep it in place of what is there."""
+        self._kept[kept.domain] = kept
+
+    def due(self, fetched: float, used: float) -> list[Kept]:
+        """All policies fetched before and used after."""
+        return [one for one in self._kept.values() if one.fetched < fetched and one.used > used]
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """The policy that binds us, if any. `failure` is what went wrong on the way, `reason` how."""
@@ -68,6 +87,9 @@ class Found:
     reason: str = ""
     ident: str = ""
     expires: float = 0.0
+
+
+NOTHING: Final = Found()
 
 
 class Policies:
@@ -89,7 +111,7 @@ class Policies:
         """The policy of a recipient domain. May take half a minute; raises what the cache raises."""
         name = to_ascii(domain)
         if name is None or "." not in name:
-            return Found()
+            return NOTHING
         recent = self._recent.get(name)
         if recent is not None and recent[0] > time.monotonic():
             return recent[1]
@@ -124,7 +146,7 @@ class Policies:
                 self._cache.keep(replace(kept, used=now))
             return _bound(kept)
         if ident is None:
-            return Found()
+            return NOTHING
         fetched = self._fetch(name, ident)
         if isinstance(fetched, Kept):
             return _bound(fetched)

@@ -31,3 +31,9 @@ class TlsSettings(Settings, frozen=True):
     downgrade: Literal["defer", "report", "ignore"] = "report"
     # Days for which what a host offered is remembered.
     memory_days: Days = 30
+    # Where Postfix may ask for the same policies: "unix:/run/mailwarden/tls.sock" or "inet:127.0.0.1:8461";
+    # () answers nobody.
+    socketmap: tuple[str, ...] = ()
+    # Permissions and group of unix sockets for that, as in [milter].
+    socket_mode: Annotated[str, msgspec.Meta(pattern="^0[0-7]{3}$")] = "0660"
+    socket_group: str = ""

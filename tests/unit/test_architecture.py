@@ -36,7 +36,7 @@ ROOMS = (
     ("reply",),
     ("pipeline", "replay"),
     ("rescan",),
-    ("milter", "smarthost"),
+    ("milter", "smarthost", "socketmap"),
     ("web",),
     ("config",),
     ("assembly",),

@@ -18,7 +18,7 @@ from gateway.store.hosts import Hosts, StsPolicies, prune
 from gateway.tls.demands import Demands
 from gateway.tls.fetch import FetchError, Web
 from gateway.tls.outbound import OutboundTlsRule, policy_for
-from gateway.tls.policies import Kept, Policies
+from gateway.tls.policies import InMemory, Policies
 from gateway.tls.settings import TlsSettings
 from tests.stored import settings_for
 
@@ -32,22 +32,6 @@ if TYPE_CHECKING:
 POLICY = b"version: STSv1\nmode: %s\nmx: mx.example.com\nmx: *.pool.example.com\nmax_age: %d\n"
 DIGEST = "ab" * 32
 ADDRESS = {"A": ["192.0.2.1"]}
-
-
-@dataclass
-class Kitchen:
-    """A cache in memory."""
-
-    kept: dict[str, Kept] = field(default_factory=dict)
-
-    def find(self, domain: str) -> Kept | None:
-        return self.kept.get(domain)
-
-    def keep(self, kept: Kept) -> None:
-        self.kept[kept.domain] = kept
-
-    def due(self, fetched: float, used: float) -> list[Kept]:
-        return [one for one in self.kept.values() if one.fetched < fetched and one.used > used]
 
 
 @dataclass
@@ -65,7 +49,7 @@ class World:
 
     def __init__(self, stub: DnsStub, web: WebServer, authority: Authority) -> None:
         self.stub, self.web, self.authority = stub, web, authority
-        self.cache = Kitchen()
+        self.cache = InMemory()
         self.memory = Remembered()
         self.now = time.time()
         self.renew()
@@ -309,17 +293,23 @@ def test_our_own_network_is_not_asked(world: World) -> None:
     assert not world.web.requests
 
 
+def expires(world: World) -> float:
+    kept = world.cache.find("example.com")
+    assert kept
+    return kept.expires
+
+
 def test_policies_are_refreshed_ahead(world: World) -> None:
     world.publish(age=600)
     world.policies.find("example.com")
     assert world.policies.refresh() == 0
     world.now += 301
     assert world.policies.refresh() == 1
-    assert world.cache.kept["example.com"].expires == world.now + 600
+    assert expires(world) == world.now + 600
     world.web.forget("mta-sts.example.com")
     world.now += 301
     assert world.policies.refresh() == 0
-    assert world.cache.kept["example.com"].expires == world.now + 299  # kept on failure
+    assert expires(world) == world.now + 299  # kept on failure
 
 
 # ---------------------------------------------------------------- together
