@@ -156,7 +156,8 @@ class _Search:
         """The one record of a name; several are none at all (RFC 7489 §6.6.3)."""
         answer = self.lookup.txt("_dmarc." + domain)
         if answer.status == "temperror":
-            self.failure = self.failure or printable(answer.reason) or "no answer"
+            why = printable(answer.reason) or "no answer"
+            self.failure = self.failure or f"{why} for _dmarc.{domain}"
             return None
         texts = [value for value in answer.values if _LOOKS_LIKE_ONE.match(value)]
         if len(texts) > 1:

@@ -105,7 +105,8 @@ def _dmarc(mail: Mail, evidence: Evidence, dmarc: Dmarc, forwarders: Forwarders)
 
 def _undecided(mail: Mail, evidence: Evidence, dmarc: Dmarc, forwarders: Forwarders) -> Signal:
     """The signal of a DNS that failed: that of the policy which might have to be enforced, if it is known."""
-    text = printable(f"{dmarc.domain}: {dmarc.reason}", _TEXT)
+    known = f"{_published(dmarc)}; " if dmarc.policy else ""
+    text = printable(f"{known}{dmarc.domain}: {dmarc.reason}", _TEXT)
     name = _failed(mail, dmarc, "").name
     if name not in _SIGNALS.values() or vouched(mail, evidence, dmarc, forwarders):
         name = "DMARC_ERROR"
