@@ -38,6 +38,8 @@ HEAD = """\
 EXAMPLES = {
     "routes.domains": ["example.com", ".example.net"],
     "routes.next_hop": "lmtp:unix:/run/dovecot/lmtp",
+    "login.senders.logins": ["alice@example.com"],
+    "login.senders.addresses": ["sales@example.com", "@lists.example.com"],
     "signing.keys.domain": "example.com",
     "signing.keys.selector": "2026a",
     "signing.keys.key_file": "/etc/mailwarden/dkim/example.com.2026a.pem",

@@ -31,6 +31,7 @@ from gateway.feedback.reported import ReportAddresses
 from gateway.gather import Slots, Sources
 from gateway.learning import Learner
 from gateway.lists import Lists
+from gateway.logins import sources
 from gateway.pipeline import Gateway, admit, hold_undelivered, judge_safely
 from gateway.policy import rules
 from gateway.policy.patterns import RuleError
@@ -57,6 +58,7 @@ from gateway.web.parts import Parts
 
 if TYPE_CHECKING:
     from gateway.log import Log
+    from gateway.logins.sources import Logins
     from gateway.metrics import Counters
 
 
@@ -73,6 +75,7 @@ class Loaded:
     routes: Routes
     tls: ssl.SSLContext | None  # of the smart host; one for all workers, which share its tickets
     signing: outgoing.Signing
+    logins: Logins | None = None  # None: nobody can log in
 
 
 def load(config: Config, log: Log | None = None) -> Loaded:
@@ -102,7 +105,12 @@ def load(config: Config, log: Log | None = None) -> Loaded:
         raise ConfigError(f"signing: {error}") from error
     if config.digest.enabled:
         post(config, signing)  # its words are read again when they are needed; an error stops the start
-    return Loaded(config, policy, classifier, routes(config.routes, config.next_hop), tls, signing)
+    try:
+        logins = sources.load(config.login, config.limits.limits())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"login: {error}") from error
+    hops = routes(config.routes, config.next_hop)
+    return Loaded(config, policy, classifier, hops, tls, signing, logins)
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +244,7 @@ def door(loaded: Loaded, gateway: Gateway, submitter: Submitter | None = None) -
         log=gateway.log,
         tls_rules=config.tls.outbound,
         submit=submitter.submit if submitter else None,
+        logins=loaded.logins,
         lifetime=config.queue.lifetime,
         grace=config.grace,
     )

@@ -28,6 +28,7 @@ from gateway.feedback.settings import LearningSettings
 from gateway.listeners import split_host_port
 from gateway.lists import ListSettings
 from gateway.log import LogSettings
+from gateway.logins.settings import LoginSettings
 from gateway.mail.domains import check_pattern
 from gateway.mail.mime import MimeLimits
 from gateway.mail.networks import network
@@ -114,6 +115,7 @@ class Config(Settings, frozen=True):
     routes: tuple[RouteSettings, ...] = ()
     milter: MilterSettings = MilterSettings()
     smarthost: SmarthostSettings = SmarthostSettings()
+    login: LoginSettings = LoginSettings()
     queue: QueueSettings = QueueSettings()
     dns: DnsSettings = DnsSettings()
     auth: AuthSettings = AuthSettings()
@@ -149,6 +151,9 @@ class Config(Settings, frozen=True):
             not self.classifier.enabled or self.classifier.site == "off"
         ):
             raise ValueError("[learning] needs the site's model; see [classifier] enabled and site")
+        submission = self.smarthost.submission or self.smarthost.submissions
+        if submission and not self.login.users:
+            raise ValueError("who may log in at the submission listeners? Set users in [login]")
         pages = (self.http.listen, self.web.listen if self.web.enabled else "")
         others = (*self.tls.socketmap, *filter(None, pages))
         _check_listeners((*self.milter.listen, *self.smarthost.addresses, *others))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from concurrent.futures import Future
 
+    from gateway.logins.sources import Logins
     from gateway.store.queued import Outgoing
     from gateway.tls.outbound import OutboundTlsRule
 
@@ -90,6 +91,7 @@ async def door(
     settings: SmarthostSettings | None = None,
     submit: Callable[[Outgoing], Future[None]] | None = None,
     listener: Listener = LISTENER,
+    logins: Logins | None = None,
 ) -> AsyncIterator[int]:
     """The door's port. Mail for example.org goes to `other`, all else to `hop`; `submit` is a queue."""
     rows = [RouteSettings(domains=("example.org",), next_hop=str(other.next_hop))] if other else []
@@ -104,6 +106,7 @@ async def door(
         log=open_log(LogSettings(level="error")),
         tls_rules=tls_rules,
         submit=submit,
+        logins=logins,
         count=bench.counted.append,
     )
     listening = socket.create_server(("127.0.0.1", 0))

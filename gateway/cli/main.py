@@ -43,6 +43,7 @@ _COMMANDS = {
     "senders": ("gateway.cli.senders", "senders", "Block or allow senders."),
     "dmarc": ("gateway.cli.dmarc", "dmarc", "Report to domains what DMARC found of their mail."),
     "tls": ("gateway.cli.tls", "tls", "Say what TLS mail to a domain needs, and report to domains."),
+    "login": ("gateway.cli.login", "login", "Make and try logins for submission."),
     "dkim": ("gateway.cli.dkim", "dkim", "Make and check the keys that sign outbound mail."),
     "user": ("gateway.cli.user", "user", "Say who may review on the web page and by its API."),
     "learn": ("gateway.cli.learn", "learn", "Teach the classifier with mail."),

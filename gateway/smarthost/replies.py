@@ -13,7 +13,7 @@ OK = Reply(250, "2.0.0", "Ok")
 PIPELINED = Reply(554, "5.5.0", "Commands sent before their time")
 CLOSING = Reply(421, "4.3.2", "Service is closing, try again later")
 UNKNOWN = Reply(500, "5.5.1", "Command not recognized")
-_ABSENT = ("AUTH", "BDAT", "EXPN", "ETRN", "TURN", "ATRN", "SEND", "SOML", "SAML")
+_ABSENT = ("BDAT", "EXPN", "ETRN", "TURN", "ATRN", "SEND", "SOML", "SAML")
 FIXED = {
     "NOOP": OK,
     "VRFY": Reply(252, "2.5.2", "Send some mail, it will be tried"),

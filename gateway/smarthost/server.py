@@ -74,6 +74,8 @@ async def serve(
         await _drain(worker)
         if worker.verifier is not None:
             await worker.verifier.close()
+        if worker.guard is not None:
+            worker.guard.close()
         for task in tuple(tasks):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

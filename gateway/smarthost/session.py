@@ -33,9 +33,11 @@ from gateway.smarthost.commands import (
 from gateway.smarthost.data import DataReader
 from gateway.smarthost.handover import Handover
 from gateway.smarthost.intake import Intake
+from gateway.smarthost.login import Login
 from gateway.smarthost.proxy import ProxyError, client_of
 from gateway.smarthost.receive import receive
 from gateway.smarthost.replies import CLOSING, FIXED, OK, PIPELINED, UNKNOWN, wire
+from gateway.smarthost.sasl import LONGEST, MECHANISMS, challenge
 from gateway.smarthost.tls import tls_facts
 from gateway.smarthost.transfer import transfer
 from gateway.smarthost.wire import LongLineError, Wire
@@ -79,13 +81,14 @@ class Conversation:
         self._extended = False
         self._identity = _NO_CLIENT  # XCLIENT
         self._forwarded = _NO_CLIENT  # XFORWARD
-        self._login = ""
+        self._login = Login(worker)
         self._mail: MailCommand | None = None
         self._tried = 0  # RCPT commands of this transaction
         self._commands: dict[str, Callable[[str], Awaitable[None]]] = {
             "HELO": self._helo_command,
             "EHLO": self._ehlo_command,
             "STARTTLS": self._starttls_command,
+            "AUTH": self._auth_command,
             "MAIL": self._mail_command,
             "RCPT": self._rcpt_command,
             "DATA": self._data_command,
@@ -220,7 +223,7 @@ class Conversation:
     # ---------------------------------------------------------------- commands
 
     async def _obey(self, line: bytes) -> None:
-        if len(line) > _LONGEST_COMMAND:
+        if len(line) > (LONGEST if line[:5].upper() == b"AUTH " else _LONGEST_COMMAND):
             await self._say(Reply(500, "5.5.2", "Line too long"))
             return
         try:
@@ -257,6 +260,8 @@ class Conversation:
             offered.append("REQUIRETLS")
         if self._worker.tls_context is not None and not self._over_tls:
             offered.append("STARTTLS")
+        if "AUTH" in self._offered:
+            offered.append("AUTH " + " ".join(MECHANISMS))
         if inside(self.peer, self._settings.xclient_networks):
             offered.append("XCLIENT NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT")
         if inside(self.peer, self._settings.xforward_networks):
@@ -275,9 +280,10 @@ class Conversation:
     @property
     def _offered(self) -> frozenset[str]:
         """The parameters of MAIL that not every client may use."""
+        found = {"AUTH"} if self._logins and self._over_tls else set()
         if self._door.submit is None:
-            return frozenset()  # a next hop would have to be asked for them before it is known
-        return DSN | {"REQUIRETLS"} if self._over_tls else DSN  # RFC 8689 §2
+            return frozenset(found)  # a next hop would have to be asked for the others before it is known
+        return DSN | found | ({"REQUIRETLS"} if self._over_tls else set())  # RFC 8689 §2
 
     @property
     def _over_tls(self) -> bool:
@@ -296,8 +302,44 @@ class Conversation:
         await self._push("220 2.0.0 Ready to start TLS")
         await self._wire.secure(self._worker.tls_context, min(_HANDSHAKE, self._worker.patience()))
 
+    @property
+    def _logins(self) -> bool:
+        """Whether this is where clients log in."""
+        return self._listener.submission and self._worker.guard is not None
+
+    async def _auth_command(self, rest: str) -> None:
+        if not self._logins:
+            raise CommandError(502, "5.5.1", "AUTH is not available here")
+        self._need_helo()
+        if not self._over_tls:
+            raise CommandError(538, "5.7.11", "Encryption required, send STARTTLS first")
+        if self._login.name or self._mail is not None:
+            raise CommandError(503, "5.5.1", "Logged in already, or within a transaction")
+        if self._wire.pending:  # RFC 2920 §3.1: a command with answers to come is the last of a group
+            await self._leave(PIPELINED)
+            return
+
+        async def ask(text: str) -> bytes | None:
+            await self._push(challenge(text))
+            return await self._line()
+
+        self._began = self._worker.loop.time()  # who guesses makes room for others
+        reply = await self._login.auth(rest, self, ask)
+        self._began = math.inf
+        if reply is not None:
+            await self._say(reply)
+
+    def _need_login(self) -> None:
+        """On a submission listener, mail is taken only from who has logged in (RFC 6409 §4.3)."""
+        if not self._listener.submission or self._login.name or self._identity.login:
+            return
+        if not self._over_tls:
+            raise CommandError(530, "5.7.0", "Must issue a STARTTLS command first")  # RFC 3207 §4
+        raise CommandError(530, "5.7.0", "Authentication required")  # RFC 4954 §6
+
     async def _mail_command(self, rest: str) -> None:
         self._need_helo()
+        self._need_login()
         if self._mail is not None:
             raise CommandError(503, "5.5.1", "Sender already given")
         if self._worker.full:
@@ -305,9 +347,10 @@ class Conversation:
         mail = mail_command(
             rest, extended=self._extended, size_limit=self._settings.size_limit, offered=self._offered
         )
-        if not self._worker.allows("messages", self, self._login):
+        if not self._worker.allows("messages", self, self._login.name):
             raise CommandError(451, "4.7.1", "Too many messages in a short time, try again later")
-        refusal = self._door.judgement.admit(self._client(), mail.sender, None)
+        refusal = self._login.foreign_sender(mail.sender)
+        refusal = refusal or self._door.judgement.admit(self._client(), mail.sender, None)
         if refusal is not None:
             await self._refuse(refusal, mail.sender, "")
             return
@@ -327,7 +370,7 @@ class Conversation:
             return
         if len(self._hop.accepted) >= self._settings.recipient_limit:
             raise CommandError(452, "4.5.3", "Too many recipients")
-        if not self._worker.allows("recipients", self, self._login):
+        if not self._worker.allows("recipients", self, self._login.name):
             raise CommandError(451, "4.7.1", "Too many recipients in a short time, try again later")
         # Rights come from the connection, or from XCLIENT; never from XFORWARD.
         rights = self._client(_NO_CLIENT)
@@ -409,6 +452,9 @@ class Conversation:
             raw=message,
             received=time.time(),
         )
+        refusal = await self._login.foreign_author(mail)
+        if refusal is not None:
+            return refusal
         judged = not inside(self._client(_NO_CLIENT).client_ip, self._settings.unjudged_networks)
         reply = await transfer(
             mail, self._door, self._worker.pool, self._hop, extended=self._extended, judged=judged
@@ -439,9 +485,10 @@ class Conversation:
     def _client(self, forwarded: Client | None = None) -> Session:
         """The client as the judgement sees it: who connects, XCLIENT over it, XFORWARD over that."""
         known = merged(self._identity, self._forwarded if forwarded is None else forwarded)
+        login = self._login.name or self._identity.login
         return session_of(
             Client(self.peer, "", self._helo, ""),
-            replace(known, login=self._identity.login),
+            replace(known, login=login),
             tls=tls_facts(self._wire.tls),
             listener=self._listener.name,
             relay_networks=self._door.relay_networks,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from gateway.delivery.routes import Routes
     from gateway.log import Log
+    from gateway.logins.sources import Logins
     from gateway.mail.types import Mail, Reply, Session, Verdict
     from gateway.store.queued import Outgoing
     from gateway.tls.outbound import OutboundTlsRule
@@ -161,6 +162,7 @@ class Door:
     log: Log = field(repr=False)
     tls_rules: tuple[OutboundTlsRule, ...] = ()
     submit: Callable[[Outgoing], Future[None]] | None = None  # into the queue; None: there is none
+    logins: Logins | None = None  # None: nobody can log in
     lifetime: float = 432_000.0  # seconds that queued mail is tried
     count: Callable[[str], None] = field(default=lambda _what: None, repr=False)  # "connections", "refused"
     grace: float = 30.0  # seconds that messages on their way get when a worker is told to stop

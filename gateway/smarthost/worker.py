@@ -10,6 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING, Protocol
 
 from gateway.delivery.verify import Verifier
+from gateway.logins.guard import Guard
 from gateway.mail.networks import inside, is_here
 from gateway.mail.types import Reply
 from gateway.smarthost.limits import Crowd, Rates
@@ -71,6 +72,7 @@ class Worker:
         settings = door.settings
         self._rates = Rates(settings.rates)
         self._listed = (*door.relay_networks, *settings.xclient_networks, *settings.xforward_networks)
+        self.guard = Guard(door.logins, door.log) if door.logins is not None else None
         self.verifier = (
             Verifier(door.hostname, door.tls_rules, settings.relay, settings.verify_seconds)
             if door.submit is not None and settings.verify_recipients

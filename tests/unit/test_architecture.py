@@ -24,7 +24,7 @@ ROOMS = (
     ("log", "listeners", "metrics"),
     ("dns",),
     ("auth", "scanners", "classifier", "tls"),
-    ("lists",),
+    ("lists", "logins"),
     ("policy",),
     ("store",),
     ("learning",),

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Checks of passwords off the event loop, and what slows down who guesses them.
+
+Reads names and passwords of strangers. A wrong one is answered late, and later with each one of late from the
+same client or for the same login. A client that was wrong too often is not checked for a while; a
+login never is shut, since that would let strangers shut it. What is remembered is bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from gateway.logins.hashes import LONGEST
+from gateway.logins.sources import NO, Answer, Credentials
+from gateway.mail.headers import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from gateway.log import Log
+    from gateway.logins.sources import Logins
+
+_REMEMBERED = 65_536  # clients and logins
+_WAITING = 16  # checks that may wait for each thread
+_DOUBLINGS = 3
+_LONGEST_NAME = 255
+
+
+class Guard:
+    """For one event loop. `client` is what counts as one client."""
+
+    def __init__(self, logins: Logins, log: Log) -> None:
+        self._source = logins.source
+        self._settings = settings = logins.settings
+        self._log = log
+        self._pool = ThreadPoolExecutor(settings.threads, "login")
+        self._busy = 0
+        self._failures: OrderedDict[Hashable, tuple[int, float]] = OrderedDict()
+
+    async def check(self, claim: Credentials, client: str) -> Answer:
+        """Whether it is so; "no" comes late."""
+        if self._count(("client", client)) >= self._settings.client_failures:
+            answer = Answer("later", why="too many wrong passwords from this client")
+        elif self._busy >= _WAITING * self._settings.threads:
+            answer = Answer("later", why="too many checks at a time")
+        elif not fit(claim):
+            answer = NO
+        else:
+            answer = await self._ask(claim)
+        facts = {"login": printable(claim.name, 100), "client": claim.client_ip}
+        if answer.status == "yes":
+            self._failures.pop(("login", answer.login), None)
+            self._log.info("logged in", **facts)
+            return answer
+        self._log.warning("login failed", **facts, why=answer.why or "wrong name or password")
+        if answer.status == "no":
+            keys = (("client", client), ("login", claim.name.lower()))
+            many = max(self._add(key) for key in keys)
+            await asyncio.sleep(self._settings.delay * 2 ** min(many - 1, _DOUBLINGS))
+        return answer
+
+    async def _ask(self, claim: Credentials) -> Answer:
+        loop = asyncio.get_running_loop()
+        self._busy += 1
+        asked = loop.run_in_executor(self._pool, self._source.check, claim)
+        asked.add_done_callback(self._done)
+        try:
+            async with asyncio.timeout(self._settings.timeout):
+                return await asyncio.shield(asked)
+        except TimeoutError:
+            return Answer("later", why="no answer in time")
+        except Exception as error:  # noqa: BLE001  # whatever failed, nobody is let in, and nobody told "wrong"
+            # The text of an error may have in it what was sent.
+            return Answer("later", why=f"the check failed: {type(error).__name__}")
+
+    def _done(self, asked: asyncio.Future[Answer]) -> None:
+        self._busy -= 1
+        if not asked.cancelled():
+            asked.exception()  # it is not "never retrieved"
+
+    def _count(self, key: Hashable) -> int:
+        many, last = self._failures.get(key, (0, 0.0))
+        return many if asyncio.get_running_loop().time() - last < self._settings.forget_seconds else 0
+
+    def _add(self, key: Hashable) -> int:
+        many = self._count(key) + 1
+        self._failures[key] = (many, asyncio.get_running_loop().time())
+        self._failures.move_to_end(key)
+        while len(self._failures) > _REMEMBERED:
+            self._failures.popitem(last=False)
+        return many
+
+    def close(self) -> None:
+        """Ask nothing more."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def fit(claim: Credentials) -> bool:
+    """Whether name and password are such as can be asked for: not empty, of bounded length, no controls."""
+    if not claim.name or not claim.password or len(claim.name) > _LONGEST_NAME:
+        return False
+    # A tab or line break in a name would be a word of its own to Dovecot, and in a log line.
+    if not claim.name.isprintable() or "\0" in claim.password:
+        return False
+    return len(claim.password.encode()) <= LONGEST
