@@ -19,9 +19,11 @@ from gateway.auth import outgoing, suffixes
 from gateway.classifier.model import Classifier, ModelError
 from gateway.config import Config, ConfigError
 from gateway.data import data_dir
+from gateway.delivery.logins import read_logins
 from gateway.delivery.release import deliverer
-from gateway.delivery.routes import Routes, parse_next_hop, routes
+from gateway.delivery.routes import Routes, parse_route, routes
 from gateway.delivery.runner import Courier
+from gateway.delivery.ways import Ways
 from gateway.digest.act import Desk
 from gateway.digest.answers import AnswerAddress, Inbox
 from gateway.digest.send import Post
@@ -40,7 +42,7 @@ from gateway.scanners.clamd import Clamd
 from gateway.scanners.spamd import Spamd
 from gateway.scanners.unpack.pool import Unpacker
 from gateway.smarthost.server import tls_context
-from gateway.smarthost.settings import Door, Judgement
+from gateway.smarthost.settings import Door, Judgement, listen_address
 from gateway.socketmap import Answerer
 from gateway.store.database import Database, open_database, state_directory
 from gateway.store.dmarc import Observations
@@ -57,6 +59,9 @@ from gateway.tls.policies import InMemory, Policies
 from gateway.web.parts import Parts
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gateway.delivery.logins import Login
     from gateway.log import Log
     from gateway.logins.sources import Logins
     from gateway.metrics import Counters
@@ -75,6 +80,7 @@ class Loaded:
     routes: Routes
     tls: ssl.SSLContext | None  # of the smart host; one for all workers, which share its tickets
     signing: outgoing.Signing
+    hop_logins: Mapping[str, Login]
     logins: Logins | None = None  # None: nobody can log in
 
 
@@ -103,14 +109,37 @@ def load(config: Config, log: Log | None = None) -> Loaded:
         signing = outgoing.load(config.signing)
     except (OSError, ValueError) as error:
         raise ConfigError(f"signing: {error}") from error
+    hop_logins = load_hop_logins(config)
     if config.digest.enabled:
-        post(config, signing)  # its words are read again when they are needed; an error stops the start
+        post(config, signing, hop_logins)  # read again when they are needed; an error stops the start
     try:
         logins = sources.load(config.login, config.limits.limits())
     except (OSError, ValueError) as error:
         raise ConfigError(f"login: {error}") from error
     hops = routes(config.routes, config.next_hop)
-    return Loaded(config, policy, classifier, hops, tls, signing, logins)
+    return Loaded(config, policy, classifier, hops, tls, signing, hop_logins, logins)
+
+
+def load_hop_logins(config: Config) -> Mapping[str, Login]:
+    """Read our logins at next hops. Raises `ConfigError`."""
+    if not config.next_hop_logins:
+        return {}
+    try:
+        return read_logins(Path(config.next_hop_logins))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"next_hop_logins: {error}") from error
+
+
+def ways(config: Config, logins: Mapping[str, Login]) -> Ways:
+    """Return what finds the servers to send to, and what they must offer; for one process."""
+    names = {config.name, config.smarthost.hostname or config.name}
+    return Ways(
+        rules=config.tls.outbound,
+        resolver=Resolver(config.dns),
+        logins=logins,
+        names=frozenset(name.lower() for name in names),
+        ports=frozenset(listen_address(text)[1] for text in config.smarthost.listen),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,12 +231,15 @@ def desk(config: Config, database: Database, learner: Learner | None = None) -> 
     return Desk(quarantine, frozenset(config.release.users), config.release.undo_seconds, learner)
 
 
-def post(config: Config, signing: outgoing.Signing | None = None) -> Post:
-    """Return what digests are sent with; keys are read unless they are given. Raises `ConfigError`."""
+def post(
+    config: Config, signing: outgoing.Signing | None = None, logins: Mapping[str, Login] | None = None
+) -> Post:
+    """Return what digests are sent with; keys and logins are read unless given. Raises `ConfigError`."""
     table = routes(config.routes, config.next_hop)
-    hop = parse_next_hop(config.digest.next_hop) if config.digest.next_hop else None
+    hop = parse_route(config.digest.next_hop) if config.digest.next_hop else None
     if hop is not None:
         table = Routes({}, (), hop)
+    known = load_hop_logins(config) if logins is None else logins
     try:
         return Post(
             config.digest,
@@ -215,7 +247,7 @@ def post(config: Config, signing: outgoing.Signing | None = None) -> Post:
             frozenset(config.release.users),
             outgoing.load(config.signing) if signing is None else signing,
             table,
-            deliverer(table, config.tls.outbound, config.name),
+            deliverer(table, ways(config, known), config.name),
             config.queue_lifetime,
         )
     except RuleError as error:
@@ -242,7 +274,7 @@ def door(loaded: Loaded, gateway: Gateway, submitter: Submitter | None = None) -
         domains=config.domains,
         relay_networks=config.relay_networks,
         log=gateway.log,
-        tls_rules=config.tls.outbound,
+        ways=ways(config, loaded.hop_logins),
         submit=submitter.submit if submitter else None,
         logins=loaded.logins,
         lifetime=config.queue.lifetime,
@@ -294,7 +326,7 @@ def courier(loaded: Loaded, database: Database, counters: Counters, log: Log, wa
         hostname=config.smarthost.hostname or config.name,
         log=log,
         timeouts=config.smarthost.relay,
-        tls_rules=config.tls.outbound,
+        ways=ways(config, loaded.hop_logins),
         receipts=Path(config.queue.receipts or state_directory(config.store) / "receipts"),
         wake=wake,
         grace=config.grace,

@@ -20,7 +20,7 @@ import msgspec
 from gateway.auth.settings import AuthSettings
 from gateway.auth.sign import SignSettings
 from gateway.classifier.settings import ClassifierSettings
-from gateway.delivery.routes import RouteSettings, parse_next_hop
+from gateway.delivery.routes import RouteSettings, parse_route
 from gateway.delivery.settings import QueueSettings, ReleaseSettings
 from gateway.digest.settings import DigestSettings
 from gateway.dns import DnsSettings
@@ -109,10 +109,13 @@ class Config(Settings, frozen=True):
     deadline: Seconds = 20.0
     # Seconds that messages under way get when a process is told to stop.
     grace: Seconds = 30.0
-    # Next hop of all recipients that no row of [[routes]] names: "smtp:host:port".
+    # Next hop of all recipients that no row of [[routes]] names, as there: "smtp:host:port", or "mx".
     next_hop: str = ""
     # Next hops by recipient domain.
     routes: tuple[RouteSettings, ...] = ()
+    # File of our logins at next hops, a line each: host[:port] name password. Nobody else may read it. They
+    # are sent over TLS only, to a server with a valid certificate where [[tls.outbound]] says no less.
+    next_hop_logins: str = ""
     milter: MilterSettings = MilterSettings()
     smarthost: SmarthostSettings = SmarthostSettings()
     login: LoginSettings = LoginSettings()
@@ -144,7 +147,7 @@ class Config(Settings, frozen=True):
         for text in self.domains:
             check_pattern(text)
         if self.next_hop:
-            parse_next_hop(self.next_hop)
+            parse_route(self.next_hop)
         if not self.store.database.startswith(("sqlite:", "postgresql:", "postgresql+")):
             raise ValueError(f'database "{self.store.database}" is no URL such as sqlite:////path/file.db')
         if self.learning != LearningSettings() and (

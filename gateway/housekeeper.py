@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from gateway.assembly import assemble, post
+from gateway.assembly import assemble, post, ways
 from gateway.classifier.mapping import ModelError
 from gateway.classifier.model import Model
 from gateway.data import data_dir
@@ -81,7 +81,7 @@ def serve(loaded: Loaded, metrics: Metrics, counters: Counters, log: Log) -> Non
     sender = outfit(
         settings.release,
         routes(settings.routes, settings.next_hop),
-        settings.tls.outbound,
+        ways(settings, loaded.hop_logins),
         settings.name,
         settings.antivirus,
         settings.queue_lifetime,
@@ -89,7 +89,7 @@ def serve(loaded: Loaded, metrics: Metrics, counters: Counters, log: Log) -> Non
     releases = (Quarantine(database, settings.store), sender, log)
     threading.Thread(target=release, args=releases, name="releases", daemon=True).start()
     if settings.digest.enabled:
-        told = (Quarantine(database, settings.store), post(settings, loaded.signing), log)
+        told = (Quarantine(database, settings.store), post(settings, loaded.signing, loaded.hop_logins), log)
         threading.Thread(target=tell, args=told, name="digests", daemon=True).start()
     if settings.rescan.enabled:
         opened = assemble(loaded, counters, log, threads=4)

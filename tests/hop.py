@@ -12,7 +12,9 @@ import ssl
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from gateway.delivery.routes import NextHop
+from gateway.delivery.routes import NextHop, Route
+from gateway.delivery.ways import Target, Ways
+from gateway.tls.outbound import OutboundTlsRule, TlsPolicy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -58,6 +60,11 @@ class Hop:
     @property
     def next_hop(self) -> NextHop:
         return NextHop("lmtp" if self.protocol == "lmtp" else "smtp", "127.0.0.1", self.port)
+
+    @property
+    def route(self) -> Route:
+        """The route whose only server it is."""
+        return Route(((self.next_hop,),))
 
     def answer(self, line: bytes) -> bytes | None:
         for start, reply in self.answers.items():
@@ -137,6 +144,15 @@ class Hop:
     def _final(self, count: int) -> list[bytes | None]:
         scripted = [self.final.pop(0) for _ in range(min(count, len(self.final)))]
         return scripted + [b"250 2.0.0 taken\r\n"] * (count - len(scripted))
+
+
+def straight(hop: NextHop, tls: TlsPolicy) -> tuple[Target, Ways]:
+    """The way to one server under one policy."""
+    assert tls.level != "dane"
+    rule = OutboundTlsRule(
+        level=tls.level, match=tls.match, ca_file=tls.ca_file, minimum_version=tls.minimum_version
+    )
+    return Target(Route(((hop,),))), Ways(rules=(rule,))
 
 
 @contextlib.asynccontextmanager

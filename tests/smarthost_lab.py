@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from gateway.delivery.client import RelayTimeouts
 from gateway.delivery.protocol import stuffed_blocks
 from gateway.delivery.routes import RouteSettings, routes
+from gateway.delivery.ways import Ways
 from gateway.log import LogSettings, open_log
 from gateway.mail.types import Action, Edit, Mail, Outcome, Reply, Session, Thresholds, Verdict, Versions
 from gateway.reply import reply_to
@@ -104,7 +105,7 @@ async def door(
         relay_networks=relay_networks,
         grace=2.0,
         log=open_log(LogSettings(level="error")),
-        tls_rules=tls_rules,
+        ways=Ways(rules=tls_rules),
         submit=submit,
         logins=logins,
         count=bench.counted.append,

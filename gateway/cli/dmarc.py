@@ -164,17 +164,18 @@ def _send(config: Config, database: Database, wanted: Sequence[Summary]) -> list
 
 def _reporter(config: Config) -> Reporter:
     """Who reports, and by which way, as the configuration says."""
+    from gateway.assembly import load_hop_logins, ways  # noqa: PLC0415  # only sending needs them
     from gateway.auth import outgoing  # noqa: PLC0415  # only sending needs keys
     from gateway.delivery.release import deliverer  # noqa: PLC0415  # only sending needs asyncio and TLS
-    from gateway.delivery.routes import Routes, parse_next_hop, routes  # noqa: PLC0415  # as above
+    from gateway.delivery.routes import Routes, parse_route, routes  # noqa: PLC0415  # as above
     from gateway.reports.send import Reporter  # noqa: PLC0415  # as above
 
     settings = config.report
     if not settings.email:
         raise Failure("set report.email: reports need an address that they come from", EX_CONFIG)
-    ways = routes(config.routes, config.next_hop)
+    table = routes(config.routes, config.next_hop)
     if settings.next_hop:
-        ways = Routes({}, (), parse_next_hop(settings.next_hop))
+        table = Routes({}, (), parse_route(settings.next_hop))
     if not settings.next_hop and not config.routes and not config.next_hop:
         raise Failure("no next hop is configured to send to; set report.next_hop or next_hop", EX_CONFIG)
     try:
@@ -186,7 +187,7 @@ def _reporter(config: Config) -> Reporter:
         submitter=settings.submitter(config.name),
         method=config.auth.dmarc_method,
         resolver=Resolver(config.dns),
-        deliver=deliverer(ways, config.tls.outbound, config.name),
+        deliver=deliverer(table, ways(config, load_hop_logins(config)), config.name),
         signing=signing,
     )
 

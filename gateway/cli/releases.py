@@ -217,7 +217,8 @@ _NOTHING: dict[str, Any] = {
 
 def outfitted(context: Context) -> Sender | None:
     """How the configuration says that releases go out; None if it does not."""
-    from gateway.delivery.release import outfit  # noqa: PLC0415  # only a release needs asyncio and TLS
+    from gateway.assembly import load_hop_logins, ways  # noqa: PLC0415  # only a release needs all of this
+    from gateway.delivery.release import outfit  # noqa: PLC0415  # as above
     from gateway.delivery.routes import routes  # noqa: PLC0415  # as above
 
     config = context.config
@@ -225,7 +226,12 @@ def outfitted(context: Context) -> Sender | None:
         return None
     table = routes(config.routes, config.next_hop)
     return outfit(
-        config.release, table, config.tls.outbound, config.name, config.antivirus, config.queue_lifetime
+        config.release,
+        table,
+        ways(config, load_hop_logins(config)),
+        config.name,
+        config.antivirus,
+        config.queue_lifetime,
     )
 
 

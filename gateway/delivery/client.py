@@ -11,6 +11,7 @@ session, and so no way to send in clear.
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import ssl
 from typing import TYPE_CHECKING
@@ -18,18 +19,19 @@ from typing import TYPE_CHECKING
 from gateway.delivery.protocol import (
     HopReply,
     ProtocolError,
-    ReplyReader,
     command,
     extensions,
     is_sound,
     stuffed_blocks,
 )
+from gateway.delivery.wire import Wire
 from gateway.settings import Seconds, Settings
 from gateway.tls.outbound import PeerError, TlsPolicy, confirm, context_for, failure_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from gateway.delivery.logins import Login
     from gateway.delivery.routes import NextHop
     from gateway.tls.outbound import Failure
 
@@ -73,63 +75,6 @@ class _TlsError(Exception):
         self.failure: Failure = failure
 
 
-class _Wire(asyncio.Protocol):
-    """The connection: replies in, bytes out, with back-pressure."""
-
-    def __init__(self) -> None:
-        self.reader = ReplyReader()
-        self.lost = False
-        self.error: ProtocolError | None = None
-        self._paused = False
-        self._changed = asyncio.Event()
-
-    def data_received(self, data: bytes) -> None:
-        try:
-            if self.error is None:
-                self.reader.feed(data)
-        except ProtocolError as error:
-            self.error = error
-        self._changed.set()
-
-    def eof_received(self) -> bool:
-        self.lost = True
-        self._changed.set()
-        return False
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        del exc  # how it ended makes no difference
-        self.lost = True
-        self._changed.set()
-
-    def pause_writing(self) -> None:
-        self._paused = True
-
-    def resume_writing(self) -> None:
-        self._paused = False
-        self._changed.set()
-
-    async def reply(self) -> HopReply:
-        """The next reply. Raises ProtocolError or ConnectionError."""
-        while True:
-            found = self.reader.next()
-            if found is not None:
-                return found
-            if self.error is not None:
-                raise self.error
-            if self.lost:
-                raise ConnectionError("connection lost")
-            self._changed.clear()
-            await self._changed.wait()
-
-    async def writable(self) -> None:
-        """Wait until more may be written. Raises ConnectionError."""
-        while self._paused and not self.lost:
-            self._changed.clear()
-            await self._changed.wait()
-        if self.lost:
-            raise ConnectionError("connection lost")
-
-
 class Transaction:
     """A session with a next hop: MAIL, RCPT one by one, DATA, and again after `reset`.
 
@@ -137,7 +82,7 @@ class Transaction:
     """
 
     def __init__(
-        self, hop: NextHop, transport: asyncio.Transport, wire: _Wire, timeouts: RelayTimeouts
+        self, hop: NextHop, transport: asyncio.Transport, wire: Wire, timeouts: RelayTimeouts
     ) -> None:
         self.hop = hop
         self.tls_version = ""  # of the session, "" in clear
@@ -155,9 +100,14 @@ class Transaction:
 
     @classmethod
     async def open(
-        cls, hop: NextHop, tls: TlsPolicy, helo: str, timeouts: RelayTimeouts | None = None
+        cls,
+        hop: NextHop,
+        tls: TlsPolicy,
+        helo: str,
+        timeouts: RelayTimeouts | None = None,
+        login: Login | None = None,
     ) -> Transaction:
-        """Connect, greet and start TLS as `tls` demands. Raises HopLost."""
+        """Connect, greet, start TLS as `tls` demands, and log in. Raises HopLost."""
         waits = timeouts or RelayTimeouts()
         if tls.refusal:
             raise HopLost("4.7.5", f"{hop}: {tls.refusal}", tls.failure)
@@ -170,19 +120,22 @@ class Transaction:
                 failure, why = failure or error.failure, str(error)
             else:
                 transaction.tls_failure = transaction.tls_failure or failure
+                if login is not None:
+                    await transaction.log_in(login)
                 return transaction
         raise HopLost("4.7.5", f"cannot start TLS with {hop}: {why}", failure)
 
     @classmethod
     async def _open(cls, hop: NextHop, tls: TlsPolicy, helo: str, waits: RelayTimeouts) -> Transaction:
         loop = asyncio.get_running_loop()
-        wire = _Wire()
+        wire = Wire()
         try:
             async with asyncio.timeout(waits.connect):
                 if hop.path:
                     transport, _ = await loop.create_unix_connection(lambda: wire, hop.path)
                 else:
-                    transport, _ = await loop.create_connection(lambda: wire, hop.host, hop.port)
+                    where = hop.address or hop.host
+                    transport, _ = await loop.create_connection(lambda: wire, where, hop.port, interleave=1)
         except TimeoutError:
             raise HopLost("4.4.1", f"connecting to {hop} timed out") from None
         except OSError as error:
@@ -191,9 +144,12 @@ class Transaction:
             ) from None
         self = cls(hop, transport, wire, waits)
         try:
+            if hop.implicit:
+                await self._handshake(tls)
             await self._banner()
             await self._greet(helo, allow_helo=not tls.mandatory)
-            await self._secure(tls, helo)
+            if not hop.implicit:
+                await self._secure(tls, helo)
         except BaseException:
             self.abort()
             raise
@@ -262,6 +218,32 @@ class Transaction:
         except PeerError as error:
             raise _TlsError(str(error), error.failure) from None
         self.tls_version, self.tls_verified = connection.version() or "", tls.verified
+
+    async def log_in(self, login: Login) -> None:
+        """AUTH (RFC 4954), over TLS or a unix socket only. Raises HopLost, and the session is over."""
+        try:
+            await self._log_in(login)
+        except HopLost:
+            await self.close()
+            raise
+
+    async def _log_in(self, login: Login) -> None:
+        if not self.tls_version and not self.hop.path:
+            raise HopLost("4.7.10", f"the password for {self.hop} is not sent in clear")
+        offered = self.extensions.get("AUTH", "").upper().split()
+        if "PLAIN" in offered:
+            secret = b"\0".join((b"", login.name.encode(), login.password.encode()))
+            reply = await self._ask("AUTH", f"PLAIN {_base64(secret)}", self._timeouts.command)
+        elif "LOGIN" in offered:
+            reply = await self._ask("AUTH", "LOGIN", self._timeouts.command)
+            for answer in (login.name, login.password):
+                if reply.code == 334:
+                    reply = await self._ask(_base64(answer.encode()), "", self._timeouts.command)
+        else:
+            raise HopLost("4.7.4", f"{self.hop} offers neither AUTH PLAIN nor LOGIN for our login")
+        if reply.code != 235:
+            # Without its text, in which a server might say our password again.
+            raise HopLost("4.7.8", f"{self.hop} refuses our login: {reply.code} {reply.enhanced}".rstrip())
 
     # ---------------------------------------------------------------- the envelope
 
@@ -450,6 +432,10 @@ class Transaction:
             self.abort()
             raise HopLost("4.4.2", f"{self.hop} closes: {reply}")
         return reply
+
+
+def _base64(secret: bytes) -> str:
+    return base64.b64encode(secret).decode("ascii")
 
 
 def _line(verb: str, argument: str) -> bytes | HopReply:

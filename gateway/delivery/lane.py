@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One next hop under one TLS policy: its waiting jobs, and the connections that serve them.
+"""One target, a route under the TLS policies of its servers: its waiting jobs, and the connections for them.
 
 Reads hostile bytes only through the relay client. A connection is used for one message after the
 other and closed when it has no work for a while. A next hop that cannot be reached is left alone
@@ -10,6 +10,7 @@ later; once the message was sent, a lost answer means "later", and the message m
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -23,10 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from gateway.delivery.protocol import HopReply
-    from gateway.delivery.routes import NextHop
     from gateway.delivery.settings import QueueSettings
+    from gateway.delivery.ways import Target, Ways
     from gateway.store.queued import Facts, Recipient
-    from gateway.tls.outbound import TlsPolicy
 
 
 _FIRST = 4  # connections to a next hop before it has taken anything; one more for each message it takes
@@ -82,6 +82,7 @@ class Means:
     settings: QueueSettings
     timeouts: RelayTimeouts
     hostname: str
+    ways: Ways
     room: Room
     read: Callable[[Facts], Awaitable[bytes]]
     report: Callable[[Done], None]
@@ -92,11 +93,10 @@ class Means:
 class Lane:
     """The way to one next hop."""
 
-    def __init__(self, hop: NextHop, tls: TlsPolicy, means: Means) -> None:
-        self.hop = hop
-        self.name = str(hop)
+    def __init__(self, target: Target, means: Means) -> None:
+        self.name = str(target)
         self.connections = 0
-        self._tls = tls
+        self._target = target
         self._means = means
         self._jobs: asyncio.Queue[Job] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -160,7 +160,7 @@ class Lane:
     # ---------------------------------------------------------------- one connection
 
     async def _work(self) -> None:
-        session = _Session(self.hop, self._tls, self._means)
+        session = _Session(self._target, self._means)
         try:
             while (job := await self._next(session)) is not None:
                 try:
@@ -216,6 +216,9 @@ class Lane:
         try:
             replies = await session.send(job.facts, addresses, message)
         except HopLost as lost:
+            if lost.reply.status == "refused":  # there is no way, and there will be none
+                await session.close()
+                return dict.fromkeys(addresses, result(lost.reply))
             self._failures += 1
             self._window = max(1.0, self._window / 2)
             self._failure = lost.reply
@@ -232,9 +235,8 @@ class Lane:
 class _Session:
     """A connection that is opened when it is needed, and again when it went stale."""
 
-    def __init__(self, hop: NextHop, tls: TlsPolicy, means: Means) -> None:
-        self._hop = hop
-        self._tls = tls
+    def __init__(self, target: Target, means: Means) -> None:
+        self._target = target
         self._means = means
         self._transaction: Transaction | None = None
         self._sent = 0  # messages over this connection
@@ -247,31 +249,39 @@ class _Session:
 
     async def send(self, facts: Facts, recipients: Sequence[str], message: bytes) -> dict[str, HopReply]:
         """Send one message; the final reply for each recipient. Raises HopLost if nothing was sent."""
-        used = self._transaction is not None
-        try:
-            return await self._try(facts, recipients, message)
-        except HopLost:
-            await self.close()
-            if not used:
-                raise
-        # The connection had been kept from the message before, and the next hop had enough of it.
-        return await self._try(facts, recipients, message)
+        hop = self._transaction
+        if hop is not None and not hop.lost and self._sent < self._means.settings.reuse:
+            # A connection kept from the message before, of which the next hop may have had enough.
+            with contextlib.suppress(HopLost):
+                return await self._try(hop, facts, recipients, message)
+        await self.close()
+        lost: HopLost | None = None
+        ways = await self._means.ways.ways(self._target)
+        for number, way in enumerate(ways, 1):
+            try:
+                hop = self._transaction = await Transaction.open(
+                    way.server, way.tls, self._means.hostname, self._means.timeouts, way.login
+                )
+                self._sent = 0
+                return await self._try(hop, facts, recipients, message, last=number == len(ways))
+            except HopLost as error:
+                lost = error
+                self._means.ways.failed(way.server)
+                await self.close()
+        assert lost is not None
+        raise lost
 
-    async def _try(self, facts: Facts, recipients: Sequence[str], message: bytes) -> dict[str, HopReply]:
-        if self._transaction is not None and (
-            self._transaction.lost or self._sent >= self._means.settings.reuse
-        ):
-            await self.close()
-        if self._transaction is None:
-            means = self._means
-            self._transaction = await Transaction.open(self._hop, self._tls, means.hostname, means.timeouts)
-            self._sent = 0
-        elif self._dirty:
-            await self._transaction.reset()
+    async def _try(
+        self, hop: Transaction, facts: Facts, recipients: Sequence[str], message: bytes, *, last: bool = True
+    ) -> dict[str, HopReply]:
+        """Send over this connection; one that takes no mail now is lost if there are others."""
+        if self._dirty:
+            await hop.reset()
         self._dirty = True
         self._sent += 1
-        hop = self._transaction
         first, answers = await hop.envelope(facts.sender, recipients, facts.options, len(message))
+        if first.status == "deferred" and not last:
+            raise HopLost(first.enhanced, str(first))
         if first.status != "accepted":
             return dict.fromkeys(recipients, first)
         if not hop.accepted:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Deliver one message to one next hop, and say for each recipient what became of it.
+"""Deliver one message to one target, and say for each recipient what became of it.
 
 Reads the next hop's answers through `client`; every outcome is a value, never an exception.
 """
@@ -10,14 +10,15 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from gateway.delivery.client import HopLost, RelayTimeouts, Transaction
+from gateway.delivery.client import HopLost
+from gateway.delivery.ways import opened
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from gateway.delivery.client import RelayTimeouts
     from gateway.delivery.protocol import HopReply
-    from gateway.delivery.routes import NextHop
-    from gateway.tls.outbound import TlsPolicy
+    from gateway.delivery.ways import Target, Ways
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +41,8 @@ def result(reply: HopReply) -> RecipientResult:
 
 
 async def relay(
-    next_hop: NextHop,
-    tls: TlsPolicy,
+    target: Target,
+    ways: Ways,
     envelope_sender: str,
     recipients: Sequence[str],
     message: bytes,
@@ -58,7 +59,7 @@ async def relay(
     """
     wanted = tuple(dict.fromkeys(recipients))
     try:
-        transaction = await Transaction.open(next_hop, tls, helo, timeouts)
+        transaction = await opened(ways, target, helo, timeouts)
     except HopLost as lost:
         return dict.fromkeys(wanted, result(lost.reply))
     replies: Mapping[str, HopReply] = {}
@@ -77,8 +78,8 @@ async def relay(
 
 
 def relay_sync(
-    next_hop: NextHop,
-    tls: TlsPolicy,
+    target: Target,
+    ways: Ways,
     envelope_sender: str,
     recipients: Sequence[str],
     message: bytes,
@@ -90,8 +91,8 @@ def relay_sync(
     """`relay` for a thread that runs no event loop, such as the command line."""
     return asyncio.run(
         relay(
-            next_hop,
-            tls,
+            target,
+            ways,
             envelope_sender,
             recipients,
             message,

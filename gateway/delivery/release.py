@@ -20,7 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from gateway.delivery.relay import RecipientResult, relay_sync
-from gateway.delivery.routes import parse_next_hop
+from gateway.delivery.routes import parse_route
 from gateway.delivery.wrap import wrapper
 from gateway.mail.domains import domain_of
 from gateway.mail.mime import parse
@@ -30,11 +30,11 @@ from gateway.scanners.clamd import Clamd
 from gateway.store.database import StoreError
 from gateway.store.decisions import RefusedError
 from gateway.store.queued import Addressee, Outgoing
-from gateway.tls.outbound import OutboundTlsRule, TlsPolicy, policy_for
 
 if TYPE_CHECKING:
-    from gateway.delivery.routes import NextHop, Routes
+    from gateway.delivery.routes import Route, Routes
     from gateway.delivery.settings import ReleaseSettings
+    from gateway.delivery.ways import Target, Ways
     from gateway.scanners.clamd import ClamdSettings
     from gateway.store.decisions import Order
     from gateway.store.held import Claim
@@ -165,7 +165,7 @@ def send(quarantine: Quarantine, sender: Sender, order: Order) -> Released | Non
 def outfit(
     settings: ReleaseSettings,
     table: Routes,
-    tls: Sequence[OutboundTlsRule],
+    ways: Ways,
     hostname: str,
     antivirus: ClamdSettings,
     lifetime: float = 0.0,
@@ -174,10 +174,10 @@ def outfit(
 
     With a `lifetime`, in seconds, there is a queue, and what does not go back into Postfix goes into it.
     """
-    hop = parse_next_hop(settings.next_hop) if settings.next_hop else None
+    hop = parse_route(settings.next_hop) if settings.next_hop else None
     scan = scanner(Clamd(antivirus), antivirus.timeout) if settings.scan_again and antivirus.enabled else None
     enqueue = partial(into_queue, table, lifetime) if lifetime and hop is None else None
-    return Sender(deliverer(table, tls, hostname, hop), wrapper(hostname), scan, enqueue)
+    return Sender(deliverer(table, ways, hostname, hop), wrapper(hostname), scan, enqueue)
 
 
 def scanner(clamd: Clamd, seconds: float) -> Callable[[bytes], Scan]:
@@ -189,28 +189,25 @@ def scanner(clamd: Clamd, seconds: float) -> Callable[[bytes], Scan]:
     return scan
 
 
-def deliverer(
-    routes: Routes, tls: Sequence[OutboundTlsRule], helo: str, reinject: NextHop | None = None
-) -> Deliver:
+def deliverer(routes: Routes, ways: Ways, helo: str, reinject: Route | None = None) -> Deliver:
     """Make the delivery of releases: into `reinject` with a token, or to the recipients' next hops."""
 
     def into_postfix(envelope: Envelope, raw: bytes, token: str) -> Mapping[str, RecipientResult]:
         assert reinject is not None
-        policy = policy_for(reinject.host, "", tls)
-        return _send(reinject, policy, envelope, with_token(raw, token), helo)
+        return _send(ways.target(reinject, ""), ways, envelope, with_token(raw, token), helo)
 
     def to_next_hops(envelope: Envelope, raw: bytes, _token: str) -> Mapping[str, RecipientResult]:
-        groups: dict[tuple[NextHop, TlsPolicy], list[str]] = {}
+        groups: dict[Target, list[str]] = {}
         results: dict[str, RecipientResult] = {}
         for recipient in envelope.recipients:
-            hop = routes.route(recipient)
-            if hop is None:
+            route = routes.route(recipient)
+            if route is None:
                 results[recipient] = _NO_ROUTE
                 continue
-            groups.setdefault((hop, policy_for(hop.host, domain_of(recipient), tls)), []).append(recipient)
-        for (hop, policy), recipients in groups.items():
+            groups.setdefault(ways.target(route, domain_of(recipient)), []).append(recipient)
+        for target, recipients in groups.items():
             part = Envelope(envelope.mail_from, tuple(recipients), envelope.options)
-            results.update(_send(hop, policy, part, raw, helo))
+            results.update(_send(target, ways, part, raw, helo))
         return results
 
     return into_postfix if reinject is not None else to_next_hops
@@ -250,10 +247,10 @@ def with_token(raw: bytes, token: str) -> bytes:
 
 
 def _send(
-    hop: NextHop, policy: TlsPolicy, envelope: Envelope, message: bytes, helo: str
+    target: Target, ways: Ways, envelope: Envelope, message: bytes, helo: str
 ) -> Mapping[str, RecipientResult]:
     return relay_sync(
-        hop, policy, envelope.mail_from, envelope.recipients, message, helo=helo, options=envelope.options
+        target, ways, envelope.mail_from, envelope.recipients, message, helo=helo, options=envelope.options
     )
 
 

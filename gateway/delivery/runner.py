@@ -24,25 +24,24 @@ from gateway.delivery.lane import Done, Job, Lane, Means, Room
 from gateway.delivery.process import is_alive, is_dead, this_process
 from gateway.delivery.receipts import Receipts, others, remove
 from gateway.delivery.relay import RecipientResult
-from gateway.delivery.routes import parse_next_hop
+from gateway.delivery.routes import parse_route
 from gateway.delivery.schedule import Clock, retry_after
+from gateway.delivery.ways import Target, Ways
 from gateway.mail.domains import domain_of
 from gateway.mail.headers import printable
 from gateway.store.database import StoreError
 from gateway.store.queue import SUSPECT, Owner
 from gateway.store.queued import Notice, Outcome, State
-from gateway.tls.outbound import policy_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from gateway.delivery.routes import NextHop, Routes
+    from gateway.delivery.routes import Route, Routes
     from gateway.delivery.settings import QueueSettings
     from gateway.log import Log
     from gateway.store.queue import Queue
     from gateway.store.queued import Claim, Entry, Facts, Outgoing, Recipient
-    from gateway.tls.outbound import OutboundTlsRule, TlsPolicy
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -66,7 +65,7 @@ class Courier:
     hostname: str
     log: Log = field(repr=False)
     timeouts: RelayTimeouts = _TIMEOUTS
-    tls_rules: tuple[OutboundTlsRule, ...] = ()
+    ways: Ways = field(default_factory=Ways)
     receipts: Path | None = None  # the folder in which agents note what they delivered
     wake: int = -1  # descriptor that has something to read when there is new work
     grace: float = 30.0
@@ -89,7 +88,7 @@ class Runner:
         self._settings = courier.settings
         self._log = courier.log
         self._pool = pool
-        self._lanes: dict[tuple[NextHop, TlsPolicy], Lane] = {}
+        self._lanes: dict[Target, Lane] = {}
         self._active = 0  # recipients claimed and not yet settled
         self._suspect: set[int] = set()  # those of them with which agents have died
         self._look_again = 0.0  # when to look for such
@@ -106,6 +105,7 @@ class Runner:
             settings=courier.settings,
             timeouts=courier.timeouts,
             hostname=courier.hostname,
+            ways=courier.ways,
             room=Room(courier.settings.memory_limit),
             read=self._read,
             report=self._report,
@@ -295,23 +295,25 @@ class Runner:
 
     def _dispatch(self, claim: Claim) -> None:
         """Bring the recipients of one message to their next hops."""
-        groups: dict[tuple[NextHop, TlsPolicy] | None, list[Recipient]] = {}
+        groups: dict[Target | None, list[Recipient]] = {}
         for recipient in claim.recipients:
-            hop = self._route(recipient)
-            policy = hop and policy_for(hop.host, domain_of(recipient.address), self._courier.tls_rules)
-            groups.setdefault((hop, policy) if hop and policy else None, []).append(recipient)
-        for key, people in groups.items():
+            route = self._route(recipient)
+            target = None
+            if route is not None:
+                target = self._courier.ways.target(route, domain_of(recipient.address))
+            groups.setdefault(target, []).append(recipient)
+        for target, people in groups.items():
             job = Job(claim.facts, tuple(people), claim.message)
-            if key is None:
+            if target is None:
                 self._report(Done(job, "", claim.message or b"", {r.address: _NO_ROUTE for r in people}))
                 continue
-            if key not in self._lanes:
-                self._lanes[key] = Lane(*key, self._means)
-            self._lanes[key].add(job)
+            if target not in self._lanes:
+                self._lanes[target] = Lane(target, self._means)
+            self._lanes[target].add(job)
 
-    def _route(self, recipient: Recipient) -> NextHop | None:
+    def _route(self, recipient: Recipient) -> Route | None:
         if "@" not in recipient.address and recipient.hop:  # <postmaster>, which the door has routed
-            return parse_next_hop(recipient.hop)
+            return parse_route(recipient.hop)
         return self._courier.routes.route(recipient.address)
 
     # ---------------------------------------------------------------- from the lanes to the queue

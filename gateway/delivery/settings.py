@@ -7,7 +7,7 @@ from typing import Annotated
 
 import msgspec
 
-from gateway.delivery.routes import parse_next_hop
+from gateway.delivery.routes import parse_route
 from gateway.settings import Count, Positive, Seconds, Settings
 
 Pause = Annotated[float, msgspec.Meta(ge=0, le=3_600)]
@@ -69,6 +69,6 @@ class ReleaseSettings(Settings, frozen=True):
 
     def __post_init__(self) -> None:
         if self.next_hop:
-            parse_next_hop(self.next_hop)
+            parse_route(self.next_hop)
         if any(reason.upper().startswith("VIRUS") for reason in self.users):
             raise ValueError("users do not release malware: take VIRUS out of [release] users")

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from gateway.delivery.routes import parse_next_hop
+from gateway.delivery.routes import parse_route
 from gateway.mail.domains import check_pattern
 from gateway.settings import Settings
 
@@ -85,7 +85,7 @@ class DigestSettings(Settings, frozen=True):
         for domain in self.domains:
             check_pattern(domain)
         if self.next_hop:
-            parse_next_hop(self.next_hop)
+            parse_route(self.next_hop)
         if self.enabled and not self.email:
             raise ValueError("digests need an address to come from: email")
         if len(self.reply_address.partition("@")[0]) > MOST_BEFORE_TOKEN:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from gateway.delivery.routes import parse_next_hop
+from gateway.delivery.routes import parse_route
 from gateway.reports.destinations import is_address
 from gateway.settings import Settings
 from gateway.store.database import Days
@@ -43,7 +43,7 @@ class ReportSettings(Settings, frozen=True):
             if address and not is_address(address):
                 raise ValueError(f"not a mail address: {address!r}")
         if self.next_hop:
-            parse_next_hop(self.next_hop)
+            parse_route(self.next_hop)
 
     def submitter(self, hostname: str) -> str:
         """The domain that reports."""

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gateway.delivery.client import HopLost, Transaction
+from gateway.delivery.client import HopLost
 from gateway.delivery.protocol import HopReply
+from gateway.delivery.ways import opened
 from gateway.mail.domains import domain_of
 from gateway.mail.types import Reply
-from gateway.tls.outbound import TlsPolicy, policy_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gateway.delivery.routes import NextHop
+    from gateway.delivery.client import Transaction
+    from gateway.delivery.ways import Target
     from gateway.smarthost.commands import RcptCommand
     from gateway.smarthost.settings import Door
 
@@ -34,8 +35,8 @@ class Handover:
     def __init__(self, door: Door) -> None:
         self._door = door
         self._open: Transaction | None = None
-        self._open_key: tuple[NextHop, TlsPolicy] | None = None
-        self._key: tuple[NextHop, TlsPolicy] | None = None
+        self._open_key: Target | None = None
+        self._key: Target | None = None
         self._mail: tuple[str, tuple[str, ...], int] = ("", (), 0)
         self._sent = False  # whether the next hop has our MAIL
         self._failure: Reply | None = None
@@ -45,7 +46,7 @@ class Handover:
     @property
     def next_hop(self) -> str:
         """The next hop of this transaction, for the log."""
-        return str(self._key[0]) if self._key else ""
+        return str(self._key) if self._key else ""
 
     @property
     def accepted(self) -> list[str]:
@@ -73,10 +74,10 @@ class Handover:
             return Reply(250, "2.1.5", "Ok")
         # <postmaster> without a domain goes where our first domain goes (RFC 5321 §4.1.1.3).
         address = recipient if "@" in recipient else f"{recipient}@{(*self._door.domains, '')[0].lstrip('.')}"
-        hop = self._door.routes.route(address)
-        if hop is None:
+        route = self._door.routes.route(address)
+        if route is None:
             return NO_ROUTE
-        key = (hop, policy_for(hop.host, domain_of(address), self._door.tls_rules))
+        key = self._door.ways.target(route, domain_of(address))
         if self._key is None:
             self._key = key
         elif self._key != key:
@@ -93,7 +94,7 @@ class Handover:
                 await self.close()
                 answer = await self._ask(recipient)
         except HopLost as lost:
-            self._door.log.warning("next hop lost", hop=str(hop), why=str(lost.reply))
+            self._door.log.warning("next hop lost", hop=str(route), why=str(lost.reply))
             await self.close()
             self._failure = to_client(lost.reply)
             return self._failure
@@ -117,8 +118,8 @@ class Handover:
             await self.close()
         if self._open is None:
             assert self._key is not None
-            hop, tls = self._key
-            self._open = await Transaction.open(hop, tls, self._door.hostname, self._door.settings.relay)
+            door = self._door
+            self._open = await opened(door.ways, self._key, door.hostname, door.settings.relay)
             self._open_key = self._key
         elif self._sent:
             await self._open.reset()

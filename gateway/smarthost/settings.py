@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gateway.delivery.client import RelayTimeouts
+from gateway.delivery.ways import Ways
 from gateway.mail.networks import network
 from gateway.settings import Count, Positive, Seconds, Settings
 from gateway.smarthost.limits import RateSettings
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from gateway.logins.sources import Logins
     from gateway.mail.types import Mail, Reply, Session, Verdict
     from gateway.store.queued import Outgoing
-    from gateway.tls.outbound import OutboundTlsRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +160,7 @@ class Door:
     domains: tuple[str, ...]  # those for which everybody may send mail to us
     relay_networks: tuple[str, ...]  # those whose clients may send mail for any domain
     log: Log = field(repr=False)
-    tls_rules: tuple[OutboundTlsRule, ...] = ()
+    ways: Ways = field(default_factory=Ways)
     submit: Callable[[Outgoing], Future[None]] | None = None  # into the queue; None: there is none
     logins: Logins | None = None  # None: nobody can log in
     lifetime: float = 432_000.0  # seconds that queued mail is tried

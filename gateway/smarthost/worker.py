@@ -74,7 +74,7 @@ class Worker:
         self._listed = (*door.relay_networks, *settings.xclient_networks, *settings.xforward_networks)
         self.guard = Guard(door.logins, door.log) if door.logins is not None else None
         self.verifier = (
-            Verifier(door.hostname, door.tls_rules, settings.relay, settings.verify_seconds)
+            Verifier(door.hostname, door.ways, settings.relay, settings.verify_seconds)
             if door.submit is not None and settings.verify_recipients
             else None
         )

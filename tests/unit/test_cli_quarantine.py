@@ -19,8 +19,10 @@ from gateway.cli.quarantine import quarantine
 from gateway.delivery import release as release_module
 from gateway.delivery.relay import RecipientResult
 from gateway.delivery.settings import ReleaseSettings
+from gateway.dns import DnsSettings
 from gateway.mail.mime import parse
 from gateway.scanners.clamd import ClamdSettings
+from gateway.smarthost.settings import SmarthostSettings
 from gateway.store.database import Database, StoreSettings, open_database
 from gateway.store.journal import Journal
 from gateway.store.quarantine import Quarantine
@@ -59,6 +61,9 @@ class Bench:
             release=ReleaseSettings(undo_seconds_bulk=0.0, administrators=(ME,)),
             antivirus=ClamdSettings(enabled=False),
             tls=SimpleNamespace(outbound=()),
+            next_hop_logins="",
+            dns=DnsSettings(nameservers=("192.0.2.53",)),
+            smarthost=SmarthostSettings(),
             name="gw.example.com",
             queue_lifetime=0.0,
         )

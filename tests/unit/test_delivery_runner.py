@@ -19,6 +19,7 @@ from gateway.delivery.routes import RouteSettings, routes
 from gateway.delivery.runner import Courier, serve
 from gateway.delivery.schedule import Clock, retry_after
 from gateway.delivery.settings import QueueSettings
+from gateway.delivery.ways import Ways
 from gateway.log import LogSettings, open_log
 from gateway.mail.types import new_id
 from gateway.store.queue import Queue
@@ -91,7 +92,7 @@ class Agency:
             hostname="gw.example.com",
             log=open_log(LogSettings(level="error")),
             timeouts=FAST,
-            tls_rules=self.tls_rules,
+            ways=Ways(rules=self.tls_rules),
             receipts=self.receipts,
             wake=wake,
             grace=3.0,

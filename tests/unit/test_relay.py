@@ -14,7 +14,7 @@ from gateway.delivery.client import HopLost, RelayTimeouts, Transaction
 from gateway.delivery.relay import RecipientResult, relay, relay_sync
 from gateway.delivery.routes import NextHop
 from gateway.tls.outbound import TlsPolicy
-from tests.hop import OFFERED, Hop, running
+from tests.hop import OFFERED, Hop, running, straight
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,8 +37,7 @@ def send(
     async def go() -> dict[str, RecipientResult]:
         async with running(hop):
             return await relay(
-                hop.next_hop,
-                tls,
+                *straight(hop.next_hop, tls),
                 sender,
                 recipients,
                 message,
@@ -107,7 +106,12 @@ def test_lmtp_over_a_unix_socket_that_breaks_after_the_first_answer(tmp_path: Pa
         server = await asyncio.start_unix_server(hop.serve, path)
         try:
             return await relay(
-                NextHop("lmtp", path=path), CLEAR, SENDER, ["a@x", "b@x"], MESSAGE, helo="gw", timeouts=FAST
+                *straight(NextHop("lmtp", path=path), CLEAR),
+                SENDER,
+                ["a@x", "b@x"],
+                MESSAGE,
+                helo="gw",
+                timeouts=FAST,
             )
         finally:
             server.close()
@@ -153,7 +157,8 @@ def test_a_broken_next_hop_defers(name: str) -> None:
 
 
 def test_nobody_listens() -> None:
-    result = relay_sync(NextHop("smtp", "127.0.0.1", 1), CLEAR, SENDER, ["u@x"], MESSAGE, helo="gw")
+    way = straight(NextHop("smtp", "127.0.0.1", 1), CLEAR)
+    result = relay_sync(*way, SENDER, ["u@x"], MESSAGE, helo="gw")
     assert result["u@x"].status == "deferred"
     assert result["u@x"].enhanced == "4.4.1"
 

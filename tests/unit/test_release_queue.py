@@ -14,6 +14,7 @@ from gateway.config import Config
 from gateway.delivery.release import ReleaseError, Sender, into_queue, outfit, release_item
 from gateway.delivery.routes import RouteSettings, routes
 from gateway.delivery.settings import ReleaseSettings
+from gateway.delivery.ways import Ways
 from gateway.delivery.wrap import wrapper
 from gateway.scanners.clamd import ClamdSettings
 from gateway.smarthost.settings import SmarthostSettings
@@ -168,5 +169,7 @@ def test_which_way_releases_go() -> None:
     assert Config(smarthost=SmarthostSettings(listen=("127.0.0.1:25",), queue=False)).queue_lifetime == 0
     assert Config().queue_lifetime == 0
     for hop, lifetime, queued in (("", 1.0, True), ("", 0.0, False), ("smtp:127.0.0.1:10026", 1.0, False)):
-        built = outfit(ReleaseSettings(next_hop=hop), TABLE, (), "gw", ClamdSettings(enabled=False), lifetime)
+        built = outfit(
+            ReleaseSettings(next_hop=hop), TABLE, Ways(), "gw", ClamdSettings(enabled=False), lifetime
+        )
         assert (built.enqueue is not None) == queued

@@ -14,6 +14,7 @@ import pytest
 
 from contrib.lab.certificates import Authority
 from gateway.delivery.verify import Verifier
+from gateway.delivery.ways import Ways
 from gateway.mail.types import Action, Contribution, Edit, EditOp, Mail, Reply, Verdict
 from gateway.smarthost.intake import may_bounce
 from gateway.store.database import StoreError
@@ -230,8 +231,8 @@ def test_recipients_of_others_are_not_asked_for() -> None:
 def test_only_a_refusal_of_the_recipient_refuses(hop: Hop) -> None:
     async def go() -> None:
         async with running(hop):
-            verifier = Verifier("gw.example.com", (), FAST, 60)
-            assert await verifier.refusal("u@example.com", hop.next_hop) is None
+            verifier = Verifier("gw.example.com", Ways(), FAST, 60)
+            assert await verifier.refusal("u@example.com", hop.route) is None
             await verifier.close()
 
     asyncio.run(go())
@@ -241,12 +242,12 @@ def test_a_stale_connection_is_opened_anew() -> None:
     hop = Hop(answers={b"RCPT TO:<no@": b"550 5.1.1 unknown\r\n"})
 
     async def go() -> None:
-        verifier = Verifier("gw.example.com", (), FAST, 60)
+        verifier = Verifier("gw.example.com", Ways(), FAST, 60)
         async with running(hop):
-            assert await verifier.refusal("u@example.com", hop.next_hop) is None
+            assert await verifier.refusal("u@example.com", hop.route) is None
             hop.drop_after = 1
-            assert await verifier.refusal("v@example.com", hop.next_hop) is None
-            refused = await verifier.refusal("no@example.com", hop.next_hop)
+            assert await verifier.refusal("v@example.com", hop.route) is None
+            refused = await verifier.refusal("no@example.com", hop.route)
             assert refused is not None
             assert refused.code == 550
         await verifier.close()

@@ -25,7 +25,8 @@ from gateway.delivery.release import (
     send,
     with_token,
 )
-from gateway.delivery.routes import RouteSettings, parse_next_hop, routes
+from gateway.delivery.routes import RouteSettings, parse_route, routes
+from gateway.delivery.ways import Target, Ways
 from gateway.delivery.wrap import wrapper
 from gateway.housekeeper import send_due
 from gateway.log import LogSettings, open_log
@@ -336,9 +337,10 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, tuple[str, ...
     calls: list[tuple[str, str, tuple[str, ...], bytes]] = []
 
     def relay_sync(
-        hop: object, tls: object, _sender: str, recipients: Sequence[str], message: bytes, **_: object
+        target: Target, ways: Ways, _sender: str, recipients: Sequence[str], message: bytes, **_: object
     ) -> dict[str, RecipientResult]:
-        calls.append((str(hop), str(getattr(tls, "level", "")), tuple(recipients), message))
+        [way] = ways.find(target)
+        calls.append((str(target), way.tls.level, tuple(recipients), message))
         return dict.fromkeys(recipients, TAKEN)
 
     monkeypatch.setattr(release_module, "relay_sync", relay_sync)
@@ -353,7 +355,7 @@ def test_each_recipient_goes_to_its_next_hop(sent: list[tuple[str, str, tuple[st
         ]
     )
     rules = (OutboundTlsRule(domains=("example.org",), level="verify"),)
-    deliver = deliverer(table, rules, "gw.example.com")
+    deliver = deliverer(table, Ways(rules=rules), "gw.example.com")
     results = deliver(Envelope("a@example.net", (BOB, DAVE, CAROL, "x@example.edu")), RAW, "TOKEN")
     assert sent == [
         ("lmtp:127.0.0.1:24", "may", (BOB, CAROL), RAW),
@@ -370,7 +372,7 @@ def test_each_recipient_goes_to_its_next_hop(sent: list[tuple[str, str, tuple[st
 def test_what_goes_back_into_postfix_carries_the_token(
     sent: list[tuple[str, str, tuple[str, ...], bytes]],
 ) -> None:
-    deliver = deliverer(routes([]), (), "gw.example.com", parse_next_hop("smtp:127.0.0.1:10025"))
+    deliver = deliverer(routes([]), Ways(), "gw.example.com", parse_route("smtp:127.0.0.1:10025"))
     deliver(Envelope("a@example.net", (BOB, DAVE)), RAW, "TOKEN")
     [(hop, _, recipients, message)] = sent
     assert (hop, recipients) == ("smtp:127.0.0.1:10025", (BOB, DAVE))
@@ -398,7 +400,7 @@ def test_over_the_wire_the_octets_are_the_same(quarantine: Quarantine, reinject:
     async def go() -> ScriptedHop:
         async with running(ScriptedHop()) as hop:
             table = routes([RouteSettings(domains=("example.com",), next_hop=str(hop.next_hop))])
-            deliver = deliverer(table, (), "gw.example.com", hop.next_hop if reinject else None)
+            deliver = deliverer(table, Ways(), "gw.example.com", hop.route if reinject else None)
             done = await asyncio.to_thread(release_item, quarantine, sender(deliver), mail.id, ME)
             assert (set(done.delivered), done.failed) == ({BOB, CAROL}, {})
             return hop
