@@ -347,11 +347,8 @@ class _Reader:
             return
         if encoding in transfer.UUENCODE:
             self.found.doubt()
-        if encoding != "base64" and media.type not in READ_AS_TEXT and not textual(data):
-            # A file whose line ends went through the mail: a client on Unix saves it with LF.
-            self.found.keep(data.replace(b"\r\n", b"\n"))
-            for reading in transfer.readings(item.raw[start : item.end], encoding)[1:]:
-                self.found.further(reading, _malformed(encoding))
+        if encoding != "base64" and (media.type not in READ_AS_TEXT or read.names):
+            self._saved_file(item, data, start, encoding)
         for other in read.encodings[1:]:
             if self.found.spend(2 * (item.end - start)):
                 for reading in transfer.readings(item.raw[start : item.end], other)[:2]:
@@ -375,6 +372,15 @@ class _Reader:
             if encoding == "7bit" and _BASE64_BODY.match(data):
                 self._sniff_encoded(data, "encoding-missing")
             self._undeclared(item, data, "undeclared-parts", known=read.plain)
+
+    def _saved_file(self, item: _Item, data: bytes, start: int, encoding: str) -> None:
+        """Keep what clients may save of a file that is not in base64."""
+        if not textual(data):
+            # A file whose line ends went through the mail: a client on Unix saves it with LF.
+            self.found.keep(data.replace(b"\r\n", b"\n"))
+        if encoding not in transfer.IDENTITY:
+            for reading in transfer.readings(item.raw[start : item.end], encoding)[1:]:
+                self.found.further(reading, _malformed(encoding))
 
     def _inner_message(self, item: _Item, kind: str, data: bytes) -> None:
         """Read the message that an attached file is, or that S/MIME signed as a whole."""

@@ -22,6 +22,7 @@ _BAD_ESCAPE = re.compile(rb"=(?![0-9A-Fa-f]{2}|\r?\n|\Z)")
 _PADDED_BREAK = re.compile(rb"=[ \t]++(?=\r?\n|\Z)")
 _TRAILING_SPACE = re.compile(rb"(?<![ \t\n=])[ \t]++(?=\r?\n)")
 _LOWER_ESCAPE = re.compile(rb"=(?:[0-9A-F][a-f]|[a-f][0-9A-Fa-f])")
+_NOT_ALLOWED = bytes(sorted(set(range(256)) - set(b"\t\r\n") - set(range(32, 127))))
 _BASE64_CHARS = bytes(sorted(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"))
 _NOT_BASE64 = bytes(c for c in range(256) if c not in _BASE64_CHARS)
 _NOT_BASE64_NOR_PAD = _NOT_BASE64.replace(b"=", b"")
@@ -117,8 +118,9 @@ def _quoted_printable_readings(data: bytes) -> list[bytes]:
         return [binascii.a2b_qp(data)]
     joined = _PADDED_BREAK.sub(b"=", data)
     found = [binascii.a2b_qp(joined), binascii.a2b_qp(data)]
-    if b"\0" in joined:
-        found.append(binascii.a2b_qp(joined.replace(b"\0", b"")))
+    allowed = joined.translate(None, _NOT_ALLOWED)
+    if len(allowed) < len(joined):
+        found.append(binascii.a2b_qp(allowed))  # a robust decoder may leave them out (RFC 2045 §6.7)
     if _BAD_ESCAPE.search(joined):
         found.append(binascii.a2b_qp(_BAD_ESCAPE.sub(b"", joined)))
         found.append(binascii.a2b_qp(re.sub(rb"=(?![0-9A-Fa-f]{2}|\r?\n)[^\r\n]?", b"", joined)))
