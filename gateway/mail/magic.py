@@ -165,6 +165,8 @@ def detect(data: bytes) -> str:
             return kind
     if data.startswith(b"CD001", _ISO_AT):
         return "application/x-iso9660-image"
+    if data.startswith(b"BEA01", _ISO_AT):
+        return "application/x-udf-image"
     if b"<" in head[:1024]:
         found = _MARKUP.match(head)
         if found:

@@ -191,6 +191,44 @@ def test_a_zip_in_a_zip_is_no_second_directory() -> None:
         assert kinds_of(zipped([("one.zip", ONE), ("two.zip", TWO)], method)) == []
 
 
+def iso(*volume: bytes, start: bytes = b"") -> bytes:
+    """The volume descriptors of an image, and nothing else."""
+    return start.ljust(32_768, b"\0") + b"".join((b"\0" + mark).ljust(2_048, b"\0") for mark in volume)
+
+
+# What a file is for those who go by its name, or look further in than its first octets.
+BENEATH = {
+    "a tar whose first member is named like a picture": (
+        "a.tar",
+        tarred([(tar_info("GIF89a.txt"), b"x"), (tar_info("x.exe"), b"MZ")]),
+        "x.exe",
+    ),
+    "a zip behind gzip": ("a.zip", gzip.compress(b"x") + TWO, "two.exe"),
+    "a zip behind a tar": ("a.zip", tarred([(tar_info("one.txt"), b"1")]) + TWO, "two.exe"),
+}
+
+
+@pytest.mark.parametrize("case", BENEATH)
+def test_what_stands_beneath_the_first_octets_is_opened(case: str) -> None:
+    name, data, member = BENEATH[case]
+    assert member in names_of(data, name)
+
+
+@pytest.mark.parametrize("start", [b"", b"GIF89a", b"PK\x03\x04"])
+def test_the_files_of_udf_may_be_others_than_those_of_iso_9660(start: bytes) -> None:
+    assert "unsupported" in kinds_of(iso(b"CD001", b"BEA01", b"NSR02", start=start), "a.iso")
+    assert "unsupported" in kinds_of(iso(b"BEA01", b"NSR03", start=start), "a.img")
+
+
+def test_a_zip_at_the_end_of_a_tar_is_a_member() -> None:
+    assert kinds_of(tarred([(tar_info("one.zip"), ONE), (tar_info("two.zip"), TWO)]), "a.tar") == []
+
+
+def test_raw_objects_of_rtf_are_scanned() -> None:
+    _, parts = opened(b"{\\rtf1 {\\object\\objemb{\\*\\objdata " + EICAR.hex().encode() + b"}}}", "a.rtf")
+    assert EICAR in parts
+
+
 BROKEN = {
     "no directory": ONE[: ONE.index(b"PK\x01\x02")],
     "half": GOOD["stored zip"][:2000],
@@ -291,10 +329,10 @@ def test_a_link_in_a_zip_is_looked_at() -> None:
 def test_streams_end_where_they_should() -> None:
     data = b"abc" * 100_000
     assert (
-        b"".join(streams.gunzip(gzip.compress(data) + bytes(10) + gzip.compress(data) + b"junk")) == data * 2
+        b"".join(streams.gunzip(gzip.compress(data) + bytes(10) + gzip.compress(data) + bytes(9))) == data * 2
     )
     assert b"".join(streams.inflate(zlib.compress(data), 15)) == data
-    for broken in (b"", gzip.compress(data)[:-9], b"\x1f\x8bxxxx"):
+    for broken in (b"", gzip.compress(data)[:-9], b"\x1f\x8bxxxx", gzip.compress(data) + b"junk"):
         with pytest.raises(Broken):
             list(streams.gunzip(broken))
     with pytest.raises(Broken):

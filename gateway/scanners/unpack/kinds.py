@@ -18,6 +18,7 @@ TAIL = 66_000  # a zip file's end record and the longest comment
 ZIP_START, ZIP_END = b"PK", b"PK\x05\x06"
 
 ZIP, OLE, PDF, RTF = "application/zip", "application/x-ole-storage", "application/pdf", "application/rtf"
+TAR, ISO, UDF = "application/x-tar", "application/x-iso9660-image", "application/x-udf-image"
 TNEF, MESSAGE, LZMA_ALONE = "application/ms-tnef", "message/rfc822", "application/x-lzma"
 STREAMS = frozenset(("application/gzip", "application/x-bzip2", "application/x-xz", LZMA_ALONE))
 XML = frozenset(("text/xml", "image/svg+xml"))
@@ -25,11 +26,11 @@ PROGRAMS = frozenset(("application/x-dosexec", "application/x-elf"))
 
 # libarchive's (formats, filters) by detected type
 NATIVE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "application/x-tar": (("tar",), ()),
+    TAR: (("tar",), ()),
     "application/x-7z-compressed": (("7zip",), ()),
     "application/vnd.rar": (("rar", "rar5"), ()),
     "application/vnd.ms-cab-compressed": (("cab",), ()),
-    "application/x-iso9660-image": (("iso9660",), ()),
+    ISO: (("iso9660",), ()),
     "application/x-cpio": (("cpio",), ()),
     "application/x-lha": (("lha",), ()),
     "application/x-archive": (("ar",), ()),
@@ -41,9 +42,9 @@ NATIVE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 # What clamd's own unpacker does not know, or not well: what stands in these is handed to it.
 UNSEEN = frozenset(NATIVE) - {
-    "application/x-tar",
+    TAR,
     "application/vnd.ms-cab-compressed",
-    "application/x-iso9660-image",
+    ISO,
 }
 # Formats that pack files, and that nothing here can open.
 UNSUPPORTED = frozenset(
@@ -60,11 +61,13 @@ UNSUPPORTED = frozenset(
         "application/x-qemu-disk",
         "application/x-vmdk",
         "application/x-squashfs",
+        UDF,
     }
 )
+PACKED = STREAMS | NATIVE.keys() | UNSUPPORTED | {OLE, TNEF, MESSAGE}
 # What a name says, where the content tells nothing; "" is a format without marks, or not known.
 EXTENSIONS = {
-    "tar": "application/x-tar",
+    "tar": TAR,
     "lzh": "application/x-lha",
     "lha": "application/x-lha",
     "lzma": LZMA_ALONE,
@@ -75,12 +78,30 @@ EXTENSIONS = {
     "z": "application/x-compress",
     "rar": "application/vnd.rar",
     "cpio": "application/x-cpio",
-    "iso": "application/x-iso9660-image",
+    "iso": ISO,
     **dict.fromkeys(("zip", "zipx", "7z", "gz", "tgz", "bz2", "tbz", "tbz2", "xz", "txz", "cab", "rpm"), ""),
     **dict.fromkeys(("arj", "ace", "zoo", "lz", "lzo", "br", "sit", "sitx", "xar", "wim", "alz", "egg"), ""),
 }
+# What is opened as a zip file by its name, whatever stands before that.
+ZIP_NAMES = frozenset("zip zipx jar war apk xpi epub kmz docx xlsx pptx docm xlsm pptm odt ods odp".split())
+_TAR_AT, _ISO_AT, _SECTOR = 257, 32_768, 2_048
 _ASKED = NATIVE.keys() | STREAMS | UNSUPPORTED | XML | PROGRAMS | {OLE, PDF, RTF}
 _SAVED_AS_TEXT = frozenset(("doc", "dot", "xls", "xlt", "ppt", "xml", "mht", "mhtml"))
+
+
+def beneath(data: bytes) -> tuple[str, ...]:
+    """What a file is by marks further in, whatever its first octets say: those are a name, or free, there."""
+    found = []
+    if data.startswith(b"ustar", _TAR_AT):
+        found.append(TAR)
+    if len(data) > _ISO_AT:
+        # The volume descriptors of ISO 9660, and those of UDF (ECMA-167, part 2), whose files may be others.
+        marks = {data[at + 1 : at + 6] for at in range(_ISO_AT, _ISO_AT + 16 * _SECTOR, _SECTOR)}
+        if b"CD001" in marks:
+            found.append(ISO)
+        if marks & {b"NSR02", b"NSR03"}:
+            found.append(UDF)
+    return tuple(found)
 
 
 def wanted(attachment: Attachment) -> bool:
@@ -89,6 +110,8 @@ def wanted(attachment: Attachment) -> bool:
     if not data:
         return False
     if attachment.detected_type in _ASKED or data.startswith(ZIP_START) or ZIP_END in data[-TAIL:]:
+        return True
+    if beneath(data):
         return True
     for name in attachment.names:
         outermost = extensions(name)[:1]

@@ -121,7 +121,9 @@ def _streams(
             position -= len(decompressor.unused_data)
             while data.startswith(b"\0", position):  # tapes are padded, and the tools skip it
                 position += 1
-            if not mark or not data.startswith(mark, position):
+            if mark and position < len(data) and not data.startswith(mark, position):
+                raise Broken("other octets stand behind the end")  # some tools skip them, some look for more
+            if not mark or position >= len(data):
                 return
     except (zlib.error, lzma.LZMAError, OSError, EOFError, ValueError) as error:
         raise Broken(str(error)[:200]) from error

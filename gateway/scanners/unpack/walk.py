@@ -154,9 +154,27 @@ class Walker:
                 self._note("broken", name, f"{type(error).__name__}: {error}")
 
     def _openers(self, data: bytes, name: str, kind: str) -> Iterator[Callable[[bytes, str, int], None]]:
-        by_name = kinds.EXTENSIONS.get((extensions(name) or ("",))[0])
+        outermost = (extensions(name) or ("",))[0]
+        by_name = kinds.EXTENSIONS.get(outermost)
         if not kind and by_name:
             kind = by_name
+        yield from self._by_kind(name, kind)
+        for other in kinds.beneath(data):
+            if other != kind:
+                yield from self._by_kind(name, other)
+        zipped = data.startswith(kinds.ZIP_START) or kinds.ZIP_END in data[-kinds.TAIL :]
+        # Documents and programs may be a zip file as well, by what stands at their end; what packs
+        # files as they are has one there that is a member, and is no zip file but by its name.
+        if zipped and (kind not in kinds.NATIVE or outermost in kinds.ZIP_NAMES):
+            yield self._zip
+        elif by_name is not None and not zipped:
+            if not kind:
+                self._note("unsupported", name, "its name is that of an archive")
+            elif kind not in kinds.PACKED:
+                yield self._inner
+        yield from self._documents(data, kind)
+
+    def _by_kind(self, name: str, kind: str) -> Iterator[Callable[[bytes, str, int], None]]:
         if kind in _STREAMS:
             yield lambda d, n, depth: self._stream(d, n, depth, kind)
         elif kind in kinds.NATIVE:
@@ -169,19 +187,12 @@ class Walker:
             yield self._tnef
         elif kind in kinds.UNSUPPORTED:
             self._note("unsupported", name, kind)
-        else:
-            # Documents and programs may be a zip file as well, by what stands at their end.
-            if data.startswith(kinds.ZIP_START) or kinds.ZIP_END in data[-kinds.TAIL :]:
-                yield self._zip
-            elif not kind and by_name is not None:
-                self._note("unsupported", name, "its name is that of an archive")
-            yield from self._documents(data, kind)
 
     def _documents(self, data: bytes, kind: str) -> Iterator[Callable[[bytes, str, int], None]]:
         if kind == kinds.PDF:
             yield lambda d, n, depth: self._found(pdf.look(d, self._budget, self._reads), n, depth)
         elif kind == kinds.RTF:
-            yield lambda d, n, depth: self._found(office.rtf(d), n, depth)
+            yield lambda d, n, depth: self._found(office.rtf(d), n, depth, unseen=True)
         elif kind in kinds.XML:
             yield lambda d, n, depth: self._found(office.entities(d), n, depth)
         elif kind in kinds.PROGRAMS:
@@ -189,8 +200,8 @@ class Walker:
         if kind in ("text/xml", "text/html", "") and b"MSO" in data[:8_000].upper():
             yield lambda d, n, depth: self._found(office.saved_as_text(d), n, depth)
 
-    def _found(self, found: Iterator[Found], name: str, depth: int) -> None:
-        """Take what a document's reader yields."""
+    def _found(self, found: Iterator[Found], name: str, depth: int, *, unseen: bool = False) -> None:
+        """Take what a document's reader yields; `unseen` says that the scanner may not see its files."""
         for item in found:
             if item.kind == "limit":
                 raise LimitHit(item.detail, name)
@@ -201,6 +212,8 @@ class Walker:
             if item.data is not None:
                 self._budget.member()
                 self._budget.octets(len(item.data))
+                if unseen:
+                    self._hand_on(item.data)
                 self._member(item.name, item.data, depth)
 
     def _reads(self) -> bool:
