@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 
 from gateway.auth.gather import Authentication, authenticate
 from gateway.mail import magic
+from gateway.mail.findings import NOT_WHOLE
 from gateway.mail.networks import inside
 from gateway.mail.types import (
     Content,
@@ -267,7 +268,7 @@ def _scanned(
 
     What goes beyond a limit is not shown to it: that is held in any case, and would keep the scanner
     from ordinary mail, with a thread for seconds at each bomb. All else is, since an infection says more.
-    ClamAV's time is quadratic in the parts of a message: of one with too many it sees those that were read.
+    ClamAV's time is quadratic in parts, uuencoded files too: of too many it sees those that were read.
     """
     limits = [f.attachment for f in opened.unpacked.findings if f.kind == "limit"]
     if opened.late:  # nothing was opened in time, and a bomb would take the scanner's time next
@@ -275,8 +276,8 @@ def _scanned(
     if limits:
         parts = without_unopened(mail.raw, content, min(limits))
         beyond = "a limit of unpacking"
-    elif "parts" in content.limits:
-        parts, beyond = content.readings, "the limit of parts"
+    elif NOT_WHOLE.intersection(content.limits):
+        parts, beyond = content.readings, "a limit of parts"
     else:
         parts, beyond = (as_message(mail.raw), *content.readings), ""
     scan, taken = _timed(antivirus.scan, (*parts, *opened.parts), deadline)

@@ -12,7 +12,8 @@ import binascii
 import re
 import struct
 
-MAX_FILES = 100
+MAX_FILES = 100  # of one piece of text; its reader says that a bound was hit
+MAX_BEGINS = 1_000  # lines that may begin a uuencoded file
 MAX_EXPANDED = 50_000_000  # octets that BinHex run lengths may expand to
 
 _BEGIN = re.compile(

@@ -29,6 +29,8 @@ class MimeLimits:
     readings: int = 64  # further readings that are tried
 
 
+# Limits of which scanners are shown what was read, and not the whole: there is too much for them as well.
+NOT_WHOLE = frozenset(("parts", "attachments"))
 READ_AS_TEXT = {
     "text/plain": "plain",
     "text/html": "html",
@@ -141,6 +143,8 @@ class Findings:
 
     def files(self, files: containers.Files, depth: int, part: tuple[int, int] | None = None) -> None:
         """Attach files that stand inside other bytes."""
+        if len(files) >= containers.MAX_FILES:
+            self.hit.setdefault("attachments")
         for name, content in files:
             if content and self.spend(len(content)):
                 self.plain = False

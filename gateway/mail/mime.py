@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from gateway.mail import containers, entity, headers, magic, structure, transfer
 from gateway.mail.addresses import mailboxes
 from gateway.mail.charsets import decode, decode_words, lenient_base64
-from gateway.mail.findings import READ_AS_TEXT, Findings, MimeLimits, known_file, textual
+from gateway.mail.findings import NOT_WHOLE, READ_AS_TEXT, Findings, MimeLimits, known_file, textual
 from gateway.mail.parameters import unfold
 from gateway.mail.types import Content
 
@@ -114,7 +114,7 @@ class _Reader:
         """Read the first reading to its end, then each further one."""
         while self._stack or self._further:
             self._entity(self._stack.pop() if self._stack else self._further.popleft())
-        if not self.found.plain or "parts" in self.found.hit:
+        if not self.found.plain or self.found.hit.keys() & NOT_WHOLE:
             # Another scanner may have taken another way, or is not shown the whole: it shall see what we saw.
             for leaf in self.found.leaves:
                 self.found.keep(leaf)
@@ -416,7 +416,7 @@ class _Reader:
         if encoding not in transfer.UUENCODE:
             self.found.defects.setdefault(reason)
             self._undeclared(item, body, reason, known=False)
-        unsure = bool(others) or len(body) > transfer.MANY_READINGS
+        unsure = bool(others) or transfer.unread(body, encoding)
         if unsure and (kind not in READ_AS_TEXT or not textual(data)):
             self.found.ambiguities.setdefault(reason)
         for other in others:
@@ -447,6 +447,8 @@ class _Reader:
         data = data[:_MAX_SNIFF]
         if b"begin" in data or b"BEGIN" in data:
             self.found.files(containers.uudecode(data), item.depth)
+            if data.count(b"\nbegin ") > containers.MAX_BEGINS:
+                self.found.hit.setdefault("attachments")  # ClamAV's time is quadratic in them
         if b"=ybegin " in data:
             self.found.files(containers.yenc(data), item.depth)
         if b"BinHex" in data:

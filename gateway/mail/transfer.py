@@ -31,7 +31,7 @@ _PADDING = re.compile(rb"=+")
 _EMPTY_LINE = re.compile(rb"\n[ \t]*\r?\n")
 _WHOLE_LINE = re.compile(rb"[A-Za-z0-9+/]*+={0,2}\Z")
 _UU_JUNK = re.compile(rb"\n(?!end[ \t]*\r?$|[`\r\n])[ \t]*+(?:[^ -`]|[ -`]*+[^ -`\r\n])", re.MULTILINE)
-MANY_READINGS = 2_000_000  # octets; larger data get only the commonest readings
+_MANY_READINGS, _MANY_QUOTED = 2_000_000, 1_000_000  # octets; larger data get only the commonest readings
 
 
 def canonical(raw: bytes, start: int, end: int, encoding: str) -> bytes | None:
@@ -67,6 +67,11 @@ def base64_like(head: bytes) -> bool:
     return len(head.translate(None, _NOT_BASE64_NOR_PAD)) * 4 >= len(head) * 3
 
 
+def unread(data: bytes, encoding: str) -> bool:
+    """Whether `data` is too large for all its `readings`."""
+    return len(data) > (_MANY_QUOTED if encoding == "quoted-printable" else _MANY_READINGS)
+
+
 def readings(data: bytes, encoding: str) -> list[bytes]:
     """What decoders make of `data`, the commonest first, without doubles. Never empty."""
     if encoding == "base64":
@@ -91,7 +96,7 @@ def _base64_readings(data: bytes) -> list[bytes]:
     found = [lenient_base64(data)]
     padded = data.translate(None, _NOT_BASE64_NOR_PAD)
     found.append(lenient_base64(padded.replace(b"=", b"")))  # padding is junk
-    if len(data) > MANY_READINGS:
+    if unread(data, "base64"):
         return found
     chunks = _PADDING.split(padded)
     found.append(b"".join(lenient_base64(c) for c in chunks if c))  # each chunk by itself
@@ -114,7 +119,7 @@ def _base64_readings(data: bytes) -> list[bytes]:
 
 
 def _quoted_printable_readings(data: bytes) -> list[bytes]:
-    if len(data) > MANY_READINGS:
+    if unread(data, "quoted-printable"):
         return [binascii.a2b_qp(data)]
     joined = _PADDED_BREAK.sub(b"=", data)
     found = [binascii.a2b_qp(joined), binascii.a2b_qp(data)]

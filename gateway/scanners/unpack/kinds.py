@@ -83,7 +83,9 @@ EXTENSIONS = {
     **dict.fromkeys(("arj", "ace", "zoo", "lz", "lzo", "br", "sit", "sitx", "xar", "wim", "alz", "egg"), ""),
 }
 # What is opened as a zip file by its name, whatever stands before that.
-ZIP_NAMES = frozenset("zip zipx jar war apk xpi epub kmz docx xlsx pptx docm xlsm pptm odt ods odp".split())
+ZIP_NAMES = frozenset(
+    ("zip", "zipx", "jar", "war", "apk", "xpi", "epub", "kmz", "docx", "xlsx", "pptx", "docm", "xlsm", "odt")
+)
 _TAR_AT, _ISO_AT, _SECTOR = 257, 32_768, 2_048
 _ASKED = NATIVE.keys() | STREAMS | UNSUPPORTED | XML | PROGRAMS | {OLE, PDF, RTF}
 _SAVED_AS_TEXT = frozenset(("doc", "dot", "xls", "xlt", "ppt", "xml", "mht", "mhtml"))
