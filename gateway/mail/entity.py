@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, field
 
 from gateway.mail import headers, names
-from gateway.mail.parameters import Structured, loose, strict, unfold, without_comments
+from gateway.mail.parameters import MAX_VALUE, Structured, loose, strict, unfold, without_comments
 from gateway.mail.transfer import IDENTITY, KNOWN, UUENCODE
 
 _CONTENT_FIELD = re.compile(rb"content[^a-z\n]{0,40}(?:t(?:ype|ransfer)|disp)")
@@ -89,6 +89,8 @@ def read(raw: bytes, start: int, end: int, default: str = "text/plain", *, mend:
         value = unfold(item.value)
         if value.endswith(b";") or b"\\" in value or len(value) > _USUAL_LENGTH:
             entity.usual = False  # ClamAV loses the whole body over that
+        if len(value) > MAX_VALUE:
+            entity.reasons.append("field-too-long")
         (types if lower == _EXACT[0] else encodings if lower == _EXACT[1] else dispositions).append(value)
         if item.raw[len(name) : len(name) + 1] != b":":
             entity.reasons.append("header-space-colon")
@@ -191,6 +193,11 @@ def _variants(raw: bytes, start: int, end: int) -> list[bytes]:
     return list(found)
 
 
+def _some(values: list[bytes]) -> list[bytes]:
+    """Of a field that is doubled readers take the first, or the last."""
+    return values if len(values) <= 4 else [*values[:3], values[-1]]
+
+
 # ---------------------------------------------------------------- Content-Type
 
 
@@ -198,7 +205,7 @@ def _read_types(values: list[bytes], default: str, entity: Entity) -> None:
     distinct = list(dict.fromkeys(v.strip() for v in values))
     if len(values) > 1:
         entity.defects.append("content-type-doubled")
-    for value in distinct[:4]:
+    for value in _some(distinct):
         parsed = strict(value)
         media = _strict_media(parsed, value, entity) if parsed else _loose_media(value, default, entity)
         if media not in entity.media:
@@ -284,7 +291,7 @@ def _read_encodings(values: list[bytes], entity: Entity) -> None:
         entity.encodings.append("7bit")
         return
     found: dict[str, None] = {}
-    for value in values[:4]:
+    for value in _some(values):
         token = _TOKEN.match(value)
         name = token[1].decode("ascii").lower() if token else ""
         if name in KNOWN or name in UUENCODE:
@@ -325,11 +332,11 @@ def _guesses(value: bytes) -> list[str]:
 
 def _read_names(dispositions: list[bytes], types: list[bytes], entity: Entity) -> None:
     found: dict[str, None] = {}
-    count = max(len(dispositions), len(types))
     odd = False
     if len(dispositions) > 1:
         entity.defects.append("disposition-doubled")
-    for index in range(min(count, 4)):
+    dispositions, types = _some(dispositions), _some(types)
+    for index in range(max(len(dispositions), len(types))):
         disposition = dispositions[index] if index < len(dispositions) else b""
         kind = types[index] if index < len(types) else b""
         parsed = strict(disposition) if disposition else None
@@ -349,4 +356,4 @@ def _read_names(dispositions: list[bytes], types: list[bytes], entity: Entity) -
         # The sections of one name may be spread over the fields.
         joined = strict(b"x" + b"".join(b";" + value.partition(b";")[2] for value in (*dispositions, *types)))
         found.update(dict.fromkeys(v for v in joined.extended.values() if v) if joined else ())
-    entity.names = tuple(found)[: names.MAX_NAMES]
+    entity.names = names.some(tuple(found))

@@ -15,7 +15,7 @@ from urllib.parse import unquote_to_bytes
 
 from gateway.mail.charsets import decode, decode_extended, decode_words
 
-MAX_PARAMETERS = 200
+MAX_PARAMETERS = 2_000
 MAX_VALUE = 20_000  # octets of a structured field that are read
 MAX_CANDIDATES = 16
 
@@ -185,7 +185,7 @@ def _collect(rest: bytes, seen: dict[str, None]) -> bytes:
     if plain:
         readings += (plain[0], plain[0].strip(b"\"'"))
     until = rest.partition(b";")[0].strip()
-    readings += (until, until.strip(b"\"'"), without_comments(until).strip())
+    readings += (until, until.strip(b"\"'"), until.strip(b"\"'<>[],"), without_comments(until).strip())
     whole = rest.strip()
     if b";" in whole:
         readings += (whole.strip(b"\"'"), _ESCAPE.sub(rb"\1", whole))

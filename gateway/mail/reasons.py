@@ -24,6 +24,7 @@ AMBIGUITIES = {
     "encoding-missing": "A file in base64 has no field that says so",
     "encoding-unknown": "The transfer encoding is not known",
     "external-body": "The part's content is elsewhere (message/external-body)",
+    "field-too-long": "A field that says how to read a part is longer than anybody reads",
     "header-bare-cr": "A CR without LF stands in a header section with content fields",
     "header-bare-lf": "Header lines end in CRLF here and in LF there",
     "header-hidden-field": "A content field is hidden in another one, or behind junk",
