@@ -24,6 +24,7 @@ from gateway.store.held import as_dict
 from gateway.store.states import OPEN, State
 from gateway.web.held import BULK, AbsentError
 from gateway.web.may import Act
+from gateway.web.plot import date
 from gateway.web.site import AskedError, StrangerError
 
 if TYPE_CHECKING:
@@ -187,6 +188,15 @@ def _source(call: Call) -> Response:
     raw = call.held.source(call.item)
     named = {"Content-Disposition": f"attachment; filename={call.held.find(call.item).id}.eml"}
     return Response(raw, media_type="application/octet-stream", headers=named)
+
+
+def _statistics(call: Call) -> Any:
+    told = call.site.counts.of(call.person)
+    return {
+        "states": told.states,
+        "held": [{"day": date(one.day), "counts": one.counts} for one in told.held],
+        "judged": [{"day": date(one.day), "counts": one.counts} for one in told.judged],
+    }
 
 
 def _filters(call: Call) -> Any:
@@ -410,6 +420,14 @@ OPERATIONS: Final = (
         summary="Take back a release of many that is not sent yet.",
         answer="Undone",
         handler=_undo_batch,
+    ),
+    Operation(
+        method="GET",
+        path="/statistics",
+        name="getStatistics",
+        summary="Messages within reach by state, and those of the last days; who reviews all: all mail too.",
+        answer="Statistics",
+        handler=_statistics,
     ),
     Operation(
         method="GET",

@@ -21,7 +21,7 @@ from starlette.routing import BaseRoute, Route
 from gateway.mail.headers import printable
 from gateway.store.database import StoreError
 from gateway.store.decisions import RefusedError
-from gateway.web import api, door, pages
+from gateway.web import api, door, figures, pages
 from gateway.web.guard import Guard
 from gateway.web.held import AbsentError
 from gateway.web.openapi import description
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _THREADS: Final = 16  # requests that are worked on at a time; the others wait
 _STATIC: Final = Path(__file__).parent / "static"
-_FILES: Final = {"style.css": "text/css"}
+_FILES: Final = {"style.css": "text/css", "live.js": "text/javascript"}
 _DAY: Final = "public, max-age=86400"
 
 
@@ -82,6 +82,8 @@ def _routes(site: Site) -> list[BaseRoute]:
         post("/account/password", page(door.change_password)),
         get("/held", page(pages.listing)),
         post("/held", page(pages.many)),
+        get("/statistics", page(figures.page)),
+        get("/counts", page(figures.live)),
         post("/undo", page(pages.undo_many)),
         get("/held/{item}", page(pages.item)),
         get("/held/{item}/source", page(pages.source)),

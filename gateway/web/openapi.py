@@ -33,6 +33,8 @@ def _named(name: str) -> dict[str, Any]:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
+_COUNTS: Final = {"type": "object", "additionalProperties": _WHOLE}
+_DAY: Final = _object(day={"type": "string", "format": "date"}, counts=_COUNTS)
 _COPY: Final = _object(address=_TEXT, state=_STATE, delivered_to=_TEXT, note=_TEXT)
 _ITEM: Final = _object(
     id=_TEXT,
@@ -90,9 +92,10 @@ ANSWERS: Final[dict[str, dict[str, Any]]] = {
     "Decided": _object(id=_TEXT, recipients=_TEXTS),
     "Ordered": _object(id=_TEXT, recipients=_TEXTS, batch=_TEXT, due=_TIME),
     "Undone": _object(items=_TEXTS),
-    "Learned": _object(id=_TEXT, counts={"type": "object", "additionalProperties": _WHOLE}),
+    "Learned": _object(id=_TEXT, counts=_COUNTS),
     "Ruled": _object(id=_TEXT, pattern=_TEXT),
     "Many": _object(done=_TEXTS, failed=_list(_object(id=_TEXT, why=_TEXT)), batch=_TEXT),
+    "Statistics": _object(states=_COUNTS, held=_list(_DAY), judged=_list(_DAY)),
     "Filters": _object(
         filters={
             "type": "object",

@@ -20,6 +20,7 @@ from gateway.policy.counterfactual import answers, words
 from gateway.store import options
 from gateway.store.decisions import RefusedError
 from gateway.store.states import OPEN, WAITING, Role, State
+from gateway.web.figures import waiting
 from gateway.web.held import BULK, AbsentError
 from gateway.web.may import Act
 from gateway.web.site import AskedError, redirect
@@ -82,6 +83,7 @@ def listing(visit: Visit) -> Response:
         filters=visit.site.filters().all() if visit.person.role >= Role.REVIEWER else {},
         done=DONE.get(visit.request.query_params.get("done", ""), ""),
         problem=problem,
+        waiting=waiting(visit.site.counts.of(visit.person)),
         reviewer=visit.person.role >= Role.REVIEWER,
     )
 

@@ -109,6 +109,7 @@ async def _until_told(server: uvicorn.Server, listener: socket.socket) -> None:
 
 def site(parts: Parts, database: Database, log: Log) -> Site:
     """The site of an open database."""
+    from gateway.web.figures import Counts  # noqa: PLC0415  # an extra
     from gateway.web.login import Doorkeeper  # noqa: PLC0415  # an extra
     from gateway.web.site import Site  # noqa: PLC0415  # as above
 
@@ -121,6 +122,7 @@ def site(parts: Parts, database: Database, log: Log) -> Site:
         wording=wording,
         learn=teacher(parts, quarantine, log),
         log=log,
+        counts=Counts(quarantine),
     )
 
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from gateway.policy.brief import Wording
     from gateway.store.people import Login, People, Person
     from gateway.store.quarantine import Quarantine
+    from gateway.web.figures import Counts
     from gateway.web.login import Doorkeeper
     from gateway.web.settings import WebSettings
 
@@ -90,6 +91,7 @@ class Site:
     wording: Callable[[str], Wording]  # of a language, English for one that is not known
     learn: Callable[[Sequence[str], bool, str], Mapping[str, int]] | None
     log: Log
+    counts: Counts
     pages: jinja2.Environment = field(default_factory=templates)
 
     @property
