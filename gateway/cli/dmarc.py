@@ -28,8 +28,9 @@ from gateway.dns import Lookup, Resolver
 from gateway.mail.domains import to_ascii
 from gateway.mail.headers import printable
 from gateway.reports.observe import is_domain
+from gateway.store.counts import DAY
 from gateway.store.database import StoreError, open_database
-from gateway.store.dmarc import DAY, Summary, summaries
+from gateway.store.dmarc import Summary, summaries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -17,7 +17,7 @@ from xml.sax.saxutils import escape  # writes only; nothing is parsed
 
 from gateway import __version__
 from gateway.mail.headers import printable
-from gateway.store.dmarc import DAY
+from gateway.store.counts import DAY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

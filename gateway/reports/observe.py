@@ -19,7 +19,8 @@ from gateway.mail.domains import domain_of
 from gateway.mail.headers import printable
 from gateway.mail.networks import address
 from gateway.mail.types import Action
-from gateway.store.dmarc import DAY, Observation
+from gateway.store.counts import DAY
+from gateway.store.dmarc import Observation
 
 if TYPE_CHECKING:
     from gateway.mail.types import Content, Dmarc, Evidence, Mail, Spf, Verdict

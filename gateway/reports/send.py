@@ -20,7 +20,7 @@ from gateway.mail.types import Envelope
 from gateway.reports.aggregate import Report, packed
 from gateway.reports.destinations import Destination, destinations
 from gateway.reports.message import message
-from gateway.store import dmarc as store
+from gateway.store import dmarc, reported, schema
 
 if TYPE_CHECKING:
     from gateway.auth.outgoing import Signing
@@ -84,7 +84,7 @@ def make(
         day=summary.day,
         record=record_of(summary.record, method),
         method=method,
-        rows=store.observations(database, summary.day, summary.domain, settings.max_records),
+        rows=dmarc.observations(database, summary.day, summary.domain, settings.max_records),
         submitter=submitter,
         organization=settings.organization or submitter,
         email=settings.email,
@@ -97,7 +97,7 @@ def send(database: Database, summary: Summary, reporter: Reporter) -> list[Sendi
 
     Raises StoreError. Whatever else happens is an outcome.
     """
-    settled = store.claim(database, summary.day, summary.domain)
+    settled = reported.claim(database, schema.dmarc_reports, summary.day, summary.domain)
     if settled is None:
         return None
     outcomes: list[Sending] = []
@@ -106,11 +106,11 @@ def send(database: Database, summary: Summary, reporter: Reporter) -> list[Sendi
     except NoReportError as error:
         outcomes = [Sending("", "skipped", str(error))]
     finally:  # a claim that is not settled would keep others waiting
-        results: dict[str, tuple[store.State, str]] = {
+        results: dict[str, tuple[reported.State, str]] = {
             one.address: (one.status, one.note) for one in outcomes if one.status != "skipped"
         }
         done = bool(outcomes) and all(one.status != "deferred" for one in outcomes)
-        store.settle(database, summary.day, summary.domain, results, done=done)
+        reported.settle(database, schema.dmarc_reports, summary.day, summary.domain, results, done=done)
     return outcomes
 
 

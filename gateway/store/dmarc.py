@@ -1,41 +1,24 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What DMARC found, counted by day for aggregate reports, and which reports were sent.
+"""What DMARC found, counted by day for aggregate reports; `reported` knows which reports were sent.
 
 Keeps hostile text: domains and selectors of strangers, which `reports/observe.py` has bounded.
-Equal results are one row with a count. They are added up in memory and written by one thread every
-few seconds, so that a message costs a look into a dict and never waits for the disk; a power cut
-loses the last seconds of counts. A database that stays away costs counts beyond a bound, which the
-log tells, and never mail. Days are numbers since 1970-01-01, UTC (RFC 7489 §7.2: a report covers a day).
+Equal results are one row with a count (`counts`). Days are numbers since 1970-01-01, UTC (RFC 7489 §7.2: a
+report covers a day).
 """
 
 from __future__ import annotations
 
-import hashlib
-import logging
-import threading
-import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Literal
 
-from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, delete, func, select
 
-from gateway.mail.headers import printable
 from gateway.store import schema
-from gateway.store.database import Database, StoreError, upsert
-from gateway.store.encoding import from_json, to_json
+from gateway.store.counts import INTERVAL, PENDING, Counts, counted
+from gateway.store.reported import WHOLE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-log = logging.getLogger(__name__)
-
-DAY: Final = 86_400  # seconds
-INTERVAL: Final = 5.0  # seconds between two writes
-PENDING: Final = 20_000  # different results that one process keeps unwritten
-LEASE: Final = 3_600.0  # seconds after which a report that somebody began to send may be sent again
-
-State = Literal["sent", "refused", "deferred"]
-_WHOLE: Final = ""  # the destination that stands for the report itself
+    from gateway.store.database import Database
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,103 +52,35 @@ class Summary:
     state: Literal["due", "sending", "done"]
 
 
-_Key = tuple[int, str, Observation]
-
-
 class Observations:
     """The counts of one process that are not written yet. Its thread starts with the first."""
 
     def __init__(self, database: Database, *, interval: float = INTERVAL, limit: int = PENDING) -> None:
-        self.dropped = 0
-        self._database = database
-        self._interval = interval
-        self._limit = limit
-        self._counts: dict[_Key, int] = {}
-        self._records: dict[tuple[int, str], str] = {}
-        self._lock = threading.Lock()
-        self._writing = threading.Lock()
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._counts: Counts[Observation] = Counts(
+            database,
+            schema.dmarc_observations,
+            "results of DMARC",
+            notes=schema.dmarc_policies,
+            interval=interval,
+            limit=limit,
+        )
+
+    @property
+    def dropped(self) -> int:
+        """How many were not counted, since too many wait."""
+        return self._counts.dropped
 
     def add(self, day: int, domain: str, record: str, observation: Observation) -> None:
         """Count one message under the policy `record` of `domain`. Never waits for the database."""
-        key = (day, domain, observation)
-        with self._lock:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._write_forever, name="dmarc", daemon=True)
-                self._thread.start()
-            if key not in self._counts and len(self._counts) >= self._limit:
-                self.dropped += 1
-                return
-            self._counts[key] = self._counts.get(key, 0) + 1
-            self._records[day, domain] = record
+        self._counts.add(day, domain, observation, record)
 
     def flush(self) -> bool:
         """Write what was counted until now. False if the database did not take it; it is kept then."""
-        with self._writing:
-            with self._lock:
-                counts, self._counts = self._counts, {}
-                records, self._records = self._records, {}
-            if not counts:
-                return True
-            try:
-                rows = _rows(counts)
-                self._database.write(lambda connection: _add(connection, rows, records), durable=False)
-            except StoreError as error:
-                log.warning("results of DMARC cannot be written: %s", error)
-                self._put_back(counts, records)
-                return False
-            return True
+        return self._counts.flush()
 
     def close(self) -> None:
         """End the thread and write the rest."""
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join(self._interval + 10)
-        if not self.flush() or self.dropped:
-            log.error("results of DMARC lost: %d", self.dropped + sum(self._counts.values()))
-
-    def _put_back(self, counts: dict[_Key, int], records: dict[tuple[int, str], str]) -> None:
-        with self._lock:
-            for key, count in counts.items():
-                if key in self._counts or len(self._counts) < self._limit:
-                    self._counts[key] = self._counts.get(key, 0) + count
-                else:
-                    self.dropped += count
-            self._records = {**records, **self._records}
-
-    def _write_forever(self) -> None:
-        while not self._stop.wait(self._interval):
-            self.flush()
-
-
-def _rows(counts: Mapping[_Key, int]) -> list[dict[str, object]]:
-    """Rows in an order that all nodes share, so that they never wait for each other in a circle."""
-    rows: list[dict[str, object]] = []
-    for (day, domain, observation), count in counts.items():
-        data = to_json(observation)
-        digest = hashlib.sha256(data.encode()).hexdigest()
-        rows.append({"day": day, "domain": domain, "hash": digest, "data": data, "count": count})
-    return sorted(rows, key=lambda row: (row["day"], row["domain"], row["hash"]))
-
-
-def _add(
-    connection: Connection, rows: list[dict[str, object]], records: Mapping[tuple[int, str], str]
-) -> None:
-    table = schema.dmarc_observations
-    adding = upsert(connection, table)
-    counted = {"count": table.c.count + adding.excluded.count}
-    connection.execute(
-        adding.on_conflict_do_update(index_elements=list(table.primary_key), set_=counted), rows
-    )
-    table = schema.dmarc_policies
-    adding = upsert(connection, table)
-    connection.execute(
-        adding.on_conflict_do_update(
-            index_elements=list(table.primary_key), set_={"record": adding.excluded.record}
-        ),
-        [{"day": day, "domain": domain, "record": text} for (day, domain), text in sorted(records.items())],
-    )
+        self._counts.close()
 
 
 # ---------------------------------------------------------------- what there is to report
@@ -193,7 +108,7 @@ def summaries(database: Database, *, day: int | None = None, domain: str = "") -
                 reports,
                 (reports.c.day == seen.c.day)
                 & (reports.c.domain == seen.c.domain)
-                & (reports.c.destination == _WHOLE),
+                & (reports.c.destination == WHOLE),
                 isouter=True,
             )
         )
@@ -210,75 +125,7 @@ def summaries(database: Database, *, day: int | None = None, domain: str = "") -
 
 def observations(database: Database, day: int, domain: str, limit: int) -> list[tuple[Observation, int]]:
     """The results of a day and how often each was seen, most often first. Raises StoreError."""
-    table = schema.dmarc_observations
-    statement = (
-        select(table.c.data, table.c.count)
-        .where(table.c.day == day, table.c.domain == domain)
-        .order_by(table.c.count.desc(), table.c.hash)
-        .limit(limit)
-    )
-    found = database.read(lambda connection: connection.execute(statement).all())
-    try:
-        return [(from_json(data, Observation), int(count)) for data, count in found]
-    except ValueError as error:
-        raise StoreError(f"a result of DMARC of {domain} cannot be read: {error}") from error
-
-
-# ---------------------------------------------------------------- what was sent
-
-
-def claim(database: Database, day: int, domain: str) -> set[str] | None:
-    """Begin to send a report; None if it is done, or somebody else is at it.
-
-    Returns the destinations that have it, or have refused it for good. Raises StoreError.
-    """
-    table = schema.dmarc_reports
-    now = time.time()
-    mine = (table.c.day == day) & (table.c.domain == domain)
-    whole = mine & (table.c.destination == _WHOLE)
-
-    def work(connection: Connection) -> set[str] | None:
-        found = connection.execute(select(table).where(whole).with_for_update()).one_or_none()
-        if found is None:
-            values = {"day": day, "domain": domain, "destination": _WHOLE, "note": ""}
-            connection.execute(insert(table).values(state="sending", changed=now, **values))
-        elif found.state == "done" or (found.state == "sending" and now - found.changed < LEASE):
-            return None
-        else:
-            connection.execute(update(table).where(whole).values(state="sending", changed=now))
-        settled = select(table.c.destination).where(
-            mine, table.c.destination != _WHOLE, table.c.state.in_(("sent", "refused"))
-        )
-        return set(connection.execute(settled).scalars())
-
-    return database.write(work)
-
-
-def settle(
-    database: Database, day: int, domain: str, outcomes: Mapping[str, tuple[State, str]], *, done: bool
-) -> None:
-    """Record what became of a claimed report at each destination, with a note of the next hop.
-
-    With `done` it is never sent again; otherwise the next run tries what was deferred. Raises
-    StoreError.
-    """
-    table = schema.dmarc_reports
-    now = time.time()
-    rows = [
-        {"destination": destination, "state": state, "note": printable(note, 300)}
-        for destination, (state, note) in sorted(outcomes.items())
-    ]
-    rows.append({"destination": _WHOLE, "state": "done" if done else "due", "note": ""})
-
-    def work(connection: Connection) -> None:
-        adding = upsert(connection, table)
-        changes = {name: adding.excluded[name] for name in ("state", "changed", "note")}
-        connection.execute(
-            adding.on_conflict_do_update(index_elements=list(table.primary_key), set_=changes),
-            [{"day": day, "domain": domain, "changed": now, **row} for row in rows],
-        )
-
-    database.write(work)
+    return counted(database, schema.dmarc_observations, Observation, day, domain, limit)
 
 
 def prune(database: Database, before: int) -> int:

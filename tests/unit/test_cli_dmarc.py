@@ -20,8 +20,9 @@ from gateway.cli.dmarc import dmarc
 from gateway.config import Config
 from gateway.dns import DnsSettings
 from gateway.reports.settings import ReportSettings
+from gateway.store.counts import DAY
 from gateway.store.database import StoreSettings, open_database
-from gateway.store.dmarc import DAY, Observation, Observations
+from gateway.store.dmarc import Observation, Observations
 from tests.stored import settings_for
 
 if TYPE_CHECKING:

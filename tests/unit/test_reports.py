@@ -36,8 +36,9 @@ from gateway.reports.message import message
 from gateway.reports.observe import Observer, disposition, is_domain, observation_of
 from gateway.reports.send import Reporter, send
 from gateway.reports.settings import ReportSettings
+from gateway.store.counts import DAY
 from gateway.store.database import Database, open_database
-from gateway.store.dmarc import DAY, Observation, Observations, summaries
+from gateway.store.dmarc import Observation, Observations, summaries
 from tests.shared import SHARED
 from tests.stored import RAW, mail_for, settings_for, verdict_for
 

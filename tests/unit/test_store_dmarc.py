@@ -13,20 +13,11 @@ import pytest
 from gateway.config import Config
 from gateway.housekeeper import tidy
 from gateway.reports.settings import ReportSettings
-from gateway.store import dmarc as module
-from gateway.store import schema
+from gateway.store import reported, schema
+from gateway.store.counts import DAY, Counts
 from gateway.store.database import Database, StoreError, open_database
-from gateway.store.dmarc import (
-    DAY,
-    LEASE,
-    Observation,
-    Observations,
-    claim,
-    observations,
-    prune,
-    settle,
-    summaries,
-)
+from gateway.store.dmarc import Observation, Observations, observations, prune, summaries
+from gateway.store.reported import LEASE
 from tests.stored import execute, settings_for
 
 if TYPE_CHECKING:
@@ -119,7 +110,7 @@ def test_counts_outlive_a_database_that_is_away(database: Database, monkeypatch:
     store = Observations(database, interval=60, limit=2)
     store.add(1, DOMAIN, "r", SEEN)
     with monkeypatch.context() as patched:
-        patched.setattr(module, "_add", broken)
+        patched.setattr(Counts, "_write", broken)
         assert not store.flush()
         store.add(1, DOMAIN, "r", SEEN)
         store.add(1, DOMAIN, "r", replace(SEEN, source_ip="192.0.2.2"))
@@ -137,7 +128,7 @@ def test_what_is_lost_at_the_end_is_told(
     store = Observations(database, interval=60)
     for _ in range(3):
         store.add(1, DOMAIN, "r", SEEN)
-    monkeypatch.setattr(module, "_add", broken)
+    monkeypatch.setattr(Counts, "_write", broken)
     store.close()
     assert "results of DMARC lost: 3" in caplog.text
 
@@ -160,7 +151,7 @@ def test_a_report_has_one_sender(database: Database) -> None:
 
     def race() -> None:
         start.wait()
-        results.append(claim(database, 1, DOMAIN))
+        results.append(reported.claim(database, schema.dmarc_reports, 1, DOMAIN))
 
     threads = [threading.Thread(target=race) for _ in range(4)]
     for thread in threads:
@@ -171,9 +162,10 @@ def test_a_report_has_one_sender(database: Database) -> None:
 
 
 def test_outcomes_are_kept(database: Database) -> None:
-    assert claim(database, 1, DOMAIN) == set()
-    settle(
+    assert reported.claim(database, schema.dmarc_reports, 1, DOMAIN) == set()
+    reported.settle(
         database,
+        schema.dmarc_reports,
         1,
         DOMAIN,
         {
@@ -183,20 +175,20 @@ def test_outcomes_are_kept(database: Database) -> None:
         },
         done=False,
     )
-    assert claim(database, 1, DOMAIN) == {"a@x.example", "c@x.example"}
-    settle(database, 1, DOMAIN, {"b@x.example": ("sent", "250")}, done=True)
-    assert claim(database, 1, DOMAIN) is None
-    assert claim(database, 1, "example.org") == set()
-    assert claim(database, 2, DOMAIN) == set()
+    assert reported.claim(database, schema.dmarc_reports, 1, DOMAIN) == {"a@x.example", "c@x.example"}
+    reported.settle(database, schema.dmarc_reports, 1, DOMAIN, {"b@x.example": ("sent", "250")}, done=True)
+    assert reported.claim(database, schema.dmarc_reports, 1, DOMAIN) is None
+    assert reported.claim(database, schema.dmarc_reports, 1, "example.org") == set()
+    assert reported.claim(database, schema.dmarc_reports, 2, DOMAIN) == set()
 
 
 def test_a_sender_that_died_is_replaced(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert claim(database, 1, DOMAIN) == set()
+    assert reported.claim(database, schema.dmarc_reports, 1, DOMAIN) == set()
     now = time.time() + LEASE - 60
     monkeypatch.setattr(time, "time", lambda: now)
-    assert claim(database, 1, DOMAIN) is None
+    assert reported.claim(database, schema.dmarc_reports, 1, DOMAIN) is None
     now += 120
-    assert claim(database, 1, DOMAIN) == set()
+    assert reported.claim(database, schema.dmarc_reports, 1, DOMAIN) == set()
 
 
 def test_retention(database: Database) -> None:
@@ -206,7 +198,7 @@ def test_retention(database: Database) -> None:
         store.add(day, DOMAIN, "r", SEEN)
     store.close()
     for day in (today - 3, today - 4):
-        claim(database, day, DOMAIN)
+        reported.claim(database, schema.dmarc_reports, day, DOMAIN)
     tidy(Config(report=ReportSettings(days=3)), database)
     assert [one.day for one in summaries(database)] == [today - 3, today]
     assert prune(database, today + 1) == 5
