@@ -72,8 +72,11 @@ EXAMPLES = {
 
 
 def comments(kind: type[Settings]) -> dict[str, list[str]]:
-    """Return the comment lines above each key of a settings class."""
+    """Return the comment lines above each key of a settings class, those that it inherits too."""
     found: dict[str, list[str]] = {}
+    for base in kind.__bases__:
+        if issubclass(base, Settings) and base is not Settings:
+            found |= comments(base)
     above: list[str] = []
     for line in inspect.getsource(kind).splitlines():
         text = line.strip()

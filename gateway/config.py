@@ -35,7 +35,7 @@ from gateway.mail.networks import network
 from gateway.milter import MilterSettings
 from gateway.policy.rescan import RescanSettings
 from gateway.policy.rules import PolicySettings
-from gateway.reports.settings import ReportSettings
+from gateway.reports.settings import ReportSettings, TlsReportSettings
 from gateway.scanners.clamd import ClamdSettings
 from gateway.scanners.spamd import SpamdSettings
 from gateway.scanners.unpack.settings import UnpackSettings
@@ -137,6 +137,7 @@ class Config(Settings, frozen=True):
     release: ReleaseSettings = ReleaseSettings()
     digest: DigestSettings = DigestSettings()
     report: ReportSettings = ReportSettings()
+    tls_report: TlsReportSettings = TlsReportSettings()
     http: HttpSettings = HttpSettings()
     web: WebSettings = WebSettings()
     log: LogSettings = LogSettings()

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gateway.dns import Resolver
+    from gateway.tls.mta_sts import Policy
     from gateway.tls.outbound import OutboundTlsRule
     from gateway.tls.policies import Found, Policies
     from gateway.tls.settings import TlsSettings
@@ -91,7 +92,7 @@ class Demands:
         elif asked is not None:
             decided = asked
             if policy is not None and policy.mode == "enforce" and not (mx_secure or allowed):
-                decided = _not_allowed(host, domain, "dane")
+                decided = _not_allowed(host, domain, "dane", policy)
         else:
             decided = self._by_sts(domain, host, found if wanted else None)
         if wish != "requiretls":
@@ -122,14 +123,14 @@ class Demands:
             return loose
         if found.policy is None:
             return replace(loose, failure=found.failure)
-        strict = found.policy.mode == "enforce"
+        strict, told = found.policy.mode == "enforce", found.policy.told()
         if not found.policy.allows(host):
             if strict:
-                return _not_allowed(host, domain, "mta-sts")
-            return replace(loose, source="mta-sts", domain=domain, failure="validation-failure")
+                return _not_allowed(host, domain, "mta-sts", found.policy)
+            return replace(loose, source="mta-sts", domain=domain, failure="validation-failure", told=told)
         if strict:
-            return TlsPolicy("verify", host, source="mta-sts", domain=domain)
-        return TlsPolicy("may", host, source="mta-sts", domain=domain, probe=True)
+            return TlsPolicy("verify", host, source="mta-sts", domain=domain, told=told)
+        return TlsPolicy("may", host, source="mta-sts", domain=domain, probe=True, told=told)
 
     def _by_memory(self, domain: str, host: str) -> TlsPolicy:
         """TLS where it is offered, or as good as it was before."""
@@ -145,7 +146,7 @@ class Demands:
         return replace(plain, probe=True)
 
 
-def _not_allowed(host: str, domain: str, source: Literal["dane", "mta-sts"]) -> TlsPolicy:
+def _not_allowed(host: str, domain: str, source: Literal["dane", "mta-sts"], policy: Policy) -> TlsPolicy:
     return TlsPolicy(
         "verify",
         host,
@@ -153,6 +154,7 @@ def _not_allowed(host: str, domain: str, source: Literal["dane", "mta-sts"]) -> 
         domain=domain,
         refusal=f"it is no MX that the MTA-STS policy of {domain} allows",
         failure="validation-failure",
+        told=policy.told(),
     )
 
 

@@ -42,6 +42,11 @@ class Policy:
     max_age: int
     mx: tuple[str, ...] = ()
 
+    def told(self) -> tuple[str, ...]:
+        """The policy in lines, as reports tell it (RFC 8460 §4.4)."""
+        hosts = (f"mx: {host}" for host in self.mx)
+        return ("version: STSv1", f"mode: {self.mode}", *hosts, f"max_age: {self.max_age}")
+
     def allows(self, host: str) -> bool:
         """Whether `host` may be an MX of the domain; "*." stands for one label (RFC 8461 §4.1)."""
         name = normal(host)

@@ -80,7 +80,8 @@ class TlsPolicy:
     source: Source = ""
     refusal: str = ""  # why nothing may be sent to this host now, whatever it offers
     failure: Failure = ""  # what the refusal counts as
-    domain: str = ""  # whose policy it is
+    domain: str = ""  # whose mail it is about, where that is what the policy was asked for
+    told: tuple[str, ...] = ()  # the MTA-STS policy, as reports tell it
     requiretls: bool = False  # the next hop must offer REQUIRETLS, and is told of it (RFC 8689)
     probe: bool = False  # see whether the certificate is valid, where that is not demanded
 
