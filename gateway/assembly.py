@@ -23,6 +23,7 @@ from gateway.delivery.logins import read_logins
 from gateway.delivery.release import deliverer
 from gateway.delivery.routes import Routes, parse_route, routes
 from gateway.delivery.runner import Courier
+from gateway.delivery.watch import Watch
 from gateway.delivery.ways import Ways
 from gateway.digest.act import Desk
 from gateway.digest.answers import AnswerAddress, Inbox
@@ -53,6 +54,7 @@ from gateway.store.queue import Queue
 from gateway.store.samples import Samples
 from gateway.store.senders import Senders
 from gateway.store.submit import Submitter
+from gateway.store.tlsrpt import TlsResults
 from gateway.tls.demands import Demands
 from gateway.tls.fetch import Web
 from gateway.tls.policies import InMemory, Policies
@@ -130,8 +132,13 @@ def load_hop_logins(config: Config) -> Mapping[str, Login]:
         raise ConfigError(f"next_hop_logins: {error}") from error
 
 
-def ways(config: Config, logins: Mapping[str, Login]) -> Ways:
-    """Return what finds the servers to send to, and what they must offer; for one process."""
+def ways(
+    config: Config, logins: Mapping[str, Login], database: Database | None = None, watch: Watch | None = None
+) -> Ways:
+    """Return what finds the servers to send to, and what they must offer; for one process.
+
+    Without a `database` it remembers nothing of what they offered before.
+    """
     names = {config.name, config.smarthost.hostname or config.name}
     return Ways(
         rules=config.tls.outbound,
@@ -139,6 +146,19 @@ def ways(config: Config, logins: Mapping[str, Login]) -> Ways:
         logins=logins,
         names=frozenset(name.lower() for name in names),
         ports=frozenset(listen_address(text)[1] for text in config.smarthost.listen),
+        demands=demands(config, database),
+        watch=watch,
+    )
+
+
+def watch(config: Config, database: Database, counters: Counters, log: Log) -> Watch:
+    """Return who is told what TLS with next hops came to."""
+    remembers = config.tls.downgrade != "ignore"
+    return Watch(
+        log,
+        Hosts(database, config.tls.memory_days) if remembers else None,
+        TlsResults(database) if config.tls_report.enabled else None,
+        lambda what: counters.add("tls", what),
     )
 
 
@@ -256,7 +276,9 @@ def post(
         raise ConfigError(f"signing: {error}") from error
 
 
-def door(loaded: Loaded, gateway: Gateway, submitter: Submitter | None = None) -> Door:
+def door(
+    loaded: Loaded, gateway: Gateway, submitter: Submitter | None = None, database: Database | None = None
+) -> Door:
     """Return what the smart host serves with; without a `submitter` it has no queue."""
     config = loaded.config
     return Door(
@@ -274,7 +296,7 @@ def door(loaded: Loaded, gateway: Gateway, submitter: Submitter | None = None) -
         domains=config.domains,
         relay_networks=config.relay_networks,
         log=gateway.log,
-        ways=ways(config, loaded.hop_logins),
+        ways=ways(config, loaded.hop_logins, database),
         submit=submitter.submit if submitter else None,
         logins=loaded.logins,
         lifetime=config.queue.lifetime,
@@ -326,7 +348,7 @@ def courier(loaded: Loaded, database: Database, counters: Counters, log: Log, wa
         hostname=config.smarthost.hostname or config.name,
         log=log,
         timeouts=config.smarthost.relay,
-        ways=ways(config, loaded.hop_logins),
+        ways=ways(config, loaded.hop_logins, database, watch(config, database, counters, log)),
         receipts=Path(config.queue.receipts or state_directory(config.store) / "receipts"),
         wake=wake,
         grace=config.grace,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from gateway.assembly import assemble, post, ways
+from gateway.assembly import assemble, demands, post, ways
 from gateway.classifier.mapping import ModelError
 from gateway.classifier.model import Model
 from gateway.data import data_dir
@@ -30,7 +30,7 @@ from gateway.listeners import split_host_port
 from gateway.mail.headers import printable
 from gateway.rescan import rescan_all
 from gateway.scanners.clamd import Clamd, signatures_made
-from gateway.store import dmarc, hosts
+from gateway.store import dmarc, hosts, tlsrpt
 from gateway.store.database import Database, StoreError, open_database, state_directory
 from gateway.store.grants import Grants
 from gateway.store.journal import Journal
@@ -81,7 +81,7 @@ def serve(loaded: Loaded, metrics: Metrics, counters: Counters, log: Log) -> Non
     sender = outfit(
         settings.release,
         routes(settings.routes, settings.next_hop),
-        ways(settings, loaded.hop_logins),
+        ways(settings, loaded.hop_logins, database),
         settings.name,
         settings.antivirus,
         settings.queue_lifetime,
@@ -96,9 +96,12 @@ def serve(loaded: Loaded, metrics: Metrics, counters: Counters, log: Log) -> Non
         threading.Thread(
             target=judge_again, args=(opened.gateway, settings), name="re-scan", daemon=True
         ).start()
+    asked = demands(settings, database)
     while True:
         try:
             tidy(settings, database)
+            if asked.policies is not None:
+                asked.policies.refresh()
         except StoreError as error:
             log.error("retention failed", error=printable(str(error), 200))
         if watch:
@@ -239,6 +242,7 @@ def tidy(settings: Config, database: Database) -> tuple[int, int]:
         pass
     dmarc.prune(database, int(now // _DAY) - settings.report.days)
     hosts.prune(database, settings.tls.memory_days)
+    tlsrpt.prune(database, int(now // _DAY) - settings.tls_report.days)
     if items:
         database.purge()  # what has expired is gone from the disk as well
     return records, items

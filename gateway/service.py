@@ -311,7 +311,7 @@ def run_worker(
         else:
             submitter = assembly.submitter(loaded, opened.database, wake[1])
             try:
-                door = assembly.door(loaded, opened.gateway, submitter)
+                door = assembly.door(loaded, opened.gateway, submitter, opened.database)
                 door = replace(door, count=lambda what: counters.add(what, "smarthost"))
                 bound = [(how, sockets[where]) for where, how in settings.smarthost.listeners.items()]
                 asyncio.run(_serve_smarthost(bound, door, loaded.tls))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,23 +16,22 @@ import click
 
 from gateway.cli.main import (
     EX_CONFIG,
-    EX_UNAVAILABLE,
     EX_USAGE,
     Context,
     Failure,
     config_option,
 )
-from gateway.cli.output import console, facts, print_json, table
+from gateway.cli.output import console, facts, print_json
+from gateway.cli.reporting import chosen_day, opened, posting, print_rows
 from gateway.dns import Lookup, Resolver
 from gateway.mail.domains import to_ascii
 from gateway.mail.headers import printable
 from gateway.reports.observe import is_domain
 from gateway.store.counts import DAY
-from gateway.store.database import StoreError, open_database
 from gateway.store.dmarc import Summary, summaries
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from gateway.config import Config
     from gateway.reports.destinations import Destination
@@ -88,13 +86,8 @@ def report(
       mailwarden dmarc report --day 2026-01-31 --domain example.com --out reports
       mailwarden dmarc report --send
     """
-    if out and sending:
-        raise Failure("one of --out and --send", EX_USAGE)
-    number = int(day.replace(tzinfo=UTC).timestamp()) // DAY if day else None
-    today = int(time.time()) // DAY
-    if sending and number is not None and number >= today:
-        raise Failure("only a day that is over (UTC) is reported", EX_USAGE)
-    with _opened(context.config) as database:
+    number, today = chosen_day(day, out, sending=sending)
+    with opened(context.config) as database:
         wanted = summaries(database, day=number, domain=to_ascii(domain) or "" if domain else "")
         if out:
             rows = _write(context.config, database, wanted, out)
@@ -102,7 +95,7 @@ def report(
             rows = _send(context.config, database, [one for one in wanted if one.day < today])
         else:
             rows = [_listed(one, today) for one in wanted]
-    _print(rows, as_json=as_json)
+    print_rows(rows, "messages", as_json=as_json)
     if any(row.get("status") in ("deferred", "failed") for row in rows):
         sys.exit(1)
 
@@ -147,7 +140,7 @@ def _send(config: Config, database: Database, wanted: Sequence[Summary]) -> list
     """Send what is due; one row for each destination."""
     from gateway.reports.send import send  # noqa: PLC0415  # as above
 
-    reporter = _reporter(config)
+    reporter = _reporter(config, database)
     rows: list[dict[str, Any]] = []
     for summary in wanted:
         if summary.state == "done":
@@ -163,61 +156,19 @@ def _send(config: Config, database: Database, wanted: Sequence[Summary]) -> list
     return rows
 
 
-def _reporter(config: Config) -> Reporter:
+def _reporter(config: Config, database: Database) -> Reporter:
     """Who reports, and by which way, as the configuration says."""
-    from gateway.assembly import load_hop_logins, ways  # noqa: PLC0415  # only sending needs them
-    from gateway.auth import outgoing  # noqa: PLC0415  # only sending needs keys
-    from gateway.delivery.release import deliverer  # noqa: PLC0415  # only sending needs asyncio and TLS
-    from gateway.delivery.routes import Routes, parse_route, routes  # noqa: PLC0415  # as above
-    from gateway.reports.send import Reporter  # noqa: PLC0415  # as above
+    from gateway.reports.send import Reporter  # noqa: PLC0415  # only sending needs it
 
-    settings = config.report
-    if not settings.email:
-        raise Failure("set report.email: reports need an address that they come from", EX_CONFIG)
-    table = routes(config.routes, config.next_hop)
-    if settings.next_hop:
-        table = Routes({}, (), parse_route(settings.next_hop))
-    if not settings.next_hop and not config.routes and not config.next_hop:
-        raise Failure("no next hop is configured to send to; set report.next_hop or next_hop", EX_CONFIG)
-    try:
-        signing = outgoing.load(config.signing)
-    except (OSError, ValueError) as error:
-        raise Failure(f"signing: {error}", EX_CONFIG) from error
+    deliver, signing = posting(config, config.report, "report", database)
     return Reporter(
-        settings=settings,
-        submitter=settings.submitter(config.name),
+        settings=config.report,
+        submitter=config.report.submitter(config.name),
         method=config.auth.dmarc_method,
         resolver=Resolver(config.dns),
-        deliver=deliverer(table, ways(config, load_hop_logins(config)), config.name),
+        deliver=deliver,
         signing=signing,
     )
-
-
-def _print(rows: list[dict[str, Any]], *, as_json: bool) -> None:
-    if as_json:
-        print_json(rows)
-        return
-    out = console()
-    if not rows:
-        out.print("There is nothing to report.")
-        return
-    names = ("day", "domain", "messages", "records", "state", "destination", "status", "file", "note")
-    shown = [name for name in names if any(name in row for row in rows)]
-    heads = [name.capitalize() + (">" if name in ("messages", "records") else "") for name in shown]
-    out.print(table(heads, [[row.get(name, "") for name in shown] for row in rows]))
-
-
-@contextmanager
-def _opened(config: Config) -> Iterator[Database]:
-    """The configured database; its errors end the program with EX_UNAVAILABLE."""
-    try:
-        database = open_database(config.store)
-        try:
-            yield database
-        finally:
-            database.close()
-    except StoreError as error:
-        raise Failure(printable(str(error), 500), EX_UNAVAILABLE) from error
 
 
 # ---------------------------------------------------------------- what a domain publishes

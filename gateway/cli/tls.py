@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`mailwarden tls`: what mail to a domain must be sent over, and why.
+"""`mailwarden tls`: what mail to a domain must be sent over, and why, and TLS reports.
 
 Prints names and policies of strangers, through `output`.
 """
@@ -9,20 +9,26 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from gateway.cli.main import EX_DATAERR, EX_UNAVAILABLE, Context, Failure, config_option
+from gateway.cli.main import EX_DATAERR, Context, Failure, config_option
 from gateway.cli.output import console, facts, moment, print_json, table
+from gateway.cli.reporting import chosen_day, opened, posting, print_rows
+from gateway.dns import Resolver
 from gateway.mail.domains import to_ascii
 from gateway.mail.headers import printable
-from gateway.store.database import Database, StoreError, open_database
+from gateway.store.counts import DAY
+from gateway.store.tlsrpt import Summary, summaries
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from gateway.config import Config
+    from gateway.store.database import Database
     from gateway.store.hosts import Hosts
     from gateway.tls.destination import Destination, Exchanger
     from gateway.tls.outbound import TlsPolicy
@@ -33,10 +39,11 @@ _DNS_SECONDS = 10.0
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @config_option
 def tls() -> None:
-    """Say what TLS mail to a domain needs, and why.
+    """Say what TLS mail to a domain needs, and report to domains what TLS towards them came to.
 
     \b
     Examples:
+      mailwarden tls report --send
       mailwarden tls explain example.com
       mailwarden tls forget mx.example.com
     """
@@ -70,7 +77,7 @@ def explain(context: Context, /, domain: str, *, as_json: bool) -> None:
     name = to_ascii(domain.rpartition("@")[2])
     if name is None or "." not in name:
         raise Failure("not a domain name", EX_DATAERR)
-    with _store(config) if known else _nothing() as database:
+    with opened(config) if known else _nothing() as database:
         asked = demands(config, database)
         found = look(asked, name)
         hosts = Hosts(database, config.tls.memory_days) if database else None
@@ -169,7 +176,7 @@ def forget(context: Context, /, hosts: tuple[str, ...]) -> None:
     """
     from gateway.store.hosts import Hosts  # noqa: PLC0415  # as above
 
-    with _store(context.config) as database:
+    with opened(context.config) as database:
         unknown = [host for host in hosts if not Hosts(database, 1).forget(to_ascii(host) or host)]
     for host in unknown:
         click.echo(f"{printable(host, 253)} was not known", err=True)
@@ -177,17 +184,105 @@ def forget(context: Context, /, hosts: tuple[str, ...]) -> None:
         sys.exit(1)
 
 
-@contextmanager
-def _store(config: Config) -> Iterator[Database]:
-    """The configured database; its errors end the program with EX_UNAVAILABLE."""
-    try:
-        database = open_database(config.store)
+# ---------------------------------------------------------------- reports
+
+
+@tls.command()
+@config_option
+@click.option(
+    "--day", type=click.DateTime(["%Y-%m-%d"]), help="Only this day (UTC); without it, all that are kept."
+)
+@click.option("--domain", default="", help="Only this recipient domain.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write the reports into this directory; nothing is sent or marked as sent.",
+)
+@click.option("--send", "sending", is_flag=True, help="Send what was not sent yet, of days that are over.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def report(
+    context: Context, /, *, day: datetime | None, domain: str, out: Path | None, sending: bool, as_json: bool
+) -> None:
+    """List the TLS reports there are to send (RFC 8460), write them to files, or send them.
+
+    One report for each recipient domain and day, by mail or HTTPS as its TLSRPT record says. Run it with
+    --send once a day, some time after midnight UTC. What was deferred is sent by the next run, and nothing is
+    sent twice. The exit status is 1 if a destination could not be reached. Needs [tls_report].
+
+    \b
+    Examples:
+      mailwarden tls report
+      mailwarden tls report --day 2026-01-31 --domain example.com --out reports
+      mailwarden tls report --send
+    """
+    number, today = chosen_day(day, out, sending=sending)
+    with opened(context.config) as database:
+        wanted = summaries(database, day=number, domain=to_ascii(domain) or "" if domain else "")
+        if out:
+            rows = _write(context.config, database, wanted, out)
+        elif sending:
+            rows = _send(context.config, database, [one for one in wanted if one.day < today])
+        else:
+            rows = [_listed(one) | {"state": one.state if one.day < today else "today"} for one in wanted]
+    print_rows(rows, "connections", as_json=as_json)
+    if any(row.get("status") in ("deferred", "failed") for row in rows):
+        sys.exit(1)
+
+
+def _listed(summary: Summary) -> dict[str, Any]:
+    return {
+        "day": datetime.fromtimestamp(summary.day * DAY, UTC).date().isoformat(),
+        "domain": summary.domain,
+        "connections": summary.connections,
+        "records": summary.rows,
+    }
+
+
+def _write(config: Config, database: Database, wanted: Sequence[Summary], out: Path) -> list[dict[str, Any]]:
+    """Write each report to a file of its own."""
+    from gateway.reports.tls_send import make  # noqa: PLC0415  # a list needs none of it
+    from gateway.reports.tlsrpt import packed  # noqa: PLC0415  # as above
+
+    rows = []
+    for summary in wanted:
+        row = _listed(summary)
+        made = make(database, summary, config.tls_report, config.tls_report.submitter(config.name))
         try:
-            yield database
-        finally:
-            database.close()
-    except StoreError as error:
-        raise Failure(printable(str(error), 500), EX_UNAVAILABLE) from error
+            if made is None:
+                row |= {"status": "skipped", "note": "not a plain domain"}
+            else:
+                out.mkdir(parents=True, exist_ok=True)
+                (out / made.filename).write_bytes(packed(made))
+                row |= {"file": str(out / made.filename), "status": "written"}
+        except OSError as error:
+            row |= {"status": "failed", "note": f"{out}: {error.strerror}"}
+        rows.append(row)
+    return rows
+
+
+def _send(config: Config, database: Database, wanted: Sequence[Summary]) -> list[dict[str, Any]]:
+    """Send what is due; one row for each destination."""
+    from gateway.reports.tls_send import TlsReporter, send  # noqa: PLC0415  # as above
+    from gateway.tls.fetch import Web  # noqa: PLC0415  # as above
+
+    deliver, signing = posting(config, config.tls_report, "tls_report", database)
+    resolver = Resolver(config.dns)
+    submitter = config.tls_report.submitter(config.name)
+    reporter = TlsReporter(config.tls_report, submitter, resolver, Web(resolver), deliver, signing)
+    rows: list[dict[str, Any]] = []
+    for summary in wanted:
+        if summary.state == "done":
+            continue
+        outcomes = send(database, summary, reporter)
+        if outcomes is None:
+            rows.append(_listed(summary) | {"status": "skipped", "note": "somebody else is sending it"})
+            continue
+        rows += [
+            _listed(summary) | {"destination": one.address, "status": one.status, "note": one.note}
+            for one in outcomes
+        ]
+    return rows
 
 
 @contextmanager

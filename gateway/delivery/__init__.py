@@ -5,6 +5,7 @@ From the queue to a next hop, one step each:
     runner    claims what is due, asks `routes` where each recipient goes, and brings it to the lane of that
               target; settles what comes back
     routes    recipient -> Route, from the configuration alone, without waiting
+    watch     counts what TLS came to, remembers it by host, and tells where it became worse
     lane      connections for one target, their pauses and their number
     ways      target -> servers to try in order, with what `tls.outbound.policy_for` demands of each and our
               login there; looks up MX records and addresses

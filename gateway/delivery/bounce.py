@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from gateway.mail.headers import printable
 from gateway.mail.types import new_id
 from gateway.store.queued import Addressee, Outgoing
+from gateway.tls.wish import REQUIRETLS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -160,7 +161,8 @@ def _status(facts: Facts, reports: Sequence[Report], action: Action, hostname: s
 
 def _returned(facts: Facts, message: bytes, action: Action) -> tuple[str, str, bytes]:
     """The message, where its sender asked for all of it, or its header section (RFC 6522 §4)."""
-    full = _option(facts.options, "RET").upper() == "FULL"
+    # RFC 8689 §5: the notice may go over less TLS than the message had to.
+    full = _option(facts.options, "RET").upper() == "FULL" and REQUIRETLS not in facts.options
     if full and action == "failed" and len(message) <= MOST_MESSAGE and message.isascii():
         return "message/rfc822", "7bit", message
     end = message.find(b"\r\n\r\n")
@@ -175,9 +177,10 @@ def _returned(facts: Facts, message: bytes, action: Action) -> tuple[str, str, b
 
 
 def _code(report: Report, action: Action) -> str:
-    if report.expired:
-        return "4.4.7"  # RFC 3463 §3.5: delivery time expired
     found = _STATUS.match(report.reply)
+    if report.expired:
+        policy = found is not None and found[1].startswith("4.7.")  # no TLS that would do, until now
+        return f"5{found[1][1:]}" if found and policy else "4.4.7"  # RFC 3463 §3.5: delivery time expired
     wanted_class = "5" if action == "failed" else "4"
     if found and found[1][0] == wanted_class:
         return found[1]

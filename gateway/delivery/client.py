@@ -27,6 +27,7 @@ from gateway.delivery.protocol import (
 from gateway.delivery.wire import Wire
 from gateway.settings import Seconds, Settings
 from gateway.tls.outbound import PeerError, TlsPolicy, confirm, context_for, failure_of
+from gateway.tls.wish import REQUIRETLS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -267,6 +268,10 @@ class Transaction:
             parameters.append("BODY=7BIT" if "BODY=7BIT" in options else "BODY=8BITMIME")
         if self._smtputf8:
             parameters.append("SMTPUTF8")
+        if REQUIRETLS in options and self.hop.protocol == "smtp" and not self.hop.path:
+            if REQUIRETLS not in self.extensions or not self.tls_verified:
+                return HopReply(550, "5.7.30", "REQUIRETLS support required")  # RFC 8689 §4.2.1
+            parameters.append(REQUIRETLS)
         return _line("MAIL", " ".join(parameters))
 
     async def rcpt(self, recipient: str) -> HopReply:

@@ -259,8 +259,8 @@ class _Session:
         ways = await self._means.ways.ways(self._target)
         for number, way in enumerate(ways, 1):
             try:
-                hop = self._transaction = await Transaction.open(
-                    way.server, way.tls, self._means.hostname, self._means.timeouts, way.login
+                hop = self._transaction = await self._means.ways.open(
+                    way, self._means.hostname, self._means.timeouts
                 )
                 self._sent = 0
                 return await self._try(hop, facts, recipients, message, last=number == len(ways))

@@ -30,6 +30,7 @@ from gateway.scanners.clamd import Clamd
 from gateway.store.database import StoreError
 from gateway.store.decisions import RefusedError
 from gateway.store.queued import Addressee, Outgoing
+from gateway.tls.wish import wish_of
 
 if TYPE_CHECKING:
     from gateway.delivery.routes import Route, Routes
@@ -204,7 +205,8 @@ def deliverer(routes: Routes, ways: Ways, helo: str, reinject: Route | None = No
             if route is None:
                 results[recipient] = _NO_ROUTE
                 continue
-            groups.setdefault(ways.target(route, domain_of(recipient)), []).append(recipient)
+            target = ways.target(route, domain_of(recipient), wish_of(envelope.options))
+            groups.setdefault(target, []).append(recipient)
         for target, recipients in groups.items():
             part = Envelope(envelope.mail_from, tuple(recipients), envelope.options)
             results.update(_send(target, ways, part, raw, helo))

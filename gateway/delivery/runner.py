@@ -32,6 +32,7 @@ from gateway.mail.headers import printable
 from gateway.store.database import StoreError
 from gateway.store.queue import SUSPECT, Owner
 from gateway.store.queued import Notice, Outcome, State
+from gateway.tls.wish import wish_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -300,7 +301,8 @@ class Runner:
             route = self._route(recipient)
             target = None
             if route is not None:
-                target = self._courier.ways.target(route, domain_of(recipient.address))
+                domain, wish = domain_of(recipient.address), wish_of(claim.facts.options)
+                target = self._courier.ways.target(route, domain, wish)
             groups.setdefault(target, []).append(recipient)
         for target, people in groups.items():
             job = Job(claim.facts, tuple(people), claim.message)

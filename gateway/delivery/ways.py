@@ -13,6 +13,7 @@ import itertools
 import random
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
@@ -22,18 +23,23 @@ from gateway.delivery.protocol import HopReply
 from gateway.delivery.routes import NextHop, Route
 from gateway.mail.domains import to_ascii
 from gateway.mail.networks import address
+from gateway.store.database import StoreError
 from gateway.tls.outbound import TlsPolicy, policy_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from gateway.delivery.client import RelayTimeouts
+    from gateway.delivery.watch import Watch
     from gateway.dns import Answer, Question, Resolver
+    from gateway.tls.demands import Demands
     from gateway.tls.outbound import OutboundTlsRule
+    from gateway.tls.wish import Wish
 
 _MOST: Final = 10  # servers that are tried for one message
 _MOST_HOSTS: Final = 20  # mail exchangers whose addresses are looked up
 _DNS_SECONDS: Final = 20.0
+_THREADS: Final = 32  # that wait for the DNS, and for policies
 _DOWN_SECONDS: Final = 60.0  # for which a server that did not answer is tried after the others
 
 
@@ -60,9 +66,14 @@ class Target:
 
     route: Route
     domain: str = ""
+    wish: Wish = ""  # what the message asks of TLS
 
     def __str__(self) -> str:
         return str(self.route)
+
+
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_THREADS, "ways")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,18 +88,22 @@ class Ways:
     logins: Mapping[str, Login] = field(default_factory=dict)
     names: frozenset[str] = frozenset()
     ports: frozenset[int] = frozenset()
+    demands: Demands | None = None  # who finds out what servers must offer; without it `rules` alone
+    watch: Watch | None = None  # who is told what TLS came to
+    _pool: ThreadPoolExecutor = field(default_factory=_pool, compare=False, repr=False)
     _turns: Iterator[int] = field(default_factory=itertools.count, compare=False, repr=False)
     _down: dict[NextHop, float] = field(default_factory=dict, compare=False, repr=False)
 
-    def target(self, route: Route, domain: str) -> Target:
+    def target(self, route: Route, domain: str, wish: Wish = "") -> Target:
         """The target of mail to `domain`; mail with the same target may share a connection."""
         routed = any(hop.mx for tier in route.tiers for hop in tier)
-        return Target(route, domain if routed or any(rule.domains for rule in self.rules) else "")
+        return Target(route, domain if routed or any(rule.domains for rule in self.rules) else "", wish)
 
     async def ways(self, target: Target) -> Sequence[Way]:
         """`find`, in a thread where the DNS is asked."""
-        if any(hop.mx for tier in target.route.tiers for hop in tier):
-            return await asyncio.to_thread(self.find, target)
+        asks = any(rule.level in ("dane", "dane-only") for rule in self.rules)
+        if asks or any(hop.mx for tier in target.route.tiers for hop in tier):
+            return await asyncio.get_running_loop().run_in_executor(self._pool, self.find, target)
         return self.find(target)
 
     def find(self, target: Target) -> list[Way]:
@@ -103,7 +118,7 @@ class Ways:
             at = turn % len(tier)
             for hop in tier[at:] + tier[:at]:
                 try:
-                    found += self._servers(hop, target.domain)
+                    found += self._servers(hop, target)
                 except NoWay as none:
                     if none.reply.status == "refused":
                         raise
@@ -119,13 +134,45 @@ class Ways:
             self._down.clear()
         self._down[server] = time.monotonic() + _DOWN_SECONDS
 
-    def _servers(self, hop: NextHop, domain: str) -> list[Way]:
-        if not hop.mx:
-            return [self._way(hop, domain)]
-        return [self._way(server, domain) for server in self._exchangers(hop)]
+    async def open(self, way: Way, helo: str, timeouts: RelayTimeouts | None) -> Transaction:
+        """A connection to one server. Raises HopLost, and remembers that."""
+        try:
+            made = await Transaction.open(way.server, way.tls, helo, timeouts, way.login)
+        except HopLost as lost:
+            self.failed(way.server)
+            if self.watch is not None:
+                self.watch.failed(way.server, way.tls, lost)
+            raise
+        if self.watch is not None:
+            self.watch.opened(way.server, way.tls, made)
+        return made
 
-    def _way(self, server: NextHop, domain: str) -> Way:
-        tls = policy_for(server.host, domain, self.rules)
+    def _servers(self, hop: NextHop, target: Target) -> list[Way]:
+        if not hop.mx:
+            return [self._way(hop, self._policy(hop, target))]
+        servers, secure = self._exchangers(hop)
+        policies: dict[str, TlsPolicy] = {}
+        for server in servers:  # a host may have several addresses
+            if server.host not in policies:
+                policies[server.host] = self._policy(server, target, routed=True, secure=secure)
+        return [self._way(server, policies[server.host]) for server in servers]
+
+    def _policy(
+        self, server: NextHop, target: Target, *, routed: bool = False, secure: bool = False
+    ) -> TlsPolicy:
+        """What the server must offer. Raises NoWay if the store does not answer."""
+        if self.demands is None or not server.host:
+            return policy_for(server.host, target.domain, self.rules)
+        # RFC 8689 is about relaying; where LMTP delivers there is no further hop.
+        wish = "" if server.protocol == "lmtp" else target.wish
+        try:
+            return self.demands.policy(
+                target.domain, server.host, port=server.port, routed=routed, mx_secure=secure, wish=wish
+            )
+        except StoreError as error:
+            raise NoWay(451, "4.3.0", f"its TLS policy cannot be found out now: {error}") from error
+
+    def _way(self, server: NextHop, tls: TlsPolicy) -> Way:
         login = login_for(server, self.logins)
         if login is not None and server.host and tls.level in ("none", "may"):
             tls = replace(tls, level="verify", match=tls.match or server.host)  # a password is for one reader
@@ -135,10 +182,10 @@ class Ways:
 
     # ---------------------------------------------------------------- MX
 
-    def _exchangers(self, hop: NextHop) -> list[NextHop]:
-        """The servers that the MX records of `hop` name, best first (RFC 5321 §5.1)."""
+    def _exchangers(self, hop: NextHop) -> tuple[list[NextHop], bool]:
+        """The servers that the MX records of `hop` name, best first (RFC 5321 §5.1), and if validated."""
         if address(hop.host) is not None:
-            return [replace(hop, mx=False)]
+            return [replace(hop, mx=False)], False
         name = to_ascii(hop.host)
         if name is None or self.resolver is None:
             raise NoWay(550, "5.1.2", f"{hop.host} is no domain that can be looked up")
@@ -155,7 +202,7 @@ class Ways:
             hosts = [(0, name)]  # the implicit MX
         random.shuffle(hosts)
         hosts = sorted(hosts, key=lambda one: one[0])[:_MOST_HOSTS]
-        return self._reachable(name, hop.port, hosts, until)
+        return self._reachable(name, hop.port, hosts, until), answer.secure
 
     def _reachable(
         self, name: str, port: int, hosts: Sequence[tuple[int, str]], until: float
@@ -193,9 +240,8 @@ async def opened(ways: Ways, target: Target, helo: str, timeouts: RelayTimeouts 
     lost: HopLost | None = None
     for way in await ways.ways(target):
         try:
-            return await Transaction.open(way.server, way.tls, helo, timeouts, way.login)
+            return await ways.open(way, helo, timeouts)
         except HopLost as error:
-            ways.failed(way.server)
             lost = error
     assert lost is not None
     raise lost

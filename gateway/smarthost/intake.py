@@ -18,6 +18,7 @@ from gateway.mail.types import Reply
 from gateway.reply import storage_failure
 from gateway.smarthost.handover import NO_ROUTE, to_client
 from gateway.store.queued import Addressee, Outgoing, pack
+from gateway.tls.wish import with_field
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -91,7 +92,7 @@ class Intake:
             message=message,
             created=now,
             expires=now + self._door.lifetime,
-            options=mail.envelope.options,
+            options=with_field(mail.envelope.options, message),
             may_bounce=may_bounce(mail, verdict),
             packed=packed,
         )

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from gateway.tls.outbound import OutboundTlsRule
     from gateway.tls.policies import Found, Policies
     from gateway.tls.settings import TlsSettings
+    from gateway.tls.wish import Wish
 
 _DNS_SECONDS: Final = 15.0
 Security = Literal["", "clear", "encrypted", "verified"]
-Wish = Literal["", "requiretls", "no"]  # of a message: REQUIRETLS, or the field TLS-Required: No
 
 
 class Memory(Protocol):

@@ -133,7 +133,7 @@ def test_the_mail() -> None:
     assert read["TLS-Required"] == "No"
     assert read.get_content_type() == "multipart/report"
     assert read.get_param("report-type") == "tlsrpt"
-    _, attached = list(read.iter_parts())  # type: ignore[attr-defined]  # of the default policy
+    _, attached = list(read.iter_parts())
     assert attached.get_content_type() == "application/tlsrpt+gzip"
     assert attached.get_filename() == REPORT.filename
     assert attached.get_content() == packed(REPORT)
