@@ -15,13 +15,18 @@ import sys
 import time
 from pathlib import Path
 
-from tests.conformance import auth_suites, bomb_suites, content_suites, door_suites, tls_suites
+from tests.conformance import auth_suites, bomb_suites, content_suites, dialog_suites, door_suites, tls_suites
 from tests.conformance.auth_suites import DEVIATIONS
 from tests.conformance.content_suites import SkippedError
 from tests.shared import SHARED
 
 SUITES = (
-    auth_suites.SUITES | door_suites.SUITES | content_suites.SUITES | bomb_suites.SUITES | tls_suites.SUITES
+    auth_suites.SUITES
+    | dialog_suites.SUITES
+    | door_suites.SUITES
+    | content_suites.SUITES
+    | bomb_suites.SUITES
+    | tls_suites.SUITES
 )
 
 

@@ -128,6 +128,8 @@ def rcpt_command(rest: str, *, extended: bool, dsn: bool = False) -> RcptCommand
         raise CommandError(501, "5.1.3", "No recipient")
     if re.fullmatch(r"[A-Za-z0-9._+=-]+", recipient) and recipient.lower() != "postmaster":
         raise CommandError(501, "5.1.3", "A recipient needs a domain")
+    if len(recipient.encode()) > LONGEST_ADDRESS:
+        raise CommandError(501, "5.1.3", "Address too long")
     return RcptCommand(recipient, tuple(f"{k}={_canonical(k, v)}" for k, v in found.items()))
 
 

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import re
 import smtplib
 import subprocess
 from typing import TYPE_CHECKING, Any
@@ -19,8 +17,7 @@ from gateway.mail.types import Action
 from gateway.smarthost.settings import SmarthostSettings
 from gateway.tls.inbound import server_context
 from gateway.tls.outbound import OutboundTlsRule
-from tests.hop import Hop, running
-from tests.shared import SHARED
+from tests.hop import Hop
 from tests.smarthost_lab import FAST, MESSAGE, Bench, door
 
 if TYPE_CHECKING:
@@ -185,80 +182,6 @@ def test_before_postfix_its_answers_are_ours(lab: Path, sink: Sink) -> None:
     ), text
     assert taken.recipients == ("u@example.org",)
     assert taken.data.endswith(MESSAGE)
-
-
-# ---------------------------------------------------------------- recorded dialogues
-
-# Not ours to answer so: AUTH is not offered, and a broken header field is the judgement's matter.
-LEFT_OUT = {"auth_multi_dialog", "auth_not_tls", "auth_too_many_failures", "bad_data"}
-
-
-def dialogues() -> list[Any]:
-    path = SHARED / "conformance/smtp-chasquid-dialogs/cases.jsonl" if SHARED else None
-    if path is None or not path.is_file():
-        return [pytest.param({}, marks=pytest.mark.skip("the recorded dialogues are not here"))]
-    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    return [
-        pytest.param(row, id=f"{n}-{row['id']}") for n, row in enumerate(rows) if row["id"] not in LEFT_OUT
-    ]
-
-
-@pytest.mark.parametrize("row", dialogues())
-def test_recorded_dialogues(row: dict[str, Any]) -> None:
-    """Codes must agree; texts are each server's own. Where it closes with 554 or 521, ours may say 500."""
-
-    async def go() -> None:
-        settings = SmarthostSettings(relay=FAST, size_limit=1_048_000)
-        async with (
-            running(Hop(offered=("8BITMIME", "SMTPUTF8"))) as hop,
-            door(Bench(), hop, domains=("testserver",), settings=settings) as port,
-        ):
-            await play_steps(row["steps"], port)
-
-    asyncio.run(go())
-
-
-async def play_steps(steps: list[str], port: int) -> None:
-    reader = writer = None
-    async with asyncio.timeout(20):
-        for step in steps:
-            _, action, *rest = step.split(" ", 2)
-            argument = rest[0] if rest else ""
-            if action in ("tcp_connect", "tls_connect"):
-                if writer is not None:
-                    writer.close()
-                reader, writer = await asyncio.open_connection("127.0.0.1", port)
-                continue
-            assert reader is not None
-            assert writer is not None
-            if action == "close":
-                writer.close()
-            elif action == "->":
-                writer.write(argument.encode() + b"\r\n")
-            elif action == "~>":
-                writer.write(literal(argument))
-            elif action == "<...":
-                while argument not in (await reader.readline()).decode():
-                    pass
-            else:
-                answer = (await reader.readline()).decode()
-                wanted = re.match(r"[0-9]{3}", argument)
-                assert wanted, step
-                assert answer[:1] == wanted[0][:1], (step, answer)
-    if writer is not None:
-        writer.close()
-
-
-def literal(expression: str) -> bytes:
-    """What `'b' * 55 + '\\r\\n'` and `('a' * 899 + '\\r\\n') * 1165` stand for."""
-    expression = expression.strip()
-    times = re.fullmatch(r"\((.*)\) \* ([0-9]+)", expression)
-    if times:
-        return literal(times[1]) * int(times[2])
-    parts = re.findall(r"'((?:[^'\\]|\\.)*)'(?: \* ([0-9]+))?", expression)
-    return b"".join(
-        text.replace("\\r", "\r").replace("\\n", "\n").encode() * int(count or 1) for text, count in parts
-    )
 
 
 # ---------------------------------------------------------------- certificates that are wrong
