@@ -27,6 +27,7 @@ _BARE_ADDRESS = re.compile(r"[A-Za-z0-9._+=-]+@[A-Za-z0-9.-]+")
 _LOCAL = re.compile(r'[^\x00-\x20\x7f"(),:;<>@\[\]\\]+|"(?:[^"\\\x00-\x1f\x7f]|\\[\x20-\x7e])*"')
 _LABEL = re.compile(r"(?!-)(?:[A-Za-z0-9_-]|[^\x00-\x7f])+(?<!-)")
 _PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=((?:[!-<>-~]|[^\x00-\x7f])+))?")
+_CHUNK = re.compile(r"([0-9]{1,20})( +LAST)?", re.IGNORECASE)
 _HELO = re.compile(r"[!-~]{1,255}")
 _XTEXT = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})+")  # RFC 3461 §4
 _CODED = re.compile(r"\+([0-9A-F]{2})")
@@ -131,6 +132,14 @@ def rcpt_command(rest: str, *, extended: bool, dsn: bool = False) -> RcptCommand
     if len(recipient.encode()) > LONGEST_ADDRESS:
         raise CommandError(501, "5.1.3", "Address too long")
     return RcptCommand(recipient, tuple(f"{k}={_canonical(k, v)}" for k, v in found.items()))
+
+
+def bdat_command(rest: str) -> tuple[int, bool]:
+    """BDAT's argument (RFC 3030 §2): octets of the chunk, and whether it is the last. Raises CommandError."""
+    found = _CHUNK.fullmatch(rest)
+    if found is None:
+        raise CommandError(501, "5.5.4", "Syntax: BDAT size [LAST]")
+    return int(found[1]), bool(found[2])
 
 
 def _is_size(value: str) -> bool:

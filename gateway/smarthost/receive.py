@@ -7,14 +7,16 @@ us something, so that it makes room where connections run short.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING
 
 from gateway.mail.types import Reply
-from gateway.smarthost.replies import FAULTS
+from gateway.smarthost.data import ChunkReader, DataReader
+from gateway.smarthost.replies import CHUNK_FAULTS, FAULTS
+from gateway.smarthost.wire import BLOCK
 
 if TYPE_CHECKING:
-    from gateway.smarthost.data import DataReader
     from gateway.smarthost.wire import Wire
     from gateway.smarthost.worker import Worker
 
@@ -24,40 +26,97 @@ _PAUSE = 4.0  # seconds more than other clients that one in the middle of its me
 _SLOW = Reply(421, "4.4.2", "Message comes too slowly, closing")
 
 
-async def receive(wire: Wire, data: DataReader, worker: Worker) -> Reply | None:
-    """Read the message behind 354 to its end; the refusal if it cannot be taken.
+class Message:
+    """The message of one session, while it comes. Its octets are counted in the worker's memory."""
 
-    A fault in line ends is said at once, and what comes behind it read for a while, since an early close
-    would lose the reply; then, and after a 421, the caller must close. Raises TimeoutError, EOFError.
-    """
-    settings = worker.door.settings
-    pace = Pace(wire, worker)
-    told = 0.0
-    try:
-        while True:
-            chunk = await wire.block(LINGER if told else settings.data_timeout)
-            before = data.held
-            ended = data.feed(chunk)
-            worker.buffered += data.held - before
-            if data.fault in ("line", "nul") and not told:
-                wire.say_now(FAULTS[data.fault])
-                told = time.monotonic()
-            if ended or (told and time.monotonic() - told > LINGER):
-                break
-            if worker.full and not data.fault:
-                data.condemn()
-            if not told and pace.too_slow(len(chunk)):
-                return _SLOW
-    except (TimeoutError, EOFError):
-        if not told:
-            raise
-    finally:
-        pace.done()
-    if told:
-        return FAULTS[data.fault]
-    # What came behind the end are the next commands (RFC 2920 §3.1).
-    wire.put_back(data.rest)
-    return FAULTS[data.fault] if data.fault else None
+    def __init__(self, wire: Wire, worker: Worker) -> None:
+        self._wire = wire
+        self._worker = worker
+        self._settings = worker.door.settings
+        self._counted = 0
+        self._chunks: ChunkReader | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether some of it has come in chunks."""
+        return self._chunks is not None
+
+    def drop(self) -> None:
+        """There is none any more."""
+        self._worker.buffered -= self._counted
+        self._counted = 0
+        self._chunks = None
+
+    def _count(self, reader: DataReader | ChunkReader) -> None:
+        if self._worker.full and not reader.fault:
+            reader.condemn()
+        self._worker.buffered += reader.held - self._counted
+        self._counted = reader.held
+
+    async def by_data(self) -> bytes | Reply | None:
+        """What comes behind 354 to its end: the message, or why it cannot be taken.
+
+        None is a fault in line ends: it was told at once, and what came behind it read for a while, since an
+        early close would lose the reply; now the caller must close. Raises TimeoutError, EOFError.
+        """
+        data, pace = DataReader(self._settings.size_limit), Pace(self._wire, self._worker)
+        try:
+            while True:
+                chunk = await self._wire.block(self._settings.data_timeout)
+                ended = data.feed(chunk)
+                self._count(data)
+                if data.fault in ("line", "nul"):
+                    self._wire.say_now(FAULTS[data.fault])
+                    if not ended:
+                        await self._linger(data)
+                    return None
+                if ended:
+                    break
+                if pace.too_slow(len(chunk)):
+                    return _SLOW
+        finally:
+            pace.done()
+        # What came behind the end are the next commands (RFC 2920 §3.1).
+        self._wire.put_back(data.rest)
+        return FAULTS[data.fault] if data.fault else data.message()
+
+    async def _linger(self, data: DataReader) -> None:
+        until = time.monotonic() + LINGER
+        with contextlib.suppress(TimeoutError, EOFError):
+            while (left := until - time.monotonic()) > 0 and not data.feed(await self._wire.block(left)):
+                pass
+
+    async def by_chunk(self, size: int, *, last: bool) -> bytes | Reply | None:
+        """The next chunk: the message with its `last` one, None before, or why it cannot be taken.
+
+        All `size` octets are read whatever is wrong with them, so that none is ever a command (RFC 3030 §2).
+        Raises TimeoutError, EOFError.
+        """
+        chunks = self._chunks = self._chunks or ChunkReader(self._settings.size_limit)
+        await self._octets(size, chunks)
+        if last:
+            chunks.end()
+        if chunks.fault:
+            return CHUNK_FAULTS[chunks.fault]
+        return chunks.message() if last else None
+
+    async def discard(self, size: int) -> None:
+        """Throw a chunk away. Raises TimeoutError, EOFError."""
+        await self._octets(size, None)
+
+    async def _octets(self, size: int, into: ChunkReader | None) -> None:
+        pace = Pace(self._wire, self._worker)
+        try:
+            while size:
+                octets = await self._wire.block(self._settings.data_timeout, min(size, BLOCK))
+                size -= len(octets)
+                if into is not None:
+                    into.feed(octets)
+                    self._count(into)
+                if size and pace.too_slow(len(octets)):
+                    raise TimeoutError
+        finally:
+            pace.done()
 
 
 class Pace:

@@ -13,7 +13,7 @@ OK = Reply(250, "2.0.0", "Ok")
 PIPELINED = Reply(554, "5.5.0", "Commands sent before their time")
 CLOSING = Reply(421, "4.3.2", "Service is closing, try again later")
 UNKNOWN = Reply(500, "5.5.1", "Command not recognized")
-_ABSENT = ("BDAT", "EXPN", "ETRN", "TURN", "ATRN", "SEND", "SOML", "SAML")
+_ABSENT = ("EXPN", "ETRN", "TURN", "ATRN", "SEND", "SOML", "SAML")
 FIXED = {
     "NOOP": OK,
     "VRFY": Reply(252, "2.5.2", "Send some mail, it will be tried"),
@@ -26,6 +26,12 @@ FAULTS = {
     "line": Reply(521, "5.5.2", "Bare CR or LF in the message, closing"),
     "nul": Reply(521, "5.5.2", "NUL in the message, closing"),
     "memory": Reply(452, "4.3.1", "Insufficient memory, try again later"),
+}
+# In a chunk the end is where the client has counted it to be, and the session goes on.
+CHUNK_FAULTS = {
+    **FAULTS,
+    "line": Reply(554, "5.6.0", "Bare CR or LF in the message"),
+    "nul": Reply(554, "5.6.0", "NUL in the message"),
 }
 
 

@@ -20,9 +20,9 @@ from gateway.mail.headers import printable
 from gateway.mail.networks import inside, same_client
 from gateway.mail.types import Envelope, Mail, Reply, Session, new_id
 from gateway.smarthost.commands import (
-    DSN,
     CommandError,
     MailCommand,
+    bdat_command,
     check_address,
     helo_name,
     is_http,
@@ -30,14 +30,14 @@ from gateway.smarthost.commands import (
     rcpt_command,
     split_line,
 )
-from gateway.smarthost.data import DataReader
+from gateway.smarthost.extensions import ehlo, parameters
 from gateway.smarthost.handover import Handover
 from gateway.smarthost.intake import Intake
 from gateway.smarthost.login import Login
 from gateway.smarthost.proxy import ProxyError, client_of
-from gateway.smarthost.receive import receive
-from gateway.smarthost.replies import CLOSING, FIXED, OK, PIPELINED, UNKNOWN, wire
-from gateway.smarthost.sasl import LONGEST, MECHANISMS, challenge
+from gateway.smarthost.receive import Message
+from gateway.smarthost.replies import CHUNK_FAULTS, CLOSING, FIXED, OK, PIPELINED, UNKNOWN, wire
+from gateway.smarthost.sasl import LONGEST, challenge
 from gateway.smarthost.tls import tls_facts
 from gateway.smarthost.transfer import transfer
 from gateway.smarthost.wire import LongLineError, Wire
@@ -70,6 +70,7 @@ class Conversation:
             Handover(worker.door) if worker.door.submit is None else Intake(worker.door, worker.verifier)
         )
         self._wire = Wire(worker.scratch)
+        self._message = Message(self._wire, worker)
         self._began = worker.loop.time()
         self.task: asyncio.Task[None] | None = None
         self.peer = peer  # the client's IP address
@@ -92,6 +93,7 @@ class Conversation:
             "MAIL": self._mail_command,
             "RCPT": self._rcpt_command,
             "DATA": self._data_command,
+            "BDAT": self._bdat_command,
             "RSET": self._rset_command,
             "QUIT": self._quit_command,
             "XCLIENT": self._xclient_command,
@@ -119,6 +121,7 @@ class Conversation:
             if self._wire.transport is None:
                 connection.close()
             self._worker.left(self)
+            self._message.drop()
             await self._hop.close()
 
     async def _begin(self, connection: socket.socket) -> bool:
@@ -252,22 +255,8 @@ class Conversation:
         await self._hello(rest, extended=True)
         if self._closing:
             return
-        size = f"SIZE {self._settings.size_limit}"
-        offered = [self._door.hostname, "PIPELINING", size, "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES"]
-        if "RET" in self._offered:
-            offered.append("DSN")
-        if "REQUIRETLS" in self._offered:
-            offered.append("REQUIRETLS")
-        if self._worker.tls_context is not None and not self._over_tls:
-            offered.append("STARTTLS")
-        if "AUTH" in self._offered:
-            offered.append("AUTH " + " ".join(MECHANISMS))
-        if inside(self.peer, self._settings.xclient_networks):
-            offered.append("XCLIENT NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT")
-        if inside(self.peer, self._settings.xforward_networks):
-            offered.append("XFORWARD NAME ADDR PORT PROTO HELO IDENT SOURCE")
-        lines = [f"250-{word}" for word in offered]
-        await self._push("\r\n".join((*lines, "250 HELP")))
+        tls = self._worker.tls_context is not None and not self._over_tls
+        await self._push(ehlo(self._door.hostname, self._settings, self.peer, self._offered, starttls=tls))
 
     async def _hello(self, rest: str, *, extended: bool) -> None:
         name = helo_name(rest)
@@ -279,11 +268,7 @@ class Conversation:
 
     @property
     def _offered(self) -> frozenset[str]:
-        """The parameters of MAIL that not every client may use."""
-        found = {"AUTH"} if self._logins and self._over_tls else set()
-        if self._door.submit is None:
-            return frozenset(found)  # a next hop would have to be asked for the others before it is known
-        return DSN | found | ({"REQUIRETLS"} if self._over_tls else set())  # RFC 8689 §2
+        return parameters(queued=self._door.submit is not None, over_tls=self._over_tls, logins=self._logins)
 
     @property
     def _over_tls(self) -> bool:
@@ -360,8 +345,8 @@ class Conversation:
 
     async def _rcpt_command(self, rest: str) -> None:
         self._need_helo()
-        if self._mail is None:
-            raise CommandError(503, "5.5.1", "Sender not yet given")
+        if self._mail is None or self._message.begun:
+            raise CommandError(503, "5.5.1", "Sender not yet given, or chunks sent already")
         command = rcpt_command(rest, extended=self._extended, dsn="RET" in self._offered)
         recipient = command.recipient
         self._tried += 1
@@ -399,26 +384,44 @@ class Conversation:
         self._need_helo()
         if rest:
             raise CommandError(501, "5.5.4", "DATA takes no argument")
-        if self._mail is None:
-            raise CommandError(503, "5.5.1", "Sender not yet given")
+        if self._mail is None or self._message.begun:
+            raise CommandError(503, "5.5.1", "Sender not yet given, or chunks sent already")
         if not self._hop.accepted:
             raise CommandError(554, "5.5.1", "No valid recipients")
         if self._wire.pending:  # RFC 2920 §3.1: DATA is the last command of a group
             await self._leave(PIPELINED)
             return
-        data = DataReader(self._settings.size_limit)
+        await self._push("354 End data with <CR><LF>.<CR><LF>")
+        found = await self._message.by_data()
+        if found is None:
+            self._closing = True  # it was told already
+        else:
+            await self._settle(found, self._mail)
+
+    async def _bdat_command(self, rest: str) -> None:
         try:
-            await self._push("354 End data with <CR><LF>.<CR><LF>")
-            reply = await receive(self._wire, data, self._worker)
-            if data.fault in ("line", "nul"):
-                self._closing = True  # it was told already
-                return
-            reply = reply or await self._pass_on(data.message(), self._mail)
-        finally:
-            self._worker.buffered -= data.held
+            size, last = bdat_command(rest)
+        except CommandError as error:  # nobody knows how many octets come that are no commands
+            await self._leave(error.reply)
+            return
+        if size > 2 * self._settings.size_limit:
+            await self._leave(CHUNK_FAULTS["size"])
+            return
+        self._junk += not size
+        if not self._helo or self._mail is None or not self._hop.accepted:
+            await self._message.discard(size)
+            raise CommandError(503, "5.5.1", "Nothing to send, or an earlier chunk was refused")
+        found = await self._message.by_chunk(size, last=last)
+        if found is None:
+            await self._say(Reply(250, "2.0.0", f"{size} octets received"))
+        else:
+            await self._settle(found, self._mail)
+
+    async def _settle(self, found: bytes | Reply, command: MailCommand) -> None:
+        """The end of a message: what came of it, or why it was not taken."""
+        reply = found if isinstance(found, Reply) else await self._pass_on(found, command)
         await self._forget()
-        if not self._closing:
-            await self._say(reply)
+        await self._say(reply)
 
     async def _rset_command(self, rest: str) -> None:
         if rest:
@@ -470,6 +473,7 @@ class Conversation:
         self._mail = None
         self._tried = 0
         self._forwarded = _NO_CLIENT
+        self._message.drop()
         await self._hop.forget()
 
     def _need_helo(self) -> None:

@@ -86,7 +86,7 @@ def test_a_message_sent_before_354_is_no_message() -> None:
         ("MAIL FROM:<a@b>", "503"),
         ("DATA", "503"),
         ("AUTH PLAIN AGEAYg==", "502"),
-        ("BDAT 3 LAST", "502"),
+        ("BDAT 0 LAST", "503"),
         ("STARTTLS", "454"),
         ("RSET x", "501"),
         ("NOOP \x07", "500"),

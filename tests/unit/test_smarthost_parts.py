@@ -11,6 +11,7 @@ from gateway.delivery.protocol import stuffed_blocks
 from gateway.mail.types import Envelope, Mail, Session, Tls
 from gateway.smarthost.commands import (
     CommandError,
+    bdat_command,
     check_address,
     helo_name,
     is_http,
@@ -18,7 +19,7 @@ from gateway.smarthost.commands import (
     rcpt_command,
     split_line,
 )
-from gateway.smarthost.data import DataReader
+from gateway.smarthost.data import ChunkReader, DataReader
 from gateway.smarthost.trace import received_count, received_field
 from gateway.smarthost.xclient import XCLIENT, XFORWARD, Client, attributes, merged
 
@@ -418,3 +419,47 @@ def test_received_count() -> None:
         received_count(b"Received: a\r\nRECEIVED : b\r\nX-Received: c\r\n received: d\r\n\r\nReceived: e\r\n")
         == 2
     )
+
+
+# ---------------------------------------------------------------- chunks
+
+
+@given(
+    st.lists(st.sampled_from([b"\r", b"\n", b".", b"a", b"\r\n", b"\0"]), max_size=30).map(b"".join),
+    st.integers(1, 9),
+)
+def test_chunks_of_any_size_give_the_same(data: bytes, step: int) -> None:
+    whole, pieces = ChunkReader(40), ChunkReader(40)
+    whole.feed(data)
+    for start in range(0, len(data), step):
+        pieces.feed(data[start : start + step])
+    whole.end()
+    pieces.end()
+    sound = data.replace(b"\r\n", b"")
+    assert (whole.fault == "") == (b"\r" not in sound and b"\n" not in sound and b"\0" not in data)
+    assert (whole.fault == "") == (pieces.fault == "")
+    if not whole.fault:
+        assert whole.message() == pieces.message()
+        assert whole.message().startswith(data)
+        assert not whole.message() or whole.message().endswith(b"\r\n")
+
+
+def test_chunks_that_are_too_much_are_not_kept() -> None:
+    reader = ChunkReader(1000)
+    reader.feed(b"x" * 1000)
+    assert (reader.fault, reader.held) == ("", 1000)
+    reader.feed(b"x" * 10_000)
+    assert (reader.fault, reader.held) == ("size", 0)
+    reader.feed(b"\n")
+    assert reader.held == 0
+
+
+@pytest.mark.parametrize("rest", ["", "x", "-1", "1 FIRST", "1LAST", "1 LAST x", "9" * 21, "٣", "0x10"])
+def test_bad_bdat(rest: str) -> None:
+    with pytest.raises(CommandError):
+        bdat_command(rest)
+
+
+def test_bdat() -> None:
+    assert bdat_command("0 last") == (0, True)
+    assert bdat_command("86") == (86, False)
