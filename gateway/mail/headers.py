@@ -36,6 +36,8 @@ _LATE_FROM = re.compile(
     re.IGNORECASE,
 )
 _BARE_CR_FROM = re.compile(rb"\r(?!\n)[^A-Za-z \t\r\n]{0,16}from[\0-\x20\x7f-\xff]{0,16}:", re.IGNORECASE)
+_WHITE_LINE = re.compile(rb"\n[\0-\x09\x0b-\x20\x7f]*+\n")
+_FIELD_LINE = re.compile(rb"^(?:[!-9;-~]++[ \t]*+:|[ \t])", re.MULTILINE)
 _BLANK_LINES = re.compile(rb"(?:[\0-\x20\x7f]|\xef\xbb\xbf)*+")
 _NOTHING_SHOWN = {0x09: " ", 0x0A: " ", 0x0D: " ", 0xA0: " ", 0x3000: " "}
 
@@ -122,8 +124,8 @@ def hides_from(raw: bytes, section: HeaderSection) -> bool:
     """Whether some readers find a From field that is none of `section.fields`.
 
     They go on to the next empty line where the section ends without one, pass over empty lines in front
-    of all fields, and take a CR alone for the end of a line. Of what is longer than a field may be, the
-    start is looked at, and the rest is as if it had one.
+    of all fields, and take a CR alone for the end of a line. What is longer than a field may be is not
+    looked at, and is as if it had one if it ends.
     """
     head = raw[section.start : section.end]
     if b"\r" in head and _BARE_CR_FROM.search(head):
@@ -133,7 +135,15 @@ def hides_from(raw: bytes, section: HeaderSection) -> bool:
     start = section.end if section.fields else _BLANK_LINES.match(raw, section.end).end()  # type: ignore[union-attr]  # matches everywhere
     ends = [end for end in (raw.find(b"\n\r\n", start), raw.find(b"\n\n", start)) if end >= 0]
     rest = raw[start : min(ends, default=len(raw))]
-    return len(rest) > MAX_FIELD or _LATE_FROM.search(rest.replace(b"\0", b"")) is not None
+    if len(rest) > MAX_FIELD:
+        return bool(ends)
+    if not _LATE_FROM.search(rest.replace(b"\0", b"")):
+        return False
+    if ends or _WHITE_LINE.search(rest):
+        return True
+    # Without an empty line all is header to them, and nothing is shown; text may quote "from : somebody".
+    lines = rest.rstrip().count(b"\n") + 1
+    return b"from:" in rest.lower() and len(_FIELD_LINE.findall(rest)) >= lines - 1
 
 
 def _needed(

@@ -245,7 +245,11 @@ def test_mailboxes_never_raise(value: bytes) -> None:
         (b"\r\nHello\r\n\r\nFrom: c\r\n", False),
         (b"To: b\rFrom: c\r\n\r\nx", True),
         (b"To: b\r\rFrom: c\r\n\r\nx", True),
-        (b"junk\r\n" + b"x" * 1_000_001, True),
+        (b"junk\r\n" + b"x" * 1_000_001, False),
+        (b"junk\r\n" + b"x" * 1_000_001 + b"\r\n\r\nx", True),
+        (b"Subject: x\r\nhi there\r\nwords\r\nfrom : bob\r\nmore words\r\n", False),  # text, no empty line
+        (b"Subject: x\r\nhi there\r\nFrom: bob\r\nTo: x\r\n", True),
+        (b"Subject: x\r\nhi there\r\nmore\r\nFrom: bob\r\n \r\nText\r\n", True),
         (b"", False),
     ],
 )
