@@ -139,6 +139,7 @@ def tricks(payload: bytes) -> Iterator[tuple[str, bytes]]:
             yield f"encoding before {line!r}", mixed(TEXT, line + part)
             yield f"encoding behind {line!r}", mixed(TEXT, part.replace(NAMED, line + NAMED))
             yield f"encoding of the multipart {line!r}", mixed(TEXT, part, kind=MIXED + line)
+    yield from _spellings(body, part)
     yield from _lines(whole)
     yield from _places(payload, part)
     yield from _bodies(payload)
@@ -159,6 +160,27 @@ def tricks(payload: bytes) -> Iterator[tuple[str, bytes]]:
 
 def _mixed(boundary: bytes) -> bytes:
     return b'Content-Type: multipart/mixed; boundary="' + boundary + b'"\r\n'
+
+
+def _spellings(body: bytes, part: bytes) -> Iterator[tuple[str, bytes]]:
+    """Names of fields and delimiters as some readers take them, and others not."""
+    parts = b"\r\n--bound\r\n" + TEXT + b"--bound\r\n" + part + b"--bound--\r\n"
+    for name in words("spelt_types"):
+        field = name + b' multipart/mixed; boundary="bound"\r\n'
+        yield f"type spelt {name!r}", TOP + field + parts
+        yield f"type spelt, on top {name!r}", field + TOP + parts
+    for name in words("spelt_encodings"):
+        field = name + b" base64\r\n"
+        yield f"encoding spelt {name!r}", mixed(TEXT, TYPE + field + NAMED + b"\r\n" + body)
+        yield f"encoding spelt, last {name!r}", mixed(TEXT, TYPE + NAMED + field + b"\r\n" + body)
+        yield f"encoding of a single part spelt {name!r}", TOP + TYPE + field + NAMED + b"\r\n" + body
+    start, first, end = TOP + MIXED + b"\r\n", b"--bound\r\n" + TEXT, b"--bound--\r\n"
+    for line in words("delimiters"):
+        yield f"delimiter {line!r}", start + first + line + b"\r\n" + part + end
+        yield f"first delimiter {line!r}", start + line + b"\r\n" + part + end
+        yield f"closing delimiter {line!r}", start + first + line + b"\r\n--bound\r\n" + part + end
+        odd = line + b"\r\n"
+        yield f"each delimiter {line!r}", start + odd + TEXT + odd + part + line + b"--\r\n"
 
 
 def _lines(whole: bytes) -> Iterator[tuple[str, bytes]]:

@@ -129,13 +129,14 @@ def bombs_one_by_one(_: Path) -> Iterator[Outcome]:
     """Send each bomb by itself, a good message after it, then many bombs at once."""
     if program("clamd") is None:
         raise SkippedError("clamd is not installed")
+    workers: set[int] = set()
     with tempfile.TemporaryDirectory(prefix="mailwarden-bombs-") as name:
         directory = Path(name)
         directory.chmod(0o755)  # clamd drops its rights
         with Clamd(directory / "clamd") as clamd, serving(directory / "gateway", clamd) as gateway:
-            workers = set(gateway.workers())
             for case, (file, make) in bombs.HELD.items():
                 yield _one(gateway, case, bombs.mail(file, make()))
+                workers.update(gateway.workers())
             for case in STRUCTURES:
                 yield _one(gateway, case, HOSTILE[case]())
                 yield _one(gateway, f"{case}, smart host", HOSTILE[case](), submit)

@@ -18,7 +18,7 @@ from gateway.gather import as_message
 from gateway.mail.mime import parse
 from gateway.scanners.clamd import Clamd as Scanner
 from gateway.scanners.clamd import ClamdSettings
-from tests import evasions
+from tests import crowds, evasions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -52,6 +52,11 @@ def missed(scanner: Scanner, messages: Iterable[tuple[str, bytes]], *, marked: b
 @pytest.mark.parametrize("payload", PAYLOADS)
 def test_tricks(scanner: Scanner, payload: str) -> None:
     assert missed(scanner, evasions.tricks(PAYLOADS[payload])) == []
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_crowds(scanner: Scanner, payload: str) -> None:
+    assert missed(scanner, crowds.crowds(PAYLOADS[payload])) == []
 
 
 def test_spoiled_structures(scanner: Scanner) -> None:
