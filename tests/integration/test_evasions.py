@@ -18,7 +18,8 @@ from gateway.gather import as_message
 from gateway.mail.mime import parse
 from gateway.scanners.clamd import Clamd as Scanner
 from gateway.scanners.clamd import ClamdSettings
-from tests import crowds, evasions
+from gateway.scanners.unpack.walk import Walker
+from tests import bombs, crowds, evasions, packages
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from contrib.lab.clamd import Clamd
 
 pytestmark = pytest.mark.server("clamd")
+# What is found in an archive, and holds a message by itself.
+HOLDS = frozenset(("ambiguous", "broken", "encrypted", "escape", "limit", "unsupported"))
 PAYLOADS = {"file": EICAR, "zip": evasions.ZIP}
 
 
@@ -57,6 +60,23 @@ def test_tricks(scanner: Scanner, payload: str) -> None:
 @pytest.mark.parametrize("payload", PAYLOADS)
 def test_crowds(scanner: Scanner, payload: str) -> None:
     assert missed(scanner, crowds.crowds(PAYLOADS[payload])) == []
+
+
+def test_packages(scanner: Scanner) -> None:
+    """With the walk in this process: what it hands on is scanned, and what it says holds the message."""
+    lost = []
+    for name, data in packages.packages().items():
+        file = name.partition(":")[0]
+        raw = bombs.mail(file, data)
+        content = parse(raw)
+        walker = Walker()
+        found = walker.walk([(n, a.names[0], a.data) for n, a in enumerate(content.attachments)])
+        if HOLDS.intersection(f.kind for f in found.findings):
+            continue
+        result = scanner.scan((as_message(raw), *content.readings, *walker.parts), time.monotonic() + 30)
+        if result.status != "infected":
+            lost.append(name)
+    assert lost == []
 
 
 def test_spoiled_structures(scanner: Scanner) -> None:

@@ -161,7 +161,7 @@ class Walker:
         yield from self._by_kind(name, kind)
         for other in kinds.beneath(data):
             if other != kind:
-                yield from self._by_kind(name, other)
+                yield from self._by_kind(name, other, unseen=True)
         zipped = data.startswith(kinds.ZIP_START) or kinds.ZIP_END in data[-kinds.TAIL :]
         # Documents and programs may be a zip file as well, by what stands at their end; what packs
         # files as they are has one there that is a member, and is no zip file but by its name.
@@ -174,11 +174,13 @@ class Walker:
                 yield self._inner
         yield from self._documents(data, kind)
 
-    def _by_kind(self, name: str, kind: str) -> Iterator[Callable[[bytes, str, int], None]]:
+    def _by_kind(
+        self, name: str, kind: str, *, unseen: bool = False
+    ) -> Iterator[Callable[[bytes, str, int], None]]:
         if kind in _STREAMS:
             yield lambda d, n, depth: self._stream(d, n, depth, kind)
         elif kind in kinds.NATIVE:
-            yield lambda d, n, depth: self._native(d, n, depth, kind)
+            yield lambda d, n, depth: self._native(d, n, depth, kind, unseen=unseen)
         elif kind == kinds.OLE:
             yield lambda d, n, depth: self._found(office.ole(d, n), n, depth)
         elif kind == kinds.MESSAGE:
@@ -237,8 +239,9 @@ class Walker:
             self._hand_on(plain)
         self._member(_without_extension(name), plain, depth)
 
-    def _native(self, data: bytes, name: str, depth: int, kind: str) -> None:
+    def _native(self, data: bytes, name: str, depth: int, kind: str, *, unseen: bool = False) -> None:
         budget, before = self._budget, self._count
+        unseen = unseen or kind in kinds.UNSEEN
         for entry in native.entries(data, kind):
             budget.member()
             inner = _without_extension(name) if kinds.NATIVE[kind][0] == ("raw",) else entry.name
@@ -255,7 +258,7 @@ class Walker:
             except Broken as error:
                 self._note("broken", name, f"{inner}: {error}")
                 plain = None
-            if plain and kind in kinds.UNSEEN:
+            if plain and unseen:
                 self._hand_on(plain)
             self._member(inner, plain, depth, size=entry.size)
         if self._count == before and len(data) > _EMPTY:
@@ -301,7 +304,10 @@ class Walker:
         for text in reading.ambiguous:
             self._note("ambiguous", name, text)
         document = office.is_document([member.names[0] for member in reading.members])
-        odd = bool(reading.broken or reading.ambiguous)
+        # What the scanner may not find its way in.
+        odd = bool(
+            reading.broken or reading.ambiguous or reading.wide or not data.startswith(kinds.ZIP_START)
+        )
         members = reading.members
         too_much = sum(m.size for m in members if not m.encrypted) > self._budget.limits.bytes
         if too_much:  # the scanner is shown what is small, and nothing of the rest

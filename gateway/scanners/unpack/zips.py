@@ -75,6 +75,7 @@ class Reading:
     members: list[Member] = field(default_factory=list)
     broken: dict[str, None] = field(default_factory=dict)
     ambiguous: dict[str, None] = field(default_factory=dict)
+    wide: bool = False  # zip64 says where members are and how large
 
 
 def read(data: bytes, budget: Budget) -> Reading:
@@ -92,6 +93,7 @@ def read(data: bytes, budget: Budget) -> Reading:
                 reading.members.append(member)
         reading.broken.update(directory.broken)
         reading.ambiguous.update(directory.ambiguous)
+        reading.wide = reading.wide or directory.wide
         if number and directory.members:
             reading.ambiguous.setdefault("there are several directories")
     if not directories:
@@ -141,6 +143,7 @@ def _directories(data: bytes, budget: Budget) -> list[Reading]:
             continue
         for start, shift, count, whole in _starts(data, end):
             directory = _directory(data, start, end, shift, budget)
+            directory.wide = directory.wide or data.startswith(b"PK\x06\x07", end - _LOCATOR.size)
             if not directory.members and count:
                 directory.broken.setdefault("the end record leads to no directory")
             elif whole and count != len(directory.members) & 0xFFFF:
@@ -194,6 +197,7 @@ def _directory(data: bytes, start: int, end: int, shift: int, budget: Budget) ->
         packed, size, offset = values[8], values[9], values[16]
         if _MANY in (packed, size, offset):
             size, packed, offset = _wide(extra, size, packed, offset)
+            reading.wide = True
         _member(data, offset + shift, name, extra, (*values[:8], packed, size, *values[10:]), reading)
     return reading
 
