@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Final
 from zlib import crc32
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from gateway.mail.types import Content, Url
 
-FEATURE_VERSION: Final = 2
+FEATURE_VERSION: Final = 3
 SHAPE_WEIGHT: Final = 1.5  # of a shape feature in the norm and the sum, where a text feature has 1
 
 NO_LINK: Final = "url:count 0"
@@ -37,6 +37,7 @@ RUNNING_LIMIT: Final = 3_000  # characters of body text whose grams are read
 SUBJECT_LIMIT: Final = 300
 URL_LIMIT: Final = 40
 _PART_LIMIT: Final = 8
+_NAME_WORDS: Final = 10
 
 _WORD = re.compile(r"[^\W_]{2,24}")
 _LINK_OR_ADDRESS = re.compile(r"(?<!\S)[^\s@]*?(?:@|://)\S*+|\bwww\.\S*+")
@@ -48,14 +49,18 @@ _BARE_HOST = re.compile(r"^[a-z0-9-]{1,63}(?:\.[a-z0-9-]{1,63}){1,6}(?=[/:?#\s]|
 _IP_HOST = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}")
 _SHOWN_HOST = re.compile(r"(?:https?://|www\.)([a-z0-9.-]{3,100})", re.IGNORECASE)
 _ADDRESS = re.compile(r"[^\s<>,;\"()]{1,64}@[^\s<>,;\"()]{1,255}")
+_JOINED = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")  # words written together, LikeThis
+_AMOUNT = re.compile(r"[$€£]\s?\d[\d.,]{0,9}|\d[\d.,]{0,5}\s?%")
+_AMOUNTS: Final = 20
+_ID_DOMAIN = re.compile(rb"@([^>\s]{1,100})")
 
 
 @dataclass(frozen=True, slots=True)
 class Features:
     """What a message shows: distinct strings, each with its group in front.
 
-    The first `words` of `text` are the distinct words of body and subject. `running` is the start
-    of subject and body as running text, for grams.
+    The first `words` of `text` are the distinct words of body and subject. `running` is the author's
+    name and the start of subject and body as running text, for grams.
     """
 
     text: tuple[str, ...]
@@ -77,8 +82,13 @@ def extract(content: Content) -> Features:
     clean = _LINK_OR_ADDRESS.sub(" ", _clean(body))
     words = dict.fromkeys(_WORD.findall(clean))
     words.update(dict.fromkeys(in_subject))
+    name = _name(content)
+    in_name = _WORD.findall(name)[:_NAME_WORDS]
     text = [f"w:{word}" for word in words]
-    text += dict.fromkeys(f"s:{word}" for word in in_subject)
+    # What a name says is read beside the subject; it is no word of the text, which must say enough by itself.
+    text += dict.fromkeys(f"w:{word}" for word in in_name if word not in words)
+    text += _amounts(content.subject[:SUBJECT_LIMIT], body)
+    text += dict.fromkeys(f"s:{word}" for word in (*in_subject, *in_name))
     text += dict.fromkeys(f"s:{a} {b}" for a, b in pairwise(in_subject))
     sender = _sender(content)
     shape = dict.fromkeys(_subject_shape(content.subject))
@@ -88,7 +98,8 @@ def extract(content: Content) -> Features:
     shape.update(dict.fromkeys(_from_shape(content, sender)))
     shape.update(dict.fromkeys(_address_shape(content, sender, in_subject)))
     shape.update(dict.fromkeys(_url_shape(content.urls, sender.rpartition("@")[2])))
-    running = " ".join([" ", *subject.split(), "\n", *clean[:RUNNING_LIMIT].split(), " "])
+    author = [" ", *name.split(), "\n"] if name else []
+    running = " ".join([*author, " ", *subject.split(), "\n", *clean[:RUNNING_LIMIT].split(), " "])
     return Features(tuple(text), tuple(shape), len(words), running)
 
 
@@ -118,6 +129,18 @@ def _bin(count: float) -> int:
 
 def _sender(content: Content) -> str:
     return content.from_addresses[0][1].lower()[:320] if content.from_addresses else ""
+
+
+def _name(content: Content) -> str:
+    """Give the author's name, words parted that are written together."""
+    return _clean(_JOINED.sub(" ", content.from_addresses[0][0][:200])) if content.from_addresses else ""
+
+
+def _amounts(subject: str, body: str) -> Iterable[str]:
+    """Give sums of money and percentages, their digits as 0."""
+    found = islice(_AMOUNT.finditer(f"{subject}\n{body}"), 5 * _AMOUNTS)
+    amounts = dict.fromkeys("w:" + "".join(one[0].split()).translate(_DIGITS) for one in found)
+    return list(amounts)[:_AMOUNTS]
 
 
 def _subject_shape(subject: str) -> Iterator[str]:
@@ -156,8 +179,8 @@ def _from_shape(content: Content, sender: str) -> Iterator[str]:
     local, _, domain = sender.rpartition("@")
     yield from (f"from:domain {part}" for part in _parents(domain))
     yield from (f"from:local {word}" for word in _WORD.findall(local.translate(_DIGITS))[:5])
-    in_name = _WORD.findall(_clean(name))
-    yield from (f"from:name {word}" for word in in_name[:8])
+    in_name = _WORD.findall(_name(content))
+    yield from (f"from:name {word}" for word in in_name[:_NAME_WORDS])
     yield f"from:name words {min(len(name.split()), 4)}"
     yield f"from:name in local {any(word in local for word in in_name if len(word) > 2)}"
     if "@" in name:
@@ -185,6 +208,7 @@ def _address_shape(content: Content, sender: str, in_subject: list[str]) -> Iter
             addresses += _ADDRESS.findall(value) or ["none"]
     if not content.from_addresses:
         return  # text without a header says nothing about addresses
+    yield f"message-id:{_id_domain(content, sender.rpartition('@')[2])}"
     to, reply = found["to"], found["reply-to"]
     yield f"to:count {min(_bin(len(to)), 4)}"
     if to == ["none"]:
@@ -198,6 +222,18 @@ def _address_shape(content: Content, sender: str, in_subject: list[str]) -> Iter
         yield "reply-to:" + (
             "equals from" if reply[0] == sender else "same domain" if same else "other domain"
         )
+
+
+def _id_domain(content: Content, domain: str) -> str:
+    """Say whose name stands in the Message-ID: programs of the sender's own site write that site's."""
+    fields = content.all("message-id")
+    if not fields:
+        return "none"
+    found = _ID_DOMAIN.search(fields[0].value[:1000])
+    host = found[1].decode("utf-8", "replace").lower().rstrip(".") if found else ""
+    if "." not in host:
+        return "no name" if host else "no domain"
+    return "site of sender" if _site(host) == _site(domain) else "other site"
 
 
 def _site(host: str) -> str:
