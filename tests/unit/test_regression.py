@@ -122,9 +122,9 @@ def test_one_sided_teaching_is_refused_though_there_is_little_to_measure_with(
     """Somebody labels a whole mailbox the wrong way: fewer than 500 messages, none kept aside."""
     learner.learn(labelled(20))
     live, before = learner.live(), fixed_counts(learner, examined)
-    outcome = learner.learn(Labelled(raw, spam) for raw, is_spam in mail(300, first=1_000) if is_spam != spam)
+    outcome = learner.learn(Labelled(raw, spam) for raw, is_spam in mail(400, first=1_000) if is_spam != spam)
     assert outcome.learned == 0
-    assert outcome.refused == 300
+    assert outcome.refused == 400
     assert "of the regression set" in outcome.reports[-1].why
     assert np.array_equal(learner.live()._state, live._state)
     assert fixed_counts(learner, examined) == before
