@@ -250,7 +250,7 @@ class Supervisor:
             where = "listen in [milter] or in [smarthost], or socketmap in [tls]"
             raise ConfigError(f"{self.path}: no door is open: set {where}")
         if settings.web.enabled:
-            _check_web(self.path)
+            _check_web(self.path, settings)
             wanted.append(settings.web.listen)
         bound: dict[str, socket.socket] = {}
         try:
@@ -322,12 +322,12 @@ def run_worker(
         opened.close()
 
 
-def _check_web(path: Path) -> None:
-    """Raise ConfigError if the web page is wanted and its libraries are missing."""
+def _check_web(path: Path, settings: Config) -> None:
+    """Raise ConfigError if something that the web page needs is missing."""
     from gateway.web.server import MissingError, check  # noqa: PLC0415  # where it is wanted
 
     try:
-        check()
+        check(settings.web)
     except MissingError as error:
         raise ConfigError(f"{path}: {error}") from error
 

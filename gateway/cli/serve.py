@@ -53,7 +53,7 @@ def _serve_web(settings: Config) -> None:
 
     told = log.open_log(settings.log)
     try:
-        server.check()
+        server.check(settings.web)
         listener = listeners.bind(settings.web.listen)
         service.become(settings, told)
         service.notify("READY=1")

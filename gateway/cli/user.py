@@ -228,13 +228,7 @@ def remove_token(context: Context, name: str, id: str) -> None:  # noqa: A002  #
 
 def _password() -> str:
     """The hash of a password that is asked for twice, or piped in."""
-    from gateway.web.server import MissingError, check  # noqa: PLC0415  # help stays quick
-
-    try:
-        check()
-    except MissingError as error:
-        raise Failure(str(error), EX_UNAVAILABLE) from error
-    from gateway.web import passwords  # noqa: PLC0415  # an extra
+    from gateway.web import passwords  # noqa: PLC0415  # help stays quick
 
     if sys.stdin.isatty():
         text = click.prompt("Password", hide_input=True, confirmation_prompt=True)

@@ -25,7 +25,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from gateway.learning import Labelled, Outcome
 from gateway.mail.headers import printable
@@ -138,26 +138,10 @@ def _cut(sock: socket.socket) -> None:
         sock.shutdown(socket.SHUT_RDWR)
 
 
-class Server(Protocol):
-    """Where an IMAP server is, and how it is spoken to."""
-
-    @property
-    def host(self) -> str: ...
-    @property
-    def port(self) -> int: ...
-    @property
-    def tls(self) -> str: ...
-    @property
-    def ca_file(self) -> str: ...
-    @property
-    def timeout(self) -> float: ...
-    @property
-    def deadline(self) -> float: ...
-
-
 @contextlib.contextmanager
-def connection(of: Server, user: str, password: bytes) -> Iterator[imaplib.IMAP4]:
-    """A connection with a login. Raises imaplib's errors (`abort` for a broken one), OSError, ValueError."""
+def connection(of: ImapSettings) -> Iterator[imaplib.IMAP4]:
+    """A connection with a login. Raises FolderError, imaplib's errors, OSError."""
+    password = read_password(Path(of.password_file))
     if of.tls == "tls":
         client: _Bounded = _OverTls(_tls(of), of.deadline, of.host, of.port, timeout=of.timeout)
     else:
@@ -166,9 +150,9 @@ def connection(of: Server, user: str, password: bytes) -> Iterator[imaplib.IMAP4
         if of.tls == "starttls":
             client.starttls(_tls(of))
         if "AUTH=PLAIN" in client.capabilities:  # takes any characters (RFC 4616)
-            client.authenticate("PLAIN", lambda _: b"\0" + user.encode() + b"\0" + password)
+            client.authenticate("PLAIN", lambda _: b"\0" + of.user.encode() + b"\0" + password)
         else:
-            client.login(quoted(user), password.decode("ascii"))
+            client.login(quoted(of.user), password.decode("ascii"))
         client.ask_again()
         yield client
     finally:
@@ -188,7 +172,7 @@ def poll(settings: ImapSettings, learner: Learner) -> Outcome | None:
     if not samples.claim_writing(who, settings.deadline + 30, lease):
         return None
     try:
-        with connection(settings, settings.user, read_password(Path(settings.password_file))) as client:
+        with connection(settings) as client:
             return _Round(settings, learner, client, account).run()
     except (imaplib.IMAP4.error, OSError, ValueError) as error:
         raise FolderError(f"{printable(account, 100)}: {printable(str(error), 300)}") from error
@@ -332,7 +316,7 @@ def read_password(path: Path) -> bytes:
     return line
 
 
-def _tls(settings: Server) -> ssl.SSLContext:
+def _tls(settings: ImapSettings) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=settings.ca_file or None)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context

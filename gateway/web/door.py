@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from gateway.store.database import StoreError
 from gateway.web import passwords
 from gateway.web.login import LoginError
 from gateway.web.site import AskedError, check_form, form_of, form_token, fresh_secret, redirect
@@ -108,7 +107,7 @@ def change_password(visit: Visit) -> Response:
             person.name, visit.field("old", passwords.LONGEST + 1), visit.request.state.client
         )
         site.people.set_password(person.name, passwords.made(new), person.actor.name)
-    except (LoginError, ValueError, StoreError) as error:
+    except (LoginError, ValueError) as error:
         problem = "The old password is wrong." if isinstance(error, LoginError) else f"Not changed: {error}."
         return account(visit, problem=problem, status=403)
     secret = site.people.log_in(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import threading
 from functools import lru_cache
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from gateway.policy.brief import Wording
     from gateway.store.database import Database
     from gateway.web.parts import Parts
+    from gateway.web.settings import WebSettings
     from gateway.web.site import Site
 
 _CONNECTIONS = 100
@@ -45,25 +47,33 @@ _HEAD = 32_768  # octets of a request's head
 
 
 class MissingError(Exception):
-    """The libraries of the web page are not installed."""
+    """What the web page needs is not there: its libraries, or what its settings name."""
 
 
-def check() -> None:
-    """Raise MissingError unless all libraries are there."""
+def check(web: WebSettings) -> None:
+    """Raise MissingError unless all libraries are there, and all that the settings name."""
     try:
-        import argon2  # noqa: F401, PLC0415  # whether it is there
-        import jinja2  # noqa: F401, PLC0415  # as above
+        import jinja2  # noqa: F401, PLC0415  # whether it is there
         import starlette  # noqa: F401, PLC0415  # as above
         import uvicorn  # noqa: F401, PLC0415  # as above
     except ImportError as error:
         raise MissingError(
             f"the web page needs {error.name}: pip install 'mailwarden[web]', or set web.enabled = false"
         ) from error
+    from gateway.web.login import source  # noqa: PLC0415  # as above
+
+    try:
+        source(web)
+    except (OSError, ValueError) as error:
+        raise MissingError(f"web.users: {error}") from error
+    for path in filter(None, (web.certificate, web.key)):
+        if not os.access(path, os.R_OK):
+            raise MissingError(f"web.certificate, web.key: {path} cannot be read")
 
 
 def serve(parts: Parts, listener: socket.socket, log: Log) -> None:
     """Serve until SIGTERM or SIGINT, then finish what is under way. Raises MissingError, StoreError."""
-    check()
+    check(parts.web)
     import uvicorn  # noqa: PLC0415  # an extra
 
     from gateway.web.app import application  # noqa: PLC0415  # as above

@@ -4,39 +4,18 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 
 from gateway.listeners import split_host_port
+from gateway.logins.settings import LoginSettings
 from gateway.mail.domains import check_pattern
 from gateway.mail.networks import network
-from gateway.settings import Port, Positive, Seconds, Settings
+from gateway.settings import Positive, Seconds, Settings
 
 Minutes = Annotated[int, msgspec.Meta(ge=1, le=525_600)]
 Undo = Annotated[float, msgspec.Meta(ge=0, le=3_600)]
-
-
-class WebImapSettings(Settings, frozen=True, kw_only=True):
-    """The users' own mail server, which is asked whether a login and its password belong together."""
-
-    # Name of the IMAP server; "" asks none.
-    host: Annotated[str, msgspec.Meta(pattern=r"^[^\x00-\x20\x7f]*\Z", max_length=253)] = ""
-    port: Port = 993
-    # "tls" from the start, or "starttls" (port 143); in clear no password is ever said.
-    tls: Literal["tls", "starttls"] = "tls"
-    # PEM file of the CAs that the server's certificate is checked with; "" takes the system's.
-    ca_file: str = ""
-    # Domains whose addresses may log in so. Whoever does sees the mail of that address.
-    domains: tuple[str, ...] = ()
-    # Seconds that the server has for its answer.
-    timeout: Seconds = 10.0
-
-    def __post_init__(self) -> None:
-        for domain in self.domains:
-            check_pattern(domain)
-        if self.host and not self.domains:
-            raise ValueError("web.imap.host needs web.imap.domains: whose addresses may log in by it")
 
 
 class WebSettings(Settings, frozen=True, kw_only=True):
@@ -62,12 +41,25 @@ class WebSettings(Settings, frozen=True, kw_only=True):
     undo_seconds: Undo = 10.0
     # Messages on a page.
     page: Annotated[int, msgspec.Meta(ge=5, le=500)] = 50
-    imap: WebImapSettings = WebImapSettings()
+    # Where passwords of users are checked that have none here, as users under [login] says it, such as
+    # "imaps:imap.example.com:993", their own mail server; "" nowhere.
+    users: str = ""
+    # PEM file of the CAs that may vouch for that server. Empty: those of the system.
+    ca_file: str = ""
+    # Seconds that it has for its answer.
+    users_timeout: Seconds = 10.0
+    # Domains whose addresses may log in so. Whoever does sees the mail of that address.
+    user_domains: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         host, _ = split_host_port(self.listen)
         for text in self.proxies:
             network(text)
+        for domain in self.user_domains:
+            check_pattern(domain)
+        LoginSettings(users=self.users)
+        if self.users and not self.user_domains:
+            raise ValueError("web.users needs web.user_domains: whose addresses may log in by it")
         if bool(self.certificate) != bool(self.key):
             raise ValueError("web.certificate and web.key are set together")
         if not (is_loopback(host) or self.certificate or self.proxies):

@@ -3,20 +3,21 @@
 
 from __future__ import annotations
 
+import imaplib
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
 from gateway.config import Config, ConfigError, load
+from gateway.logins.sources import Answer, Credentials
 from gateway.store.people import Person
 from gateway.store.states import Role
-from gateway.web import login as login_module
 from gateway.web import passwords
 from gateway.web.attempts import WINDOW, Attempts
-from gateway.web.login import LoginError, asked
+from gateway.web.login import LoginError
 from gateway.web.may import TABLE, Act, Share, acts, may
-from gateway.web.settings import WebImapSettings, WebSettings
+from gateway.web.settings import WebSettings
 from tests.websites import PASSWORD, Place
 
 if TYPE_CHECKING:
@@ -239,9 +240,9 @@ def test_passwords_are_argon2id() -> None:
     assert made.startswith("$argon2id$")
     assert passwords.fits(PASSWORD, made)
     assert not passwords.fits(PASSWORD, "")
-    assert not passwords.fits("a password that nobody has", "")
     assert not passwords.fits(PASSWORD, "$argon2id$broken")
-    for wrong in ("short", "x" * 1_001):
+    assert not passwords.fits("\ud800", made)
+    for wrong in ("short", "x" * 513, "a long one\0"):
         with pytest.raises(ValueError, match="characters"):
             passwords.made(wrong)
 
@@ -249,34 +250,49 @@ def test_passwords_are_argon2id() -> None:
 # ---------------------------------------------------------------- the users' mail server
 
 
+IMAP = WebSettings(users="imaps:127.0.0.1:1", user_domains=("example.com",), users_timeout=2.0)
+
+
+class Asked:
+    """A source that knows one password, and what it was asked."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def check(self, claim: Credentials) -> Answer:
+        self.seen.append(claim.name)
+        if claim.password == "broken":
+            raise imaplib.IMAP4.abort("gone")
+        status: Literal["yes", "no", "later"] = "later" if claim.password == "later" else "no"
+        return Answer("yes" if claim.password == "right" else status, claim.name)
+
+
 def test_the_mail_server_says_who_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    imap = WebImapSettings(host="imap.example.com", domains=("example.com",))
-    place = Place(tmp_path, WebSettings(imap=imap))
-    seen: list[tuple[str, str]] = []
-
-    def asked_once(_of: object, name: str, password: str) -> bool:
-        seen.append((name, password))
-        return password == "right"
-
-    monkeypatch.setattr(login_module, "asked", asked_once)
-    keeper = place.site.doorkeeper
+    place = Place(tmp_path, IMAP)
+    keeper, asked = place.site.doorkeeper, Asked()
+    monkeypatch.setattr(keeper, "_source", asked)
     found = keeper.let_in("Erin@example.com", "right", "192.0.2.1")
     assert (found.role, found.addresses) == (Role.USER, ("erin@example.com",))
     for name in ("erin@example.com", "erin@example.org", "erin", 'a"b@example.com', "a\r\nb@example.com"):
-        with pytest.raises(LoginError):
+        with pytest.raises(LoginError, match="is wrong"):
             keeper.let_in(name, "wrong", "192.0.2.2")
-    with pytest.raises(LoginError):
+    with pytest.raises(LoginError, match="is wrong"):
         keeper.let_in("bob", "right", "192.0.2.3")
-    assert {name for name, _ in seen} == {"erin@example.com"}, "no other domain is asked about, no local one"
+    for password in ("", "a\r\nb", "x" * 600):
+        with pytest.raises(LoginError, match="is wrong"):
+            keeper.let_in("frank@example.com", password, "192.0.2.4")
+    assert asked.seen == ["erin@example.com", "erin@example.com"], "no other domain, no local login"
+    for password in ("later", "broken"):
+        with pytest.raises(LoginError, match="cannot be checked"):
+            keeper.let_in("erin@example.com", password, "192.0.2.5")
     place.close()
 
 
-def test_a_mail_server_that_does_not_answer_lets_nobody_in() -> None:
-    imap = WebImapSettings(host="127.0.0.1", port=1, domains=("example.com",), timeout=2)
-    with pytest.raises(LoginError, match="cannot be asked"):
-        asked(imap, "bob@example.com", "password")
-    assert not asked(imap, "bob@example.com", "")
-    assert not asked(imap, "bob@example.com", "a\r\nb")
+def test_a_mail_server_that_does_not_answer_lets_nobody_in(tmp_path: Path) -> None:
+    place = Place(tmp_path, IMAP)
+    with pytest.raises(LoginError, match="cannot be checked"):
+        place.site.doorkeeper.let_in("erin@example.com", "password", "192.0.2.1")
+    place.close()
 
 
 # ---------------------------------------------------------------- settings
@@ -289,9 +305,8 @@ def test_a_mail_server_that_does_not_answer_lets_nobody_in() -> None:
         ('[web]\nlisten = "nowhere"\n', "host:port"),
         ('[web]\ncertificate = "a.pem"\n', "together"),
         ('[web]\nproxies = ["all"]\n', "all"),
-        ('[web.imap]\nhost = "imap.example.com"\n', "domains"),
-        ('[web.imap]\nhost = "a b"\n', "host"),
-        ('[web.imap]\ntls = "none"\n', "tls"),
+        ('[web]\nusers = "imaps:imap.example.com"\n', "user_domains"),
+        ('[web]\nusers = "ldap:x"\nuser_domains = ["example.com"]\n', "ldap"),
         ('[milter]\nlisten = ["inet:127.0.0.1:8895"]\n[web]\nenabled = true\n', "twice"),
     ],
 )
