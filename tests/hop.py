@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import ssl
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from gateway.delivery.routes import NextHop, Route
 from gateway.delivery.ways import Target, Ways
@@ -31,9 +31,12 @@ class Received:
     data: bytes
     tls: str
     replies: list[bytes]
+    chunked: bool = False  # by BDAT, which knows no dots
 
     @property
     def message(self) -> bytes:
+        if self.chunked:
+            return self.data
         body = self.data[:-3] if self.data.endswith(b".\r\n") else self.data
         return b"".join(
             line[1:] if line.startswith(b".") else line for line in body.splitlines(keepends=True)
@@ -50,6 +53,7 @@ class Hop:
     answers: dict[bytes, bytes | None] = field(default_factory=dict)
     final: list[bytes | None] = field(default_factory=list)
     context: ssl.SSLContext | None = None
+    implicit: bool = False  # TLS from the first octet
     drop_after: int = -1  # close once, after that many accepted RCPT
     taken: list[Received] = field(default_factory=list)
     commands: list[bytes] = field(default_factory=list)
@@ -59,7 +63,8 @@ class Hop:
 
     @property
     def next_hop(self) -> NextHop:
-        return NextHop("lmtp" if self.protocol == "lmtp" else "smtp", "127.0.0.1", self.port)
+        protocol: Literal["smtp", "lmtp"] = "lmtp" if self.protocol == "lmtp" else "smtp"
+        return NextHop(protocol, "127.0.0.1", self.port, implicit=self.implicit)
 
     @property
     def route(self) -> Route:
@@ -95,7 +100,7 @@ class Hop:
             reply = self.answer(line)
             if verb in (b"EHLO", b"LHLO") and reply == b"250 2.0.0 ok\r\n":
                 words = list(self.offered)
-                if self.context and not tls:
+                if self.context and not tls and not self.implicit:
                     words.append("STARTTLS")
                 texts = ["hop.example.net", *words]
                 marks = ["-"] * (len(texts) - 1) + [" "]
@@ -109,6 +114,13 @@ class Hop:
                 continue
             elif verb == b"DATA" and reply == b"250 2.0.0 ok\r\n":
                 reply = b"354 go\r\n" if rcpts else b"503 5.5.1 no\r\n"
+            elif verb == b"BDAT" and reply == b"250 2.0.0 ok\r\n":
+                data = await reader.readexactly(int(line.split()[1]))
+                self.octets += data
+                if not self._answer_data(writer, Received(mail, rcpts, data, tls, [], chunked=True)):
+                    return
+                mail, rcpts = b"", []
+                continue
             elif verb == b"QUIT":
                 writer.write(b"221 2.0.0 bye\r\n")
                 return
@@ -130,16 +142,20 @@ class Hop:
                     lines.append(await reader.readuntil(b"\n"))
                 data = b"".join(lines[1:])
                 self.octets += data
-                replies = self._final(len(rcpts) if self.protocol == "lmtp" else 1)
-                given = []
-                for one in replies:
-                    if one is None:
-                        return
-                    writer.write(one)
-                    given.append(one)
-                if any(one.startswith(b"2") for one in given):
-                    self.taken.append(Received(mail, rcpts, data, tls, given))
+                if not self._answer_data(writer, Received(mail, rcpts, data, tls, [])):
+                    return
                 mail, rcpts = b"", []
+
+    def _answer_data(self, writer: asyncio.StreamWriter, message: Received) -> bool:
+        """Answer the end of a message; False: hang up instead."""
+        for one in self._final(len(message.rcpts) if self.protocol == "lmtp" else 1):
+            if one is None:
+                return False
+            writer.write(one)
+            message.replies.append(one)
+        if any(one.startswith(b"2") for one in message.replies):
+            self.taken.append(message)
+        return True
 
     def _final(self, count: int) -> list[bytes | None]:
         scripted = [self.final.pop(0) for _ in range(min(count, len(self.final)))]
@@ -158,7 +174,8 @@ def straight(hop: NextHop, tls: TlsPolicy) -> tuple[Target, Ways]:
 @contextlib.asynccontextmanager
 async def running(hop: Hop) -> AsyncIterator[Hop]:
     """The hop, listening on a free port of the loopback."""
-    server = await asyncio.start_server(hop.serve, "127.0.0.1", 0, limit=2**22)
+    context = hop.context if hop.implicit else None
+    server = await asyncio.start_server(hop.serve, "127.0.0.1", 0, limit=2**22, ssl=context)
     hop.port = server.sockets[0].getsockname()[1]
     try:
         yield hop

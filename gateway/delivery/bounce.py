@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from gateway.store.queued import Facts, Recipient
 
-Action = Literal["failed", "delayed"]
+Action = Literal["failed", "delayed", "relayed", "delivered"]
 MOST_HEADER: Final = 32_768  # octets of the header section that are sent back
 MOST_MESSAGE: Final = 1_048_576  # octets up to which RET=FULL is obeyed
 LIFETIME: Final = 432_000.0
@@ -35,11 +35,16 @@ _XTEXT = re.compile(r"\+([0-9A-F]{2})")
 _SUBJECT: Final = {
     "failed": "Undelivered mail returned to sender",
     "delayed": "Delayed mail (still being retried)",
+    "relayed": "Successful mail relay report",
+    "delivered": "Successful mail delivery report",
 }
 _WORDS: Final = {
     "failed": "Your message could not be delivered to the recipients below, and will not be tried again.",
     "delayed": "Your message could not be delivered yet to the recipients below. It is still being tried; "
     "you need not send it again.",
+    "relayed": "Your message was passed on for the recipients below, to a mail system that sends no such "
+    "reports itself.",
+    "delivered": "Your message was delivered to the recipients below.",
 }
 
 
@@ -50,14 +55,15 @@ class Report:
     recipient: Recipient
     reply: str
     expired: bool = False
+    server: str = ""  # which said it
 
 
 def wanted(recipient: Recipient, action: Action) -> bool:
-    """Whether the sender asked to be told (NOTIFY, RFC 3461 §4.1); failures and delays by default."""
+    """Whether the sender asked to be told (NOTIFY, RFC 3461 §4.1); of failures and delays by default."""
     notify = _option(recipient.options, "NOTIFY").upper().split(",")
     if notify == [""]:
-        return True
-    return {"failed": "FAILURE", "delayed": "DELAY"}[action] in notify
+        return action in ("failed", "delayed")
+    return {"failed": "FAILURE", "delayed": "DELAY"}.get(action, "SUCCESS") in notify
 
 
 def notice(
@@ -148,7 +154,7 @@ def _status(facts: Facts, reports: Sequence[Report], action: Action, hostname: s
             f"Action: {action}",
             f"Status: {_code(report, action)}",
         ]
-        host = recipient.hop.split(":")
+        host = (report.server or recipient.hop).split(":")
         if len(host) > 2 and host[1] != "unix":
             lines.append(f"Remote-MTA: dns; {printable(':'.join(host[1:-1]), 255, ascii_only=True)}")
         if report.reply:
@@ -181,7 +187,7 @@ def _code(report: Report, action: Action) -> str:
     if report.expired:
         policy = found is not None and found[1].startswith("4.7.")  # no TLS that would do, until now
         return f"5{found[1][1:]}" if found and policy else "4.4.7"  # RFC 3463 §3.5: delivery time expired
-    wanted_class = "5" if action == "failed" else "4"
+    wanted_class = {"failed": "5", "delayed": "4"}.get(action, "2")
     if found and found[1][0] == wanted_class:
         return found[1]
     return f"{wanted_class}.0.0"

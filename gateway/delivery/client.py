@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from gateway.delivery.protocol import (
     HopReply,
     ProtocolError,
+    chunk_blocks,
     command,
     extensions,
     is_sound,
@@ -30,12 +31,13 @@ from gateway.tls.outbound import PeerError, TlsPolicy, confirm, context_for, fai
 from gateway.tls.wish import REQUIRETLS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from gateway.delivery.logins import Login
     from gateway.delivery.routes import NextHop
     from gateway.tls.outbound import Failure
 
+_NOTHING: Mapping[str, Sequence[str]] = {}
 _BATCH = 100  # commands in one pipelined group
 
 
@@ -272,34 +274,46 @@ class Transaction:
             if REQUIRETLS not in self.extensions or not self.tls_verified:
                 return HopReply(550, "5.7.30", "REQUIRETLS support required")  # RFC 8689 §4.2.1
             parameters.append(REQUIRETLS)
+        parameters += self._for_dsn(options, ("RET=", "ENVID="))
         return _line("MAIL", " ".join(parameters))
 
-    async def rcpt(self, recipient: str) -> HopReply:
-        """RCPT for one recipient."""
-        line = self._rcpt_line(recipient)
+    async def rcpt(self, recipient: str, asked: Sequence[str] = ()) -> HopReply:
+        """RCPT for one recipient; `asked` are its NOTIFY and ORCPT."""
+        line = self._rcpt_line(recipient, asked)
         reply = line if isinstance(line, HopReply) else await self._ask_line(line)
         if reply.status == "accepted":
             self.accepted.append(recipient)
         return reply
 
-    def _rcpt_line(self, recipient: str) -> bytes | HopReply:
+    def _rcpt_line(self, recipient: str, asked: Sequence[str] = ()) -> bytes | HopReply:
         if not recipient.isascii() and not self._smtputf8:
             return HopReply(553, "5.6.7", "the recipient needs SMTPUTF8")
-        return _line("RCPT", f"TO:<{recipient}>")
+        return _line("RCPT", " ".join((f"TO:<{recipient}>", *self._for_dsn(asked, ("NOTIFY=", "ORCPT=")))))
+
+    def _for_dsn(self, options: Sequence[str], wanted: tuple[str, ...]) -> list[str]:
+        """What goes on to a next hop that sends notices itself (RFC 3461 §5.2.1)."""
+        return [one for one in options if one.startswith(wanted)] if "DSN" in self.extensions else []
 
     async def envelope(
-        self, sender: str, recipients: Sequence[str], options: Sequence[str] = (), size: int = 0
+        self,
+        sender: str,
+        recipients: Sequence[str],
+        options: Sequence[str] = (),
+        size: int = 0,
+        asked: Mapping[str, Sequence[str]] = _NOTHING,
     ) -> tuple[HopReply, dict[str, HopReply]]:
         """MAIL and all RCPT, in pipelined groups where the hop offers PIPELINING (RFC 2920).
 
-        Returns the answer to MAIL and those to each RCPT; no RCPT counts if MAIL was not accepted.
+        `asked` are recipients' NOTIFY and ORCPT, which go on to who offers DSN. Returns the answer to MAIL
+        and those to each RCPT; no RCPT counts if MAIL was not accepted.
         """
         if "PIPELINING" not in self.extensions:
             first = await self.mail(sender, options, size)
             if first.status != "accepted":
                 return first, {}
-            return first, {recipient: await self.rcpt(recipient) for recipient in recipients}
-        lines = [self._mail_line(sender, options, size), *map(self._rcpt_line, recipients)]
+            return first, {r: await self.rcpt(r, asked.get(r, ())) for r in recipients}
+        lines = [self._mail_line(sender, options, size)]
+        lines += [self._rcpt_line(r, asked.get(r, ())) for r in recipients]
         if isinstance(lines[0], HopReply):
             return lines[0], {}
         replies: list[HopReply] = []
@@ -324,6 +338,8 @@ class Transaction:
         answers "later" for every recipient without an answer: it may have taken the message.
         """
         refusal = self._unfit(message)
+        if refusal is None and "CHUNKING" in self.extensions:
+            return await self._deliver(chunk_blocks(message))
         if refusal is None:
             go = await self._ask("DATA", "", self._timeouts.data)
             if go.code != 354:
@@ -332,8 +348,14 @@ class Transaction:
                 refusal = go
         if refusal is not None:
             return dict.fromkeys(self.accepted, refusal)
+        return await self._deliver(stuffed_blocks(message))
+
+    async def _deliver(self, blocks: Iterable[bytes]) -> dict[str, HopReply]:
+        """Send the message; the answers to it."""
+        if self.lost:
+            raise HopLost("4.4.2", f"lost the connection to {self.hop}")
         self._in_data = True
-        broken = await self._send_message(message)
+        broken = await self._send_blocks(blocks)
         if broken is not None:
             self.abort()
             return dict.fromkeys(self.accepted, broken)
@@ -351,10 +373,10 @@ class Transaction:
             return HopReply(552, "5.3.4", "the message is larger than the next hop takes")
         return None
 
-    async def _send_message(self, message: bytes) -> HopReply | None:
-        """Write all of it; how it failed, or None. An early refusal of the hop is its answer."""
+    async def _send_blocks(self, blocks: Iterable[bytes]) -> HopReply | None:
+        """Write all of them; how it failed, or None. An early refusal of the hop is its answer."""
         try:
-            for block in stuffed_blocks(message):
+            for block in blocks:
                 async with asyncio.timeout(self._timeouts.data):
                     self._transport.write(block)
                     await self._wire.writable()

@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gateway.delivery.client import HopLost, RelayTimeouts, Transaction
+from gateway.delivery.protocol import declared
 from gateway.delivery.relay import RecipientResult, result
 from gateway.store.database import StoreError
 from gateway.store.queued import DamagedError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping
 
     from gateway.delivery.protocol import HopReply
     from gateway.delivery.settings import QueueSettings
@@ -52,6 +53,8 @@ class Done:
     tried: bool = True  # False: the next hop was not asked about this message
     wait: float = 0.0  # seconds until it may be asked, if it was not
     damaged: str = ""
+    server: str = ""  # which took the message, or answered last
+    dsn: bool = False  # whether it sends notices of its own
 
 
 class Room:
@@ -207,12 +210,15 @@ class Lane:
                 results = {r.address: told for r in job.recipients}
                 means.report(Done(job, self.name, b"", results, tried=False, wait=10.0, damaged=damaged))
                 return
-            means.report(Done(job, self.name, message, await self._send(job, message, session)))
+            answers = await self._send(job, message, session)
+            means.report(
+                Done(job, self.name, message, answers, server=session.server, dsn=session.sends_notices)
+            )
         finally:
             means.room.give(size)
 
     async def _send(self, job: Job, message: bytes, session: _Session) -> Mapping[str, RecipientResult]:
-        addresses = tuple(dict.fromkeys(r.address for r in job.recipients))
+        addresses = {r.address: r.options for r in job.recipients}
         try:
             replies = await session.send(job.facts, addresses, message)
         except HopLost as lost:
@@ -232,6 +238,9 @@ class Lane:
         return {address: result(replies[address]) for address in addresses}
 
 
+_Asked = dict[str, tuple[str, ...]]  # recipients, and their parameters of RCPT
+
+
 class _Session:
     """A connection that is opened when it is needed, and again when it went stale."""
 
@@ -247,13 +256,23 @@ class _Session:
         """Whether there is a connection."""
         return self._transaction is not None
 
-    async def send(self, facts: Facts, recipients: Sequence[str], message: bytes) -> dict[str, HopReply]:
+    @property
+    def server(self) -> str:
+        """Who is at the other end."""
+        return str(self._transaction.hop) if self._transaction else ""
+
+    @property
+    def sends_notices(self) -> bool:
+        """Whether the other end offers DSN."""
+        return self._transaction is not None and "DSN" in self._transaction.extensions
+
+    async def send(self, facts: Facts, asked: _Asked, message: bytes) -> dict[str, HopReply]:
         """Send one message; the final reply for each recipient. Raises HopLost if nothing was sent."""
         hop = self._transaction
         if hop is not None and not hop.lost and self._sent < self._means.settings.reuse:
             # A connection kept from the message before, of which the next hop may have had enough.
             with contextlib.suppress(HopLost):
-                return await self._try(hop, facts, recipients, message)
+                return await self._try(hop, facts, asked, message)
         await self.close()
         lost: HopLost | None = None
         ways = await self._means.ways.ways(self._target)
@@ -263,7 +282,7 @@ class _Session:
                     way, self._means.hostname, self._means.timeouts
                 )
                 self._sent = 0
-                return await self._try(hop, facts, recipients, message, last=number == len(ways))
+                return await self._try(hop, facts, asked, message, last=number == len(ways))
             except HopLost as error:
                 lost = error
                 self._means.ways.failed(way.server)
@@ -272,24 +291,31 @@ class _Session:
         raise lost
 
     async def _try(
-        self, hop: Transaction, facts: Facts, recipients: Sequence[str], message: bytes, *, last: bool = True
+        self,
+        hop: Transaction,
+        facts: Facts,
+        asked: _Asked,
+        message: bytes,
+        *,
+        last: bool = True,
     ) -> dict[str, HopReply]:
         """Send over this connection; one that takes no mail now is lost if there are others."""
         if self._dirty:
             await hop.reset()
         self._dirty = True
         self._sent += 1
-        first, answers = await hop.envelope(facts.sender, recipients, facts.options, len(message))
+        options = declared(facts.options, hop.extensions, message)
+        first, answers = await hop.envelope(facts.sender, tuple(asked), options, len(message), asked)
         if first.status == "deferred" and not last:
             raise HopLost(first.enhanced, str(first))
         if first.status != "accepted":
-            return dict.fromkeys(recipients, first)
+            return dict.fromkeys(asked, first)
         if not hop.accepted:
             return answers
         final = await hop.data(message)
         if all(reply.status == "accepted" for reply in final.values()):
             self._dirty = False  # the next hop's transaction has ended with its 250
-        return {recipient: final.get(recipient) or answers[recipient] for recipient in recipients}
+        return {recipient: final.get(recipient) or answers[recipient] for recipient in asked}
 
     async def close(self) -> None:
         """End the connection. Never raises."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator, Sequence
 
 LONGEST_LINE = 2048  # octets; RFC 5321 §4.5.3.1.5 has 512
 MOST_LINES = 128
@@ -147,6 +147,30 @@ def command(verb: str, argument: str = "") -> bytes:
         return line.encode() + b"\r\n"
     except UnicodeEncodeError:
         raise ProtocolError("a command that is not UTF-8") from None
+
+
+def declared(options: Sequence[str], offered: Container[str], message: bytes) -> tuple[str, ...]:
+    """The parameters of MAIL that a message goes on with, of those that it came with.
+
+    SMTPUTF8 falls away where the next hop has not got it and the header section does not need it
+    (addresses are not looked at here); BODY says what the message is, not what it was said to be.
+    """
+    kept = [one for one in options if one != "SMTPUTF8" and not one.startswith("BODY=")]
+    if "SMTPUTF8" in options:
+        end = message.find(b"\r\n\r\n")
+        if "SMTPUTF8" in offered or not message[: end if end >= 0 else len(message)].isascii():
+            kept.append("SMTPUTF8")
+    return (*kept, "BODY=7BIT" if message.isascii() else "BODY=8BITMIME")
+
+
+def chunk_blocks(message: bytes, size: int = 131_072) -> Iterator[bytes]:
+    """`message` as one BDAT command with LAST (RFC 3030 §2), in blocks of about `size` octets."""
+    end = b"" if message.endswith(b"\r\n") else b"\r\n"
+    yield b"BDAT %d LAST\r\n" % (len(message) + len(end)) + message[:size]
+    for start in range(size, len(message), size):
+        yield message[start : start + size]
+    if end:
+        yield end
 
 
 def is_sound(message: bytes) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from gateway.delivery.client import HopLost
+from gateway.delivery.protocol import declared
 from gateway.delivery.ways import opened
 
 if TYPE_CHECKING:
@@ -64,7 +65,9 @@ async def relay(
         return dict.fromkeys(wanted, result(lost.reply))
     replies: Mapping[str, HopReply] = {}
     try:
-        first, replies = await transaction.envelope(envelope_sender, wanted, options, len(message))
+        first, replies = await transaction.envelope(
+            envelope_sender, wanted, declared(options, transaction.extensions, message), len(message)
+        )
         if first.status != "accepted":
             return dict.fromkeys(wanted, result(first))
         if transaction.accepted:

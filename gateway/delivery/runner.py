@@ -329,7 +329,7 @@ class Runner:
 
     def _report(self, done: Done) -> None:
         """Turn a job's end into outcomes, and notices where the sender is to be told."""
-        failed: list[Report] = []
+        told: dict[bounce.Action, list[Report]] = {}
         delivered = [r for r in done.job.recipients if done.results[r.address].status == "delivered"]
         self._receipts.note("delivered", delivered)  # before anything else: until then a kill doubles it
         for recipient in done.job.recipients:
@@ -338,18 +338,19 @@ class Runner:
             outcome, report = self._outcome(recipient, done)
             self._outcomes.append(outcome)
             if report is not None:
-                failed.append(report)
+                action: bounce.Action = "failed" if outcome.state is State.FAILED else _success(done)
+                told.setdefault(action, []).append(report)
             self._tell(done, recipient, outcome)
-        if failed:
+        for action, reports in told.items():
             facts = done.job.facts
             self._notices.append(
                 Notice(
-                    self._notice(facts, done.message, failed, "failed"),
-                    tuple(report.recipient.number for report in failed),
+                    self._notice(facts, done.message, reports, action),
+                    tuple(report.recipient.number for report in reports),
                 )
             )
             self._courier.count("notice")
-            self._log.info("sender told of a failure", id=facts.id, notice=self._notices[-1].message.id)
+            self._log.info("sender told", of=action, id=facts.id, notice=self._notices[-1].message.id)
         self._ended.set()
         self._settling.set()
 
@@ -365,7 +366,11 @@ class Runner:
         if done.damaged:
             return becomes(State.HELD, f"held: {done.damaged}"), None
         if result.status == "delivered":
-            return becomes(State.DELIVERED), None
+            # Who asked to be told of success is told by us where nobody behind us will (RFC 3461 §5.2.2).
+            ours = facts.may_bounce and not done.dsn and bounce.wanted(recipient, _success(done))
+            return becomes(State.DELIVERED), Report(
+                recipient, str(result), server=done.server
+            ) if ours else None
         clock = self._courier.clock
         left = (facts.expires - facts.created) - clock.age(facts.created)
         if result.status == "deferred" and left > 0:
@@ -375,7 +380,8 @@ class Runner:
             return becomes(State.UNDELIVERABLE), None
         if not bounce.wanted(recipient, "failed"):
             return becomes(State.FAILED), None
-        return becomes(State.FAILED), Report(recipient, str(result), expired=result.status == "deferred")
+        expired = result.status == "deferred"
+        return becomes(State.FAILED), Report(recipient, str(result), expired=expired, server=done.server)
 
     def _notice(self, facts: Facts, message: bytes, reports: list[Report], action: bounce.Action) -> Outgoing:
         hop = self._courier.routes.route(facts.sender)
@@ -414,7 +420,7 @@ class Runner:
             word,
             id=recipient.item,
             recipient=recipient.address,
-            hop=done.hop,
+            hop=done.server or done.hop,
             attempts=outcome.attempts,
             seconds=round(self._courier.clock.now() - done.job.facts.created, 3),
             answer=printable(outcome.reply, 300),
@@ -455,3 +461,8 @@ class Runner:
             self._news.set()
         if lost:
             self._log.warning("another process had taken over; mail may arrive twice", recipients=len(lost))
+
+
+def _success(done: Done) -> bounce.Action:
+    """What a delivery is to its sender: LMTP brings mail into a mailbox, SMTP further on."""
+    return "delivered" if done.hop.startswith("lmtp:") else "relayed"

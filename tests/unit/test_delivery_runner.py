@@ -226,6 +226,40 @@ def test_nobody_is_told_where_nobody_may_be(database: Database, changes: Any) ->
     assert agency.only().recipients[0].reply == "554 5.6.0 no"
 
 
+@pytest.mark.parametrize(
+    ("offered", "protocol", "changes", "action"),
+    [
+        ((), "smtp", {}, b"relayed"),
+        ((), "lmtp", {}, b"delivered"),
+        (("DSN",), "smtp", {}, b""),
+        ((), "smtp", {"may_bounce": False}, b""),
+    ],
+)
+def test_who_asks_for_a_report_of_success_gets_one_where_nobody_behind_sends_it(
+    database: Database, offered: tuple[str, ...], protocol: str, changes: Any, action: bytes
+) -> None:
+    agency = Agency(database)
+    agency.hop.offered, agency.hop.protocol = offered, protocol
+    agency.hop.final = [b"250 2.1.5 kept\r\n", b"250 2.1.5 kept\r\n"]
+    asking = Addressee("u@example.com", options=("NOTIFY=SUCCESS,FAILURE", "ORCPT=rfc822;u@example.com"))
+    agency.add(recipients=(asking, Addressee("v@example.com")), **changes, message=b"Subject: x\r\n\r\ny\r\n")
+
+    async def scene(lab: Agency) -> None:
+        await until(lambda: not lab.states())
+
+    play(agency, scene)
+    sent = agency.hop.taken[0].rcpts[0]
+    assert (b"NOTIFY=SUCCESS,FAILURE ORCPT=rfc822;u@example.com" in sent) == bool(offered)
+    if not action:
+        assert not agency.back.taken
+        return
+    (told,) = agency.back.taken
+    assert told.mail.startswith(b"MAIL FROM:<>")
+    assert told.message.count(b"\r\nAction: " + action + b"\r\nStatus: 2.") == 1
+    assert told.message.count(b"Final-Recipient: ") == 1
+    assert b"Remote-MTA: dns; 127.0.0.1" in told.message
+
+
 def test_a_notice_that_fails_is_not_reported(database: Database) -> None:
     """No loop: the notice stays as undeliverable mail, and there is only one of it."""
     agency = Agency(database)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 CLEAR = TlsPolicy("none")
 MESSAGE = b"Subject: x\r\n\r\n.dot\r\n..two\r\n\xc3\xa9\r\n"
+WIDE = b"Subject: \xc3\xa9\r\n\r\nx\r\n"
 FAST = RelayTimeouts(connect=2, greeting=0.5, command=0.5, data=0.5, end_of_data=1, quit=0.3)
 SENDER = "a@example.com"
 
@@ -167,7 +168,7 @@ def test_nobody_listens() -> None:
     ("offered", "message", "sender", "options", "recipients", "enhanced"),
     [
         (("8BITMIME",), MESSAGE, "ü@example.com", (), ("u@x",), "5.6.7"),
-        (("8BITMIME",), MESSAGE, SENDER, ("SMTPUTF8",), ("u@x",), "5.6.7"),
+        (("8BITMIME",), WIDE, SENDER, ("SMTPUTF8",), ("u@x",), "5.6.7"),
         (OFFERED, MESSAGE, SENDER, (), ("ü@x",), "5.6.7"),
         ((), MESSAGE, SENDER, (), ("u@x",), "5.6.3"),
         (("SIZE 10", "8BITMIME"), MESSAGE, SENDER, (), ("u@x",), "5.3.4"),
