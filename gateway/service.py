@@ -346,7 +346,10 @@ async def _answer(bound: socket.socket, answerer: Answerer) -> None:
 
 async def _deliver(courier: Courier) -> None:
     """Empty the queue until SIGTERM, then finish what is under way."""
-    await runner.serve(courier, _until_told())
+    try:
+        await runner.serve(courier, _until_told())
+    finally:
+        courier.ways.close()
 
 
 def _until_told() -> asyncio.Event:

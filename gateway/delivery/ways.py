@@ -128,6 +128,12 @@ class Ways:
         now = time.monotonic()
         return sorted(found[:_MOST], key=lambda way: self._down.get(way.server, 0.0) > now)
 
+    def close(self) -> None:
+        """Write the notes that are still to be written. A lookup under way is left to end by itself."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        if self.watch is not None:
+            self.watch.close()
+
     def failed(self, server: NextHop) -> None:
         """It did not answer, or said that it does not want to."""
         if len(self._down) > 10_000:

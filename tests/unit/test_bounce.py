@@ -99,6 +99,8 @@ def test_several_recipients_have_a_group_each() -> None:
         ("550 no enhanced code", "failed", False, "5.0.0"),
         ("550 4.2.2 class of another", "failed", False, "5.0.0"),
         ("451 4.4.1 timed out", "failed", True, "4.4.7"),
+        ("451 4.7.5 cannot start TLS", "failed", True, "5.7.5"),
+        ("451 4.7.5 cannot start TLS", "delayed", False, "4.7.5"),
         ("451 4.4.1 timed out", "delayed", False, "4.4.1"),
         ("", "delayed", False, "4.0.0"),
     ],
@@ -109,6 +111,13 @@ def test_status(reply: str, action: Action, expired: bool, status: str) -> None:
     assert recipient["Status"] == status
     assert recipient["Action"] == action
     assert bool(recipient["Will-Retry-Until"]) == (action == "delayed")
+
+
+def test_what_needed_tls_does_not_come_back_without() -> None:
+    """RFC 8689 §5: the notice may go in clear, so that it holds no more than the header section."""
+    for options, whole in ((("RET=FULL",), True), (("RET=FULL", "REQUIRETLS"), False)):
+        sent, _ = made(facts=replace(FACTS, options=options))
+        assert (b"Secret body" in sent.message) == whole
 
 
 def test_what_the_sender_asked_for() -> None:

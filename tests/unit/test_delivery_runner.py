@@ -136,6 +136,21 @@ def play(agency: Agency, scene: Callable[[Agency], Awaitable[None]]) -> None:
     asyncio.run(go())
 
 
+def test_what_needs_tls_comes_back_where_a_hop_has_none(database: Database) -> None:
+    agency = Agency(database)
+    agency.add(options=("REQUIRETLS",))
+    agency.add(options=("TLS-REQUIRED=NO",))
+
+    async def scene(agency: Agency) -> None:
+        await until(lambda: len(agency.back.taken) == 1 and len(agency.hop.taken) == 1)
+
+    play(agency, scene)
+    (notice,) = agency.back.taken
+    assert b"5.7.30" in notice.message
+    (sent,) = agency.hop.taken
+    assert b"TLS-REQUIRED" not in sent.mail.upper()
+
+
 def test_one_message_to_two_next_hops(database: Database) -> None:
     agency = Agency(database)
     agency.add("u@example.com", "v@example.com", "w@example.org", options=("BODY=8BITMIME",))

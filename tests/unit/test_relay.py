@@ -245,6 +245,35 @@ def test_tls_levels(tmp_path: Path, level: str, ca: bool, match: str, status: st
         assert bool(hop.taken[0].tls) == (status == "tls")
 
 
+@pytest.mark.parametrize(
+    ("offered", "level", "parameter", "enhanced"),
+    [
+        (("REQUIRETLS",), "verify", True, ""),
+        ((), "verify", False, "5.7.30"),
+        (("REQUIRETLS",), "encrypt", False, "5.7.30"),  # nobody knows who that is
+        (("REQUIRETLS",), "none", False, "5.7.30"),
+    ],
+)
+def test_requiretls(
+    tmp_path: Path, offered: tuple[str, ...], level: str, parameter: bool, enhanced: str
+) -> None:
+    authority = Authority(tmp_path)
+    hop = Hop(context=server(authority), offered=(*OFFERED, *offered))
+    policy = TlsPolicy(level, "localhost", str(authority.certificate))  # type: ignore[arg-type]  # from the table
+    (outcome,) = send(hop, tls=policy, options=("REQUIRETLS",)).values()
+    assert (outcome.status, outcome.enhanced) == (
+        ("refused", enhanced) if enhanced else ("delivered", "2.0.0")
+    )
+    assert [one.mail.endswith(b" REQUIRETLS") for one in hop.taken] == [True] * parameter
+
+
+def test_lmtp_is_the_end_of_the_way() -> None:
+    hop = Hop("lmtp")
+    (outcome,) = send(hop, options=("REQUIRETLS",)).values()
+    assert outcome.status == "delivered"
+    assert b"REQUIRETLS" not in hop.taken[0].mail
+
+
 STRIPPED = {
     "not offered": Hop(),
     "refused": Hop(offered=("STARTTLS", "8BITMIME"), answers={b"STARTTLS": b"454 4.7.0 not now\r\n"}),

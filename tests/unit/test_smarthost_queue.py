@@ -60,6 +60,16 @@ def queued(scene: Any, shelf: Shelf | None = None, **changes: Any) -> tuple[Hop,
     return hop, bench, shelf
 
 
+@pytest.mark.parametrize(("field", "option"), [(b"No", "TLS-REQUIRED=NO"), (b"Yes", "")])
+def test_what_the_header_section_asks_of_tls_is_queued(field: bytes, option: str) -> None:
+    async def scene(client: Raw, _hop: Hop, _bench: Bench) -> None:
+        await client.envelope("u@example.com")
+        await client.message(b"TLS-Required: " + field + b"\r\n" + SENT)
+
+    _, _, shelf = queued(scene, verify_recipients=False)
+    assert (option in shelf.taken[0].options) == bool(option)
+
+
 def test_a_message_is_queued_as_it_is_to_be_sent() -> None:
     async def scene(client: Raw, _hop: Hop, bench: Bench) -> None:
         await client.envelope("u@example.com", "v@example.org")
