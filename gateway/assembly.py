@@ -306,7 +306,7 @@ def door(
 
 def pages(config: Config) -> Parts:
     """Return what the web page is made of."""
-    return Parts(config.web, config.store, config.classifier, config.grace)
+    return Parts(config.web, config.store, config.classifier, config.release, config.grace)
 
 
 def submitter(loaded: Loaded, database: Database | None, wake: int) -> Submitter | None:

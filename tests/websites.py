@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.testclient import TestClient
 
 from gateway.classifier.settings import ClassifierSettings
+from gateway.delivery.settings import ReleaseSettings
 from gateway.log import LogSettings, open_log
 from gateway.store.database import open_database
 from gateway.store.people import People, Person
@@ -79,6 +80,7 @@ class Place:
 
     directory: Path
     settings: WebSettings = field(default_factory=lambda: WebSettings(undo_seconds=30.0))
+    release: ReleaseSettings = field(default_factory=ReleaseSettings)
 
     def __post_init__(self) -> None:
         store = settings_for(self.directory)
@@ -87,7 +89,7 @@ class Place:
         self.people = People(self.database)
         for person in PEOPLE:
             self.people.put(person, "cli:root")
-        self.parts = Parts(self.settings, store, ClassifierSettings(), 1.0)
+        self.parts = Parts(self.settings, store, ClassifierSettings(), self.release, 1.0)
         self.site = site(self.parts, self.database, open_log(LogSettings(level="error")))
         self.app = application(self.site)
 

@@ -20,7 +20,7 @@ from gateway.store import audit
 from gateway.store.decisions import RefusedError
 from gateway.store.grants import Deed, Grant, Grants
 from gateway.store.samples import REPORT
-from gateway.store.states import MALWARE, OPEN, Actor, Role
+from gateway.store.states import MALWARE, OPEN, Actor, Role, State
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -57,6 +57,8 @@ def act(desk: Desk, token: str, door: str) -> tuple[Grant, Done]:
     if grant.deed is Deed.SPAM:
         return grant, _report(desk, grants, grant, item, who, token)
     mine = [item.recipients[grant.position].address]
+    if item.recipients[grant.position].state is State.DENIED:
+        raise RefusedError("a reviewer has denied it")
 
     def use(connection: Connection) -> None:
         grants.spend(connection, token)

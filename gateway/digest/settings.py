@@ -63,7 +63,7 @@ class DigestSettings(Settings, frozen=True):
     days: Annotated[tuple[Day, ...], msgspec.Meta(min_length=1)] = DAYS
     # Address that they come from, needed to send. Keys of its domain in [signing] sign them.
     email: NoAddress = ""
-    # Where the web page is, as users reach it, such as "https://mail.example.com/quarantine"; links lead
+    # Where the web page is, as users reach it, such as "https://quarantine.example.com"; links lead
     # there. "" leaves them out.
     base_url: str = ""
     # Address for replies, such as "held@example.com": mail of our own users to "held+TOKEN@example.com" does
@@ -97,4 +97,4 @@ class DigestSettings(Settings, frozen=True):
             self.base_url.isascii() and self.base_url.isprintable() and not set(self.base_url) & set("<>\"' ")
         )
         if self.base_url and not (plain and url.scheme in ("https", "http") and url.netloc and not url.query):
-            raise ValueError(f'"{self.base_url}" is no URL such as "https://mail.example.com/quarantine"')
+            raise ValueError(f'"{self.base_url}" is no URL such as "https://quarantine.example.com"')

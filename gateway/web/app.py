@@ -21,6 +21,7 @@ from starlette.routing import BaseRoute, Route
 from gateway.mail.headers import printable
 from gateway.store.database import StoreError
 from gateway.store.decisions import RefusedError
+from gateway.store.grants import GrantError
 from gateway.web import api, door, figures, pages
 from gateway.web.guard import Guard
 from gateway.web.held import AbsentError
@@ -77,6 +78,8 @@ def _routes(site: Site) -> list[BaseRoute]:
         get("/", page(lambda _visit: redirect("/held"))),
         get("/login", anybody(door.show_login)),
         post("/login", anybody(door.log_in)),
+        get("/act/{token}", anybody(door.show_link)),
+        post("/act/{token}", anybody(door.follow_link)),
         post("/logout", page(door.log_out)),
         get("/account", page(door.account)),
         post("/account/password", page(door.change_password)),
@@ -116,6 +119,7 @@ _FAILURES: Final[Mapping[type[Exception], tuple[int, str, bool]]] = {
     AbsentError: (404, "There is no such page or message", False),
     AskedError: (400, "That cannot be understood", True),
     RefusedError: (409, "Not done", True),
+    GrantError: (410, "This link does nothing", True),
     StoreError: (503, "The store does not answer", False),
     HTTPException: (404, "There is no such page or message", False),
 }

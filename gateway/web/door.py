@@ -7,10 +7,14 @@ Reads names and passwords of strangers. A login makes a new session, whatever th
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from gateway.digest.act import act
+from gateway.store.grants import Deed, GrantError, Grants
+from gateway.store.people import Person
+from gateway.store.states import Role
 from gateway.web import passwords
-from gateway.web.login import LoginError
+from gateway.web.login import MAILBOX, LoginError
 from gateway.web.site import AskedError, check_form, form_of, form_token, fresh_secret, redirect
 
 if TYPE_CHECKING:
@@ -43,38 +47,66 @@ def log_in(site: Site, request: Request) -> Response:
         site.log.warning("login refused", client=client, name=name, why=str(error))
         return _form(site, request, problem=str(error), name=name[:254], next_page=following, status=403)
     site.log.info("login", client=client, name=person.name)
-    seconds = site.settings.session_minutes * 60.0
-    secret = site.people.log_in(person.name, "session", seconds=seconds, note=client)
-    answer = redirect(following if _LOCAL.fullmatch(following) else "/held")
-    site.set_cookie(answer, secret)
-    answer.delete_cookie(_BEFORE, path="/login")
-    return answer
+    return _entered(site, person.name, client, following if _LOCAL.fullmatch(following) else "/held")
 
 
 def _form(
     site: Site, request: Request, *, problem: str = "", name: str = "", next_page: str = "", status: int = 200
 ) -> Response:
+    following = next_page if _LOCAL.fullmatch(next_page) else ""
+    return formed(site, request, "login.html", status, problem=problem, name=name, next_page=following)
+
+
+def formed(site: Site, request: Request, template: str, status: int = 200, **values: Any) -> Response:
+    """A page with a form for somebody who is not logged in, bound to this browser."""
     secret = request.cookies.get(_BEFORE, "") or fresh_secret()
-    answer = site.render(
-        "login.html",
-        status,
-        person=None,
-        csrf=form_token(secret),
-        path="/login",
-        problem=problem,
-        name=name,
-        next_page=next_page if _LOCAL.fullmatch(next_page) else "",
+    page = site.render(
+        template, status, person=None, csrf=form_token(secret), path=request.url.path, **values
     )
-    answer.set_cookie(
-        _BEFORE, secret, path="/login", httponly=True, samesite="lax", secure=site.settings.secure
-    )
+    page.set_cookie(_BEFORE, secret, path="/", httponly=True, samesite="lax", secure=site.settings.secure)
+    return page
+
+
+def show_link(site: Site, request: Request) -> Response:
+    """What a link of a digest is for. Changes nothing, whoever or whatever follows it."""
+    token = str(request.path_params["token"])
+    grant = Grants(site.quarantine.database).look(token)
+    item = None
+    if grant.deed is not Deed.LOGIN:
+        item = site.held(Person(grant.who, Role.USER, (grant.who,))).find(grant.item)
+    return formed(site, request, "link.html", grant=grant, item=item, token=token)
+
+
+def follow_link(site: Site, request: Request) -> Response:
+    """Do what a link is for, once."""
+    check_form(request, form_of(request), request.cookies.get(_BEFORE, ""))
+    token = str(request.path_params["token"])
+    grants = Grants(site.quarantine.database)
+    grant = grants.look(token)
+    if grant.deed is not Deed.LOGIN:
+        _, done = act(site.desk(), token, "web")
+        return formed(site, request, "linked.html", done=done, undo=site.settings.undo_seconds)
+    if len(MAILBOX + grant.who) > 254:
+        raise GrantError("this address is too long to log in by a link")
+    grants.use(token)
+    client = request.state.client
+    site.log.info("login by a link", client=client, name=grant.who)
+    return _entered(site, MAILBOX + grant.who, f"{client} by a link", "/held")
+
+
+def _entered(site: Site, person: str, note: str, following: str) -> Response:
+    seconds = site.settings.session_minutes * 60.0
+    secret = site.people.log_in(person, "session", seconds=seconds, note=note)
+    answer = redirect(following)
+    site.set_cookie(answer, secret)
+    answer.delete_cookie(_BEFORE, path="/")
     return answer
 
 
 def log_out(visit: Visit) -> Response:
     """End this session, or with `everywhere` all of this person's."""
     start = "" if visit.field("everywhere") else visit.login.hash
-    visit.site.people.log_out(visit.person.name, "session", start)
+    visit.site.people.log_out(visit.login.person, "session", start)
     answer = redirect("/login")
     answer.delete_cookie(visit.site.cookie, path="/", secure=visit.site.settings.secure, httponly=True)
     answer.headers["Clear-Site-Data"] = '"cache", "storage"'
@@ -87,8 +119,8 @@ def account(visit: Visit, problem: str = "", done: str = "", status: int = 200) 
     return visit.page(
         "account.html",
         status=status,
-        sessions=people.logins(visit.person.name, "session"),
-        tokens=people.logins(visit.person.name, "token"),
+        sessions=people.logins(visit.login.person, "session"),
+        tokens=people.logins(visit.login.person, "token"),
         here=visit.login.hash,
         problem=problem,
         done=done,

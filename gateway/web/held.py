@@ -17,7 +17,7 @@ from gateway.mail.mime import parse
 from gateway.mail.types import ID_PATTERN, new_id
 from gateway.store.decisions import RefusedError
 from gateway.store.senders import Senders
-from gateway.store.states import State, of_item
+from gateway.store.states import Role, State, of_item
 from gateway.web.may import Act, acts, may
 
 if TYPE_CHECKING:
@@ -60,16 +60,18 @@ class HeldMail:
         *,
         undo: float,
         learn: Callable[[Sequence[str], bool, str], Mapping[str, int]] | None,
+        users: frozenset[str] = frozenset(),
     ) -> None:
         """`undo` are the seconds in which a release can be taken back.
 
         `learn` takes ids, whether they are spam, and who says so, and counts what became of them; None
-        if nothing is learned here.
+        if nothing is learned here. `users` are the reasons that recipients answer by themselves.
         """
         self._quarantine = quarantine
         self._person = person
         self._undo = undo
         self._learn = learn
+        self._actor = replace(person.actor, answers=users if person.role is Role.USER else frozenset())
 
     # -------------------------------------------------------------- looking
 
@@ -103,7 +105,8 @@ class HeldMail:
 
     def may(self, item: str) -> frozenset[Act]:
         """What the person may do to a message, whatever its state."""
-        return acts(self._person, self._everybody(item))
+        found = acts(self._person, self._everybody(item))
+        return found | {Act.RELEASE} if self._answers(item) else found
 
     def content(self, item: str) -> Content | None:
         """What a message contains, None once it is gone."""
@@ -130,17 +133,17 @@ class HeldMail:
     def request(self, item: str, *, why: str = "") -> tuple[str, ...]:
         """Ask for the person's copies."""
         mine = self._allowed(item, Act.REQUEST)
-        return self._quarantine.decisions.request(item, mine, self._person.actor, why=why)
+        return self._quarantine.decisions.request(item, mine, self._actor, why=why)
 
     def withdraw(self, item: str, *, why: str = "") -> tuple[str, ...]:
         """Take that back."""
         mine = self._allowed(item, Act.WITHDRAW)
-        return self._quarantine.decisions.withdraw(item, mine, self._person.actor, why=why)
+        return self._quarantine.decisions.withdraw(item, mine, self._actor, why=why)
 
     def deny(self, item: str, *, why: str = "") -> tuple[str, ...]:
         """Say no to a request, or before there is one."""
         mine = self._allowed(item, Act.DENY)
-        return self._quarantine.decisions.deny(item, mine, self._person.actor, why=why)
+        return self._quarantine.decisions.deny(item, mine, self._actor, why=why)
 
     def release(
         self,
@@ -154,16 +157,17 @@ class HeldMail:
         batch: str = "",
     ) -> Order:
         """Let copies go, to their recipients or to one other address, when the time to undo is over."""
-        mine = self._allowed(item, Act.APPROVE if approve else Act.RELEASE)
+        act = Act.APPROVE if approve else Act.RELEASE
+        mine = self._own(item) if act is Act.RELEASE and self._answers(item) else self._allowed(item, act)
         if infected:
             self._allowed(item, Act.INFECTED)
-        if to:
+        if to or (wrapped and self._person.role is Role.USER):
             self._allowed(item, Act.ELSEWHERE)
         try:
             return schedule(
                 self._quarantine,
                 item,
-                self._person.actor,
+                self._actor,
                 due=time.time() + self._undo,
                 batch=batch,
                 to=to,
@@ -182,7 +186,7 @@ class HeldMail:
         orders = self._quarantine.decisions.orders(item=item)
         if mine is not None and any(set(order.recipients) - set(mine) for order in orders):
             raise RefusedError("it is released for others as well")
-        undone = self._quarantine.decisions.undo(self._person.actor, item=item)
+        undone = self._quarantine.decisions.undo(self._actor, item=item)
         if not undone:
             raise RefusedError("nothing of it waits to be sent")
         return undone
@@ -190,14 +194,14 @@ class HeldMail:
     def undo_batch(self, batch: str) -> list[str]:
         """Take back all of one decision that this person made and that is not sent."""
         orders = self._quarantine.decisions.orders(batch=batch)
-        if not orders or any(order.who != self._person.actor.name for order in orders):
+        if not orders or any(order.who != self._actor.name for order in orders):
             raise AbsentError
-        return self._quarantine.decisions.undo(self._person.actor, batch=batch)
+        return self._quarantine.decisions.undo(self._actor, batch=batch)
 
     def delete(self, item: str, *, why: str = "") -> None:
         """Delete it for good, for all its recipients."""
         self._allowed(item, Act.DELETE)
-        if not self._quarantine.delete(item, self._person.actor.name, why=why):
+        if not self._quarantine.delete(item, self._actor.name, why=why):
             raise RefusedError("it is gone, or being released")
 
     def learn(self, items: Sequence[str], *, spam: bool) -> Mapping[str, int]:
@@ -208,20 +212,20 @@ class HeldMail:
                 raise RefusedError("its content is gone")
         if self._learn is None:
             raise RefusedError("the site's model is switched off")
-        return self._learn(items, spam, self._person.actor.name)
+        return self._learn(items, spam, self._actor.name)
 
     def rule(self, item: str, rule: Rule, *, why: str = "") -> str:
         """Block or allow its envelope sender, for everybody; the pattern as it is kept."""
         self._allowed(item, Act.RULE)
         sender = self.find(item).sender
-        who = self._person.actor.name
+        who = self._actor.name
         return Senders(self._quarantine.database).put(sender, rule, who, why=why, item=item)
 
     def unrule(self, item: str) -> None:
         """Forget what is ruled about its envelope sender."""
         self._allowed(item, Act.RULE)
         sender = self.find(item).sender
-        if not Senders(self._quarantine.database).remove(sender, self._person.actor.name):
+        if not Senders(self._quarantine.database).remove(sender, self._actor.name):
             raise RefusedError("nothing is ruled about this very address")
 
     def ruled(self, item: str) -> str:
@@ -258,6 +262,17 @@ class HeldMail:
         if not may(self._person, Act.SEE, people):
             raise AbsentError
         return people
+
+    def _answers(self, item: str) -> bool:
+        """Whether it is held only for reasons that its recipient, who this is, may answer."""
+        found = self._quarantine.find(item)
+        open_ones = set(found.reasons) - set(found.answered) if found else set()
+        return bool(open_ones) and open_ones <= self._actor.answers
+
+    def _own(self, item: str) -> list[str]:
+        """A user's own copies, but for those that a reviewer has denied."""
+        mine = self.find(item).recipients
+        return [one.address for one in mine if one.state is not State.DENIED]
 
     def _allowed(self, item: str, act: Act) -> list[str] | None:
         """The recipients within reach (None: all), if the act is allowed."""

@@ -8,7 +8,7 @@ say which of the two was wrong. A server that cannot be asked is an error, never
 from __future__ import annotations
 
 import imaplib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from gateway.logins.settings import LoginSettings
 from gateway.logins.sources import Credentials, load
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from gateway.web.settings import WebSettings
 
 
+MAILBOX: Final = "mailbox:"  # in front of an address: a login by a link; no name begins so
+
+
 class LoginError(Exception):
     """Nobody was logged in; the text says why, to whoever tries."""
 
@@ -41,7 +44,13 @@ class Doorkeeper:
         self._source = source(settings)
 
     def person(self, name: str) -> Person | None:
-        """Who a login is: somebody in the table, or a user who has just this address."""
+        """Who a login is: somebody in the table, or a user who has just this address.
+
+        Whom a link in a digest let in is the user of that mailbox, whatever somebody of that name may do.
+        """
+        if name.startswith(MAILBOX):
+            address = name.removeprefix(MAILBOX)
+            return Person(address, Role.USER, (address,))
         found = self._people.find(name)
         if found is None and "@" in name:
             return Person(name, Role.USER, (name,))

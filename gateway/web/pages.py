@@ -134,7 +134,7 @@ def possible(may: frozenset[Act], found: Item) -> frozenset[Act]:
     fitting = {
         Act.REQUEST: State.HELD in states,
         Act.WITHDRAW: State.REQUESTED in states,
-        Act.RELEASE: bool(states & set(WAITING)),
+        Act.RELEASE: bool(states & set(WAITING if Act.EXPLAIN in may else (State.HELD, State.REQUESTED))),
         Act.APPROVE: State.REQUESTED in states,
         Act.DENY: bool(states & {State.HELD, State.REQUESTED}),
         Act.UNDO: State.SCHEDULED in states,

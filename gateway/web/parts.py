@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gateway.classifier.settings import ClassifierSettings
+    from gateway.delivery.settings import ReleaseSettings
     from gateway.store.database import StoreSettings
     from gateway.web.settings import WebSettings
 
@@ -19,4 +20,5 @@ class Parts:
     web: WebSettings
     store: StoreSettings
     classifier: ClassifierSettings
+    release: ReleaseSettings
     grace: float

@@ -12,26 +12,18 @@ import asyncio
 import contextlib
 import os
 import signal
-import threading
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gateway.classifier.mapping import ModelError
-from gateway.classifier.model import Model
 from gateway.data import data_dir
-from gateway.feedback.held import learn_reviewed
-from gateway.learning import Learner
 from gateway.policy.brief import load
 from gateway.policy.patterns import RuleError
-from gateway.store.database import open_database, state_directory
+from gateway.store.database import open_database
 from gateway.store.people import People
 from gateway.store.quarantine import Quarantine
-from gateway.store.samples import Samples
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Mapping, Sequence
 
     import uvicorn
 
@@ -122,6 +114,7 @@ def site(parts: Parts, database: Database, log: Log) -> Site:
     from gateway.web.figures import Counts  # noqa: PLC0415  # an extra
     from gateway.web.login import Doorkeeper  # noqa: PLC0415  # an extra
     from gateway.web.site import Site  # noqa: PLC0415  # as above
+    from gateway.web.teach import teacher  # noqa: PLC0415  # as above
 
     quarantine, people = Quarantine(database, parts.store), People(database)
     return Site(
@@ -130,7 +123,8 @@ def site(parts: Parts, database: Database, log: Log) -> Site:
         people=people,
         doorkeeper=Doorkeeper(people, parts.web),
         wording=wording,
-        learn=teacher(parts, quarantine, log),
+        teacher=teacher(parts, quarantine, log),
+        users=frozenset(parts.release.users),
         log=log,
         counts=Counts(quarantine),
     )
@@ -145,32 +139,3 @@ def wording(language: str) -> Wording:
         except RuleError:
             pass
     return load(data_dir("rules"))
-
-
-def teacher(
-    parts: Parts, quarantine: Quarantine, log: Log
-) -> Callable[[Sequence[str], bool, str], Mapping[str, int]] | None:
-    """What keeps reviewed mail for the service to learn; None if the site's model is switched off."""
-    path = parts.classifier.site_path(state_directory(parts.store))
-    if not parts.classifier.enabled or path is None:
-        return None
-    made: list[Learner] = []
-    lock = threading.Lock()
-
-    def learner() -> Learner:
-        """Made when it is first wanted: the model costs memory."""
-        if not made:
-            named = parts.classifier.model
-            try:
-                base = Model.load(Path(named) if named else data_dir("models") / "base")
-            except ModelError as error:
-                log.error("the base model is unavailable", error=str(error))
-                base = None
-            made.append(Learner(Samples(quarantine.database), parts.classifier, base, path))
-        return made[0]
-
-    def learn(items: Sequence[str], spam: bool, who: str) -> Mapping[str, int]:
-        with lock:
-            return learn_reviewed(learner(), quarantine, items, spam=spam, who=who, later=True).told()
-
-    return learn

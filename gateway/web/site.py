@@ -19,13 +19,14 @@ from urllib.parse import parse_qsl, urlsplit
 import jinja2
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
+from gateway.digest.act import Desk
 from gateway.mail.headers import printable
 from gateway.mail.shown import moment, octets
 from gateway.store.filters import Filters
 from gateway.web.held import HeldMail
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from starlette.requests import Request
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from gateway.web.figures import Counts
     from gateway.web.login import Doorkeeper
     from gateway.web.settings import WebSettings
+    from gateway.web.teach import Teacher
 
 _HERE: Final = Path(__file__).parent
 _FIELDS: Final = 1_100  # of a form
@@ -89,7 +91,8 @@ class Site:
     people: People
     doorkeeper: Doorkeeper
     wording: Callable[[str], Wording]  # of a language, English for one that is not known
-    learn: Callable[[Sequence[str], bool, str], Mapping[str, int]] | None
+    teacher: Teacher | None
+    users: frozenset[str]  # reasons that recipients answer by themselves
     log: Log
     counts: Counts
     pages: jinja2.Environment = field(default_factory=templates)
@@ -101,7 +104,14 @@ class Site:
 
     def held(self, person: Person) -> HeldMail:
         """Held mail, as a person sees it."""
-        return HeldMail(self.quarantine, person, undo=self.settings.undo_seconds, learn=self.learn)
+        learn = self.teacher.learn if self.teacher else None
+        undo = self.settings.undo_seconds
+        return HeldMail(self.quarantine, person, undo=undo, learn=learn, users=self.users)
+
+    def desk(self) -> Desk:
+        """What the deeds of links are done with."""
+        learner = self.teacher.learner if self.teacher else None
+        return Desk(self.quarantine, self.users, self.settings.undo_seconds, learner)
 
     def filters(self) -> Filters:
         """The saved filters."""
