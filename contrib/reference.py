@@ -54,6 +54,8 @@ EXAMPLES = {
     "digest.administrators.address": "postmaster@example.com",
     "digest.languages.domain": ".example.com",
     "digest.languages.language": "id",
+    "shadow.name": "strict",
+    "shadow.file": "/etc/mailwarden/strict.toml",
     "policy.thresholds.tag": 5.0,
     "policy.thresholds.quarantine": 8.0,
     "policy.thresholds.reject": 15.0,

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from gateway.auth import outgoing, suffixes
 from gateway.classifier.model import Classifier, ModelError
 from gateway.config import Config, ConfigError
+from gateway.config import load as read_config
 from gateway.data import data_dir
 from gateway.delivery.logins import read_logins
 from gateway.delivery.release import deliverer
@@ -42,6 +43,7 @@ from gateway.reports.observe import Observer
 from gateway.scanners.clamd import Clamd
 from gateway.scanners.spamd import Spamd
 from gateway.scanners.unpack.pool import Unpacker
+from gateway.shadow import Shadow
 from gateway.smarthost.server import tls_context
 from gateway.smarthost.settings import Door, Judgement, listen_address
 from gateway.socketmap import Answerer
@@ -84,6 +86,7 @@ class Loaded:
     signing: outgoing.Signing
     hop_logins: Mapping[str, Login]
     logins: Logins | None = None  # None: nobody can log in
+    shadows: tuple[Shadow, ...] = ()
 
 
 def load(config: Config, log: Log | None = None) -> Loaded:
@@ -119,7 +122,7 @@ def load(config: Config, log: Log | None = None) -> Loaded:
     except (OSError, ValueError) as error:
         raise ConfigError(f"login: {error}") from error
     hops = routes(config.routes, config.next_hop)
-    return Loaded(config, policy, classifier, hops, tls, signing, hop_logins, logins)
+    return Loaded(config, policy, classifier, hops, tls, signing, hop_logins, logins, shadows(config))
 
 
 def load_hop_logins(config: Config) -> Mapping[str, Login]:
@@ -160,6 +163,31 @@ def watch(config: Config, database: Database, counters: Counters, log: Log) -> W
         TlsResults(database) if config.tls_report.enabled else None,
         lambda what: counters.add("tls", what),
     )
+
+
+def shadows(config: Config) -> tuple[Shadow, ...]:
+    """Read the policies and models that run beside the live ones. Raises `ConfigError`."""
+    found = []
+    for row in config.shadow:
+        other = read_config(Path(row.file))
+        try:
+            folder = Path(row.rules) if row.rules else data_dir("rules")
+            policy = rules.load(folder, other.policy, other.auth.trusted_forwarders, other.domains)
+            own = None
+            if other.classifier != config.classifier:
+                own = Classifier.open(other.classifier, data_dir("models"), state_directory(config.store))
+        except (RuleError, ModelError) as error:
+            raise ConfigError(f"shadow {row.name}: {error}") from error
+        looks = bool(row.rules) or sight(other) != sight(config)
+        found.append(Shadow(row.name, policy, looks, own))
+    return tuple(found)
+
+
+def sight(config: Config) -> tuple[object, ...]:
+    """The settings of the policy that change what is seen, and not only what it is worth."""
+    policy = config.policy
+    about_senders = (config.domains, config.auth.trusted_forwarders, policy.forwarders, policy.impersonation)
+    return (*about_senders, policy.patterns_dir, policy.attachments, policy.links)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +252,7 @@ def assemble(loaded: Loaded, counters: Counters, log: Log, *, threads: int, keep
         counters=counters,
         log=log,
         observer=observer,
+        shadows=loaded.shadows,
         reports=_inbox(loaded, database) if database else None,
     )
     return Opened(gateway, database, pool)

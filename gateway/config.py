@@ -40,6 +40,7 @@ from gateway.scanners.clamd import ClamdSettings
 from gateway.scanners.spamd import SpamdSettings
 from gateway.scanners.unpack.settings import UnpackSettings
 from gateway.settings import Positive, Seconds, Settings
+from gateway.shadow import ShadowSettings
 from gateway.smarthost.settings import SmarthostSettings
 from gateway.store.database import StoreSettings
 from gateway.tls.settings import TlsSettings
@@ -130,6 +131,8 @@ class Config(Settings, frozen=True):
     classifier: ClassifierSettings = ClassifierSettings()
     learning: LearningSettings = LearningSettings()
     policy: PolicySettings = PolicySettings()
+    # Policies and models that are tried on live mail, and only recorded.
+    shadow: tuple[ShadowSettings, ...] = ()
     rescan: RescanSettings = RescanSettings()
     limits: LimitSettings = LimitSettings()
     tls: TlsSettings = TlsSettings()

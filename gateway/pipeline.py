@@ -25,6 +25,7 @@ from gateway.policy.decide import decide, reasons
 from gateway.policy.examine import Spam, examine, seen_in
 from gateway.policy.strip import cut
 from gateway.reply import failure, reply_to, storage_failure
+from gateway.shadow import Seen, shade
 from gateway.store.database import StoreError
 from gateway.tls.inbound import check
 
@@ -34,10 +35,12 @@ if TYPE_CHECKING:
     from gateway.gather import Sources
     from gateway.log import Log
     from gateway.mail.mime import MimeLimits
+    from gateway.mail.shaded import Shaded
     from gateway.mail.types import Content, Reply, Session, Signal
     from gateway.metrics import Counters
     from gateway.policy.rules import Policy
     from gateway.reports.observe import Observer
+    from gateway.shadow import Shadow
     from gateway.store.journal import Journal
     from gateway.store.quarantine import Quarantine
     from gateway.tls.inbound import InboundTlsRule
@@ -63,6 +66,7 @@ class Gateway:
     counters: Counters
     log: Log
     observer: Observer | None = None  # None: no DMARC reports
+    shadows: tuple[Shadow, ...] = ()
     reports: Inbox | None = None  # None: no address takes reports about mail, or answers to digests
 
 
@@ -73,6 +77,7 @@ class Judgement(NamedTuple):
     evidence: Evidence
     signals: tuple[Signal, ...]
     verdict: Verdict
+    shaded: tuple[Shaded, ...] = ()  # what shadows make of it
 
 
 def judge(mail: Mail, gateway: Gateway, door: str) -> Verdict:
@@ -88,16 +93,18 @@ def consider(mail: Mail, gateway: Gateway) -> Judgement:
     """Look at one message from all sides, and promise nothing yet."""
     content = parse(mail.raw, gateway.limits)
     evidence, words = gather(mail, content, gateway.sources, time.monotonic() + gateway.deadline)
-    spam = classify(mail, with_documents(content, evidence, words), gateway)
+    words_too = with_documents(content, evidence, words)
+    spam = classify(mail, words_too, gateway)
     signals = examine(mail, content, evidence, spam, gateway.policy)
     lifted = evidence.release.lifted if evidence.release else ()
     verdict = decide(signals, mail, gateway.policy, versions(gateway), lifted)
+    shaded = shade(gateway.shadows, Seen(mail, content, words_too, evidence, spam, signals, verdict))
     seen = seen_in(content, evidence, gateway.policy)
     verdict = cut(mail.raw, content, seen, verdict, gateway.policy.note, gateway.authserv_id)
     edits = annotate(mail, content, evidence, verdict, gateway.policy, gateway.authserv_id)
     if verdict.relayed:
         edits = signed(mail, content, evidence, edits, gateway.signing, gateway.authserv_id, verdict.cuts)
-    return Judgement(content, evidence, signals, replace(verdict, edits=edits))
+    return Judgement(content, evidence, signals, replace(verdict, edits=edits), shaded)
 
 
 def report(mail: Mail, reported: tuple[str, ...], gateway: Gateway) -> Judgement:
@@ -183,7 +190,7 @@ def classify(mail: Mail, content: Content, gateway: Gateway) -> Spam | None:
 
 def keep(mail: Mail, judgement: Judgement, gateway: Gateway, door: str, seconds: float) -> None:
     """Keep what is held or stripped, durably and as it came, and write the journal's record."""
-    content, evidence, signals, verdict = judgement
+    content, evidence, signals, verdict, shaded = judgement
     _count_failures(evidence, signals, gateway.counters)
     if verdict.kept and gateway.quarantine is not None:
         gateway.quarantine.hold(mail, verdict, evidence, signals, content=content, reasons=reasons(verdict))
@@ -193,7 +200,15 @@ def keep(mail: Mail, judgement: Judgement, gateway: Gateway, door: str, seconds:
     if gateway.journal is not None:  # last: what fails before it is recorded as a failure
         reply = reply_to(verdict)
         gateway.journal.record(
-            mail, content, evidence, signals, verdict, reply=reply, door=door, seconds=seconds
+            mail,
+            content,
+            evidence,
+            signals,
+            verdict,
+            reply=reply,
+            door=door,
+            seconds=seconds,
+            shaded=shaded,
         )
 
 

@@ -23,6 +23,8 @@ from gateway.policy.decide import STRIPPED, decide
 from gateway.store.states import State
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gateway.mail.types import Outcome, Thresholds, Verdict
     from gateway.policy.rules import Policy
     from gateway.store.held import Item
@@ -85,6 +87,7 @@ class Tally:
     changed: int = 0  # something else happens for a recipient
     unjudged: int = 0  # deferred by a failure of ours, without signals
     unreadable: int = 0
+    textless: int = 0  # without the text that another model would read
     copies: dict[str, dict[str, int]] = field(default_factory=dict)  # old action -> new -> recipients
     changes: dict[str, int] = field(default_factory=dict)  # messages by change
     causes: dict[str, dict[str, int]] = field(default_factory=dict)  # signal -> change -> messages
@@ -95,6 +98,23 @@ class Tally:
 
     def add(self, record: Record, policy: Policy, label: Label = "") -> None:
         """Judge `record` again by `policy` and count what changes."""
+        self.compare(record, lambda: judge_again(record, policy), label)
+
+    def add_shadow(self, record: Record, name: str, label: Label = "") -> None:
+        """Count what the shadow `name` made of `record`, if it saw it."""
+        shaded = next((one for one in record.shaded if one.name == name), None)
+        if shaded is None:
+            return
+        if shaded.error:
+            self.records += 1
+            self.unjudged += 1
+            return
+        self.compare(record, lambda: (shaded.verdict or record.verdict, ()), label)
+
+    def compare(
+        self, record: Record, again: Callable[[], tuple[Verdict, tuple[str, ...]]], label: Label = ""
+    ) -> None:
+        """Count how the verdict that `again` gives differs; with it come signals that weigh nothing."""
         old = record.verdict
         if any(outcome.action is Action.LEARN for outcome in old.outcomes):
             return  # a report for the classifier, which no policy judged
@@ -106,7 +126,7 @@ class Tally:
             self.unreadable += 1
             return
         _count(self.policies, old.versions.policy)
-        new, gone = judge_again(record, policy)
+        new, gone = again()
         for name in gone:
             _count(self.gone, name)
         changes: dict[Change, tuple[Outcome, Outcome]] = {}
@@ -126,7 +146,7 @@ class Tally:
 
     def merge(self, other: Tally) -> None:
         """Add what another one counted."""
-        for name in ("records", "identical", "rescored", "changed", "unjudged", "unreadable"):
+        for name in ("records", "identical", "rescored", "changed", "unjudged", "unreadable", "textless"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name in ("changes", "gone", "policies"):
             setattr(self, name, dict(Counter(getattr(self, name)) + Counter(getattr(other, name))))

@@ -433,7 +433,7 @@ def test_judged_directly(case: cases.Case, laboratory: Lab) -> None:
     if expect.refused:
         assert expect.reply
         return
-    content, evidence, signals, verdict = laboratory.judged(case, case.raw)
+    content, evidence, signals, verdict, _ = laboratory.judged(case, case.raw)
     hits = {s.name for s in signals if s.state == "hit"}
     errors = {s.name for s in signals if s.state == "error"}
     assert verdict.action is expect.action

@@ -36,6 +36,7 @@ _COMMANDS = {
     "explain": ("gateway.cli.explain", "explain", "Say why a message was judged as it was."),
     "trace": ("gateway.cli.trace", "trace", "Find messages and say what became of them."),
     "replay": ("gateway.cli.replay", "replay", "Say what another policy would change."),
+    "shadow": ("gateway.cli.shadow", "shadow", "Try another policy or model on live mail."),
     "quarantine": ("gateway.cli.quarantine", "quarantine", "Review held messages."),
     "queue": ("gateway.cli.queue", "queue", "Look after the smart host's queue."),
     "review": ("gateway.cli.review", "review", "Review held messages on a full screen."),

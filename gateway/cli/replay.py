@@ -36,8 +36,10 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
     from multiprocessing.connection import Connection
 
+    from gateway.classifier.model import Classifier
     from gateway.config import Config
     from gateway.policy.rules import Policy
+    from gateway.store.journal import Record
 
 SLICE = 500  # records judged between two words about it
 ALL = 1_000_000_000
@@ -86,12 +88,22 @@ def _pairs(_ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
     help="Judge by the policy of this configuration; the journal stays that of `mailwarden --config`.",
 )
 @click.option(
-    "--set-weight", "weights", multiple=True, callback=_pairs, metavar="NAME=POINTS",
+    "--set-weight", "--weight", "weights", multiple=True, callback=_pairs, metavar="NAME=POINTS",
     help="As if it stood in [policy.weights]; may be repeated.",
 )  # fmt: skip
 @click.option(
-    "--set-threshold", "thresholds", multiple=True, callback=_pairs, metavar="NAME=POINTS",
+    "--set-threshold", "--threshold", "thresholds", multiple=True, callback=_pairs, metavar="NAME=POINTS",
     help="As if it stood in [policy.thresholds]: tag, quarantine, reject; may be repeated.",
+)  # fmt: skip
+@click.option(
+    "--rules",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="DIRECTORY",
+    help="In place of the shipped rules: weights, curves, actions and thresholds of that directory.",
+)
+@click.option(
+    "--model", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="DIRECTORY",
+    help="Score again by this model what is still in the quarantine; nothing else has a text.",
 )  # fmt: skip
 @click.option("--limit", type=click.IntRange(1, ALL), default=ALL, help="Only so many of the newest.")
 @click.option(
@@ -107,6 +119,8 @@ def replay(
     candidate: Path | None,
     weights: dict[str, float],
     thresholds: dict[str, float],
+    rules: Path | None,
+    model: Path | None,
     limit: int,
     jobs: int,
     as_json: bool,
@@ -114,31 +128,33 @@ def replay(
     """Judge recorded messages again, and say what would change.
 
     Weights, actions and thresholds are tried on what was seen then. Nothing is asked, sent or kept.
-    What needs a message's text (patterns, attachments, links, another model) cannot be replayed, and
-    the report names it. Without a changed policy every verdict must come out as it was.
+    What needs a message's text (patterns, attachments, links) cannot be replayed, and the report names it;
+    another model is tried on held mail alone. `mailwarden shadow` tries all of that on live mail. Without a
+    changed policy every verdict must come out as it was.
 
     The exit status is 0 if the same happens to every message, and 1 if it does not.
 
     \b
     Examples:
       mailwarden replay --since 7d --config new.toml
-      mailwarden replay --set-weight SPF_FAIL=4 --set-threshold quarantine=7
+      mailwarden replay --weight SPF_FAIL=4 --threshold quarantine=7
+      mailwarden replay --model /var/lib/mailwarden/models/next
       mailwarden replay --since 2026-01-01 --until 2026-02-01 --limit 10000 --json
     """
     live, tried = _configurations(context, candidate)
     changed = _overlaid(tried, weights, thresholds)
-    policy, now = _policy(changed), _policy(live)
+    policy, now = policy_of(changed, rules), policy_of(live)
     wanted = Filter(since=since, until=until)
-    plan = _Plan(live.store, policy, wanted)
+    plan = Plan(live.store, policy, wanted, classifier=_classifier(changed, model))
     try:
-        tally = _replayed(plan, limit, jobs)
+        tally = replayed(plan, limit, jobs)
     except StoreError as error:
         raise Failure(printable(str(error), 500), EX_UNAVAILABLE) from error
     notes = [*_not_replayed(live, changed, now, policy), *_told_by(tally, now)]
     if as_json:
         print_json({"policy": policy.hash, **msgspec.to_builtins(tally), "notes": notes})
     else:
-        _print(tally, policy, notes)
+        show(tally, policy.hash, notes)
     sys.exit(1 if tally.changed else 0)
 
 
@@ -169,14 +185,31 @@ def _overlaid(config: Config, weights: dict[str, float], thresholds: dict[str, f
     return msgspec.structs.replace(config, policy=policy)
 
 
-def _policy(config: Config) -> Policy:
+def policy_of(config: Config, folder: Path | None = None) -> Policy:
+    """The policy of a configuration, over the rules in `folder` in place of the shipped ones."""
     from gateway.data import data_dir  # noqa: PLC0415  # help stays quick
     from gateway.policy import rules  # noqa: PLC0415  # as above
     from gateway.policy.patterns import RuleError  # noqa: PLC0415  # as above
 
     try:
-        return rules.load(data_dir("rules"), config.policy, config.auth.trusted_forwarders, config.domains)
+        found = folder or data_dir("rules")
+        return rules.load(found, config.policy, config.auth.trusted_forwarders, config.domains)
     except RuleError as error:
+        raise Failure(printable(str(error), 500), EX_CONFIG) from error
+
+
+def _classifier(config: Config, folder: Path | None) -> Classifier | None:
+    """The classifier with the base model in `folder`, and this site's own; None for None."""
+    if folder is None:
+        return None
+    from gateway.classifier.model import Classifier, ModelError  # noqa: PLC0415  # help stays quick
+    from gateway.data import data_dir  # noqa: PLC0415  # as above
+    from gateway.store.database import state_directory  # noqa: PLC0415  # as above
+
+    settings = msgspec.structs.replace(config.classifier, model=str(folder.absolute()))
+    try:
+        return Classifier.open(settings, data_dir("models"), state_directory(config.store))
+    except ModelError as error:
         raise Failure(printable(str(error), 500), EX_CONFIG) from error
 
 
@@ -184,12 +217,14 @@ def _policy(config: Config) -> Policy:
 
 
 @dataclass(frozen=True, slots=True)
-class _Plan:
-    """What a process needs to judge slices of the journal."""
+class Plan:
+    """What a process needs to judge slices of the journal, or to read what a shadow made of them."""
 
     store: StoreSettings
-    policy: Policy
+    policy: Policy | None
     wanted: Filter
+    classifier: Classifier | None = None  # that scores anew what is held
+    shadow: str = ""
 
     def judged(self, slices: Iterable[tuple[int, int]]) -> Generator[Tally, None, None]:
         """Judge the records of each slice again. Raises StoreError."""
@@ -202,10 +237,31 @@ class _Plan:
                 tally = Tally(unreadable=unreadable)
                 for record in records:
                     item = held.get(record.id)
-                    tally.add(record, self.policy, label_of(item) if item else "")
+                    label = label_of(item) if item else ""
+                    if self.policy is None:
+                        tally.add_shadow(record, self.shadow, label)
+                    elif self.classifier is None:
+                        tally.add(record, self.policy, label)
+                    elif item is None or not item.content:
+                        tally.textless += 1
+                    else:
+                        tally.add(_scored(record, quarantine, self.classifier), self.policy, label)
                 yield tally
         finally:
             database.close()
+
+
+def _scored(record: Record, quarantine: Quarantine, classifier: Classifier) -> Record:
+    """The record as if this classifier had scored the message."""
+    from gateway.classifier.stored import trace  # noqa: PLC0415  # help stays quick
+    from gateway.mail.mime import parse  # noqa: PLC0415  # as above
+    from gateway.policy.examine import Spam, classified  # noqa: PLC0415  # as above
+
+    raw, session = quarantine.raw(record.id), record.session
+    client = trace(session.helo, session.client_name, session.client_ip)
+    score = classifier.score(raw, parse(raw), client, record.envelope.recipients)
+    signal = classified(None if score is None else Spam(score.cautious, score.reasons))
+    return replace(record, signals=tuple(signal if s.name == signal.name else s for s in record.signals))
 
 
 class _Word(msgspec.Struct):
@@ -215,7 +271,7 @@ class _Word(msgspec.Struct):
     error: str = ""
 
 
-def _replayed(plan: _Plan, limit: int, jobs: int) -> Tally:
+def replayed(plan: Plan, limit: int, jobs: int) -> Tally:
     """Judge the newest `limit` records again, and count. Raises StoreError."""
     database = open_database(plan.store)
     try:
@@ -234,7 +290,7 @@ def _replayed(plan: _Plan, limit: int, jobs: int) -> Tally:
     return total
 
 
-def _by_processes(plan: _Plan, slices: list[tuple[int, int]], jobs: int) -> Generator[Tally, None, None]:
+def _by_processes(plan: Plan, slices: list[tuple[int, int]], jobs: int) -> Generator[Tally, None, None]:
     """Share the slices among processes, which hand back JSON."""
     forked = multiprocessing.get_context("fork")  # as `serve` does: rules are loaded once
     readers: list[Connection] = []
@@ -270,7 +326,7 @@ def _by_processes(plan: _Plan, slices: list[tuple[int, int]], jobs: int) -> Gene
             reader.close()
 
 
-def _work(plan: _Plan, slices: list[tuple[int, int]], writer: Connection) -> None:
+def _work(plan: Plan, slices: list[tuple[int, int]], writer: Connection) -> None:
     """Judge slices in a process of its own."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
     with contextlib.suppress(BrokenPipeError):
@@ -325,6 +381,8 @@ def _told_by(tally: Tally, now: Policy) -> Iterator[str]:
         yield f"{count} messages were not judged by the policy of today, but by {_some(sorted(others))}"
     if tally.unjudged:
         yield f"{tally.unjudged} messages were deferred by a failure and have no signals"
+    if tally.textless:
+        yield f"{tally.textless} messages were not held, or are gone: without a text no model scores them"
     if tally.unreadable:
         yield f"{tally.unreadable} records cannot be read"
 
@@ -334,11 +392,12 @@ def _some(names: list[str]) -> str:
     return shown + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
-def _print(tally: Tally, policy: Policy, notes: list[str]) -> None:
+def show(tally: Tally, policy: str, notes: list[str]) -> None:
+    """Print what would change, by the policy with that hash."""
     out = console()
     judged = tally.identical + tally.rescored + tally.changed
     rows = [
-        ("Messages", f"{tally.records}, judged again by policy {policy.hash}"),
+        ("Messages", f"{tally.records}, judged by policy {policy}"),
         ("Identical", f"{tally.identical} of {judged}"),
         (
             "Same outcome",

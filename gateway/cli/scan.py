@@ -132,7 +132,7 @@ def _judge(mail: Mail, path: Path, opened: Opened, *, as_json: bool) -> Action:
     from gateway.store.journal import record_of  # noqa: PLC0415
 
     started = time.monotonic()
-    content, evidence, signals, verdict = consider(mail, opened.gateway)
+    content, evidence, signals, verdict, _ = consider(mail, opened.gateway)
     record = record_of(
         mail,
         content,

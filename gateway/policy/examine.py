@@ -36,7 +36,7 @@ def examine(
     mail: Mail, content: Content, evidence: Evidence, spam: Spam | None, policy: Policy
 ) -> tuple[Signal, ...]:
     """Return all signals of one message. `spam` is None where no model could answer."""
-    signals = [*_test_strings(mail, content), *_scanners(evidence), _classifier(spam)]
+    signals = [*_test_strings(mail, content), *_scanners(evidence), classified(spam)]
     if mail.session.direction is Direction.INBOUND:
         signals += sender.examine(mail, content, evidence, policy.forwarders)
     signals += authorship.examine(mail, content, evidence, policy.authors, policy.forwarders)
@@ -105,7 +105,8 @@ def _lists(evidence: Evidence) -> Iterator[Signal]:
         yield Signal("DNSBL_ERROR", printable(", ".join(silent), 300), state="error")
 
 
-def _classifier(spam: Spam | None) -> Signal:
+def classified(spam: Spam | None) -> Signal:
+    """Return what the classifier says, as a signal."""
     if spam is None:
         return Signal("CLASSIFIER", "no model could answer", state="error")
     words = ", ".join(f"{printable(word, 40)} {weight:+.2f}" for word, weight in spam.reasons[:_WORDS_SHOWN])

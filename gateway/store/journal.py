@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import ColumnElement, Connection, RowMapping, Select, delete, func, insert, select
 
 from gateway.mail.headers import printable
+from gateway.mail.shaded import Shaded
 from gateway.mail.types import (
     Action,
     Content,
@@ -64,6 +65,7 @@ class Record:
     signals: tuple[Signal, ...]
     verdict: Verdict
     reply: Reply
+    shaded: tuple[Shaded, ...] = ()  # what other policies would have made of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +105,7 @@ def record_of(
     reply: Reply,
     door: str,
     seconds: float,
+    shaded: tuple[Shaded, ...] = (),
 ) -> Record:
     """Make the record of a judged message. `content` is None where it could not be parsed."""
     return Record(
@@ -120,6 +123,7 @@ def record_of(
         signals=tuple(signals),
         verdict=verdict,
         reply=reply,
+        shaded=shaded,
     )
 
 
@@ -168,11 +172,11 @@ class Journal:
         reply: Reply,
         door: str,
         seconds: float,
+        shaded: tuple[Shaded, ...] = (),
     ) -> None:
         """Queue one record. Waits at most `PATIENCE`; never raises."""
-        self.add(
-            record_of(mail, content, evidence, signals, verdict, reply=reply, door=door, seconds=seconds)
-        )
+        facts: dict[str, Any] = {"reply": reply, "door": door, "seconds": seconds, "shaded": shaded}
+        self.add(record_of(mail, content, evidence, signals, verdict, **facts))
 
     def add(self, record: Record) -> None:
         """Queue a record that is made already."""
@@ -350,6 +354,7 @@ def _to_row(record: Record) -> dict[str, object]:
         "signals": to_json(record.signals),
         "verdict": to_json(verdict),
         "reply": to_json(record.reply),
+        "shaded": to_json(record.shaded) if record.shaded else "",
     }
 
 
@@ -370,6 +375,7 @@ def _from_row(row: RowMapping) -> Record:
             signals=from_json(row["signals"], tuple[Signal, ...]),
             verdict=from_json(row["verdict"], Verdict),
             reply=from_json(row["reply"], Reply),
+            shaded=from_json(row["shaded"], tuple[Shaded, ...]) if row["shaded"] else (),
         )
     except ValueError as error:
         raise StoreError(f"the record of {row['id']} cannot be read: {error}") from error

@@ -67,6 +67,7 @@ journal = Table(
     Column("signals", Text, nullable=False),
     Column("verdict", Text, nullable=False),
     Column("reply", Text, nullable=False),
+    Column("shaded", Text, nullable=False, server_default=""),  # JSON, "" without shadows
     Index("journal_id", "id"),
     Index("journal_received", "received"),
 )

@@ -34,6 +34,7 @@ ROOMS = (
     ("reports",),
     ("gather",),
     ("reply",),
+    ("shadow",),
     ("pipeline", "replay"),
     ("rescan",),
     ("milter", "smarthost", "socketmap"),

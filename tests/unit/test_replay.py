@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -14,6 +16,7 @@ from sqlalchemy import update
 
 from gateway.cli import replay as command
 from gateway.cli.main import Context
+from gateway.data import data_dir
 from gateway.mail.types import Action, Evidence, Signal, Thresholds
 from gateway.replay import Change, Tally, change_of, identical, judge_again, label_of
 from gateway.store import schema
@@ -436,3 +439,43 @@ def test_without_a_live_configuration_the_new_one_serves(
     done = CliRunner().invoke(command.replay, words, obj=Context(absent))
     assert done.exit_code == 1
     assert "newly rejected" in done.stdout
+
+
+# ---------------------------------------------------------------- other rules, another model
+
+
+def test_rules_of_another_directory(bench: Bench, tmp_path: Path) -> None:
+    fill(bench.journal, [judged(mail_of(), SPAM, POLICY)])
+    rules = tmp_path / "rules"
+    shutil.copytree(data_dir("rules"), rules)
+    assert bench.json("--rules", rules, status=0)["identical"] == 1
+    path = rules / "policy.toml"
+    text = re.sub(r"(?m)^(tag|quarantine|reject) = .*$", r"\1 = 900.0", path.read_text("utf-8"))
+    path.write_text(text, "utf-8")
+    assert bench.json("--rules", rules, status=1)["changes"] == {"newly passed": 1}
+
+
+def test_short_names_of_weights_and_thresholds(bench: Bench) -> None:
+    fill(bench.journal, [judged(mail_of(), SPAM, POLICY)])
+    high = ("--threshold", "quarantine=900", "--threshold", "reject=901", "--threshold", "tag=899")
+    assert bench.json(*high, status=1)["changes"] == {"newly passed": 1}
+    assert bench.json("--weight", "CLASSIFIER=0", "--weight", "SPAMASSASSIN=0", status=1)["changed"] == 1
+
+
+def test_a_model_is_tried_on_what_is_held(bench: Bench) -> None:
+    holds = replace(POLICY, thresholds=replace(POLICY.thresholds, reject=900.0))
+    held, gone = judged(mail_of(), SPAM, holds), judged(mail_of(), SPAM, holds)
+    fill(bench.journal, [held, gone])
+    hold_record(bench.quarantine, held)
+    assert bench.json("--threshold", "reject=900", status=0)["identical"] == 2
+    more = ("--threshold", "reject=900", "--weight", "SPAMASSASSIN=0")
+    found = bench.json("--model", data_dir("models") / "base", *more, status=1)
+    assert (found["records"], found["textless"]) == (1, 1)
+    assert any("without a text" in note for note in found["notes"])
+
+
+def test_what_is_no_model_is_refused(bench: Bench, tmp_path: Path) -> None:
+    fill(bench.journal, [judged(mail_of(), SPAM, POLICY)])
+    (tmp_path / "empty").mkdir()
+    assert bench.run("--model", tmp_path / "empty").exit_code == 78
+    assert bench.run("--rules", tmp_path / "empty").exit_code == 78
