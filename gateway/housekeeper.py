@@ -30,7 +30,7 @@ from gateway.listeners import split_host_port
 from gateway.mail.headers import printable
 from gateway.rescan import rescan_all
 from gateway.scanners.clamd import Clamd, signatures_made
-from gateway.store import dmarc, hosts, tlsrpt
+from gateway.store import dmarc, hosts, retention, tlsrpt
 from gateway.store.database import Database, StoreError, open_database, state_directory
 from gateway.store.grants import Grants
 from gateway.store.journal import Journal
@@ -55,6 +55,7 @@ _BREATH = 0.05  # seconds between two held messages that are judged again: mail 
 _LOOK = 1.0  # seconds between two looks for releases that are due
 _HEAD_START = 3.0  # seconds that the command that decided a release has to send it itself
 LEAST_FREE = 16_777_216  # octets on the store's file system below which nothing more may be held soon
+_NEARLY = 0.9  # of the quota, from which on it is told
 _DIGEST_LOOK = 30.0  # seconds between two looks whether digests are due
 _VERSION_TIMEOUT = 10.0  # seconds for the versions of all antivirus servers
 
@@ -102,6 +103,7 @@ def serve(loaded: Loaded, metrics: Metrics, counters: Counters, log: Log) -> Non
             tidy(settings, database)
             if asked.policies is not None:
                 asked.policies.refresh()
+            bound(settings, database, counters, log)
         except StoreError as error:
             log.error("retention failed", error=printable(str(error), 200))
         if watch:
@@ -231,21 +233,33 @@ class SignatureWatch:
 
 def tidy(settings: Config, database: Database) -> tuple[int, int]:
     """Remove what is older than the settings keep it; return (journal records, held messages)."""
-    now = time.time()
-    records = items = 0
-    journal, quarantine = Journal(database), Quarantine(database, settings.store)
-    while removed := journal.prune(now - settings.store.journal_days * _DAY):
-        records += removed
-    while removed := quarantine.expire_gently(now - settings.store.quarantine_days * _DAY):
-        items += removed
-    while quarantine.forget(now - settings.store.tombstone_days * _DAY):
+    now, store = time.time(), settings.store
+    quarantine = Quarantine(database, store)
+    records = retention.prune(database, Journal(database), retention.of_evidence(store), now)
+    items = retention.expire(quarantine, retention.of_bodies(store), now)
+    while quarantine.forget(now - store.tombstone_days * _DAY):
         pass
+    retention.forget_samples(Samples(database), store.samples_days, now)
     dmarc.prune(database, int(now // _DAY) - settings.report.days)
     hosts.prune(database, settings.tls.memory_days)
     tlsrpt.prune(database, int(now // _DAY) - settings.tls_report.days)
-    if items:
+    if items or records:
         database.purge()  # what has expired is gone from the disk as well
     return records, items
+
+
+def bound(settings: Config, database: Database, counters: Counters, log: Log) -> int:
+    """Keep held mail within its quota, and say loudly where that costs some; how many messages."""
+    quota = settings.store.quota
+    octets, gone = retention.make_room(Quarantine(database, settings.store), quota)
+    counters.set("held_octets", value=octets)
+    if gone:
+        counters.add("quota_expired", value=gone)
+        database.purge()
+        log.error("quarantine over its quota: the oldest messages are gone", messages=gone, quota=quota)
+    elif quota and octets > quota * _NEARLY:
+        log.warning("quarantine nearly at its quota", octets=octets, quota=quota)
+    return gone
 
 
 def _room(path: Path | None) -> str:

@@ -51,6 +51,8 @@ _KEYS = (
     ("restarts", "", ""),
     ("alive", "", ""),
     ("antivirus_database", "", ""),
+    ("held_octets", "", ""),
+    ("quota_expired", "", ""),
 )
 _PLAIN = (
     ("failures", "Questions that were not answered.", "kind", FAILURES),
@@ -133,6 +135,16 @@ class Metrics:
             "mailwarden_antivirus_database_timestamp_seconds",
             "When the oldest antivirus signatures in use were made; 0 if no server tells.",
             value=self.highest("antivirus_database"),
+        )
+        yield GaugeMetricFamily(
+            "mailwarden_held_bytes",
+            "Octets of all held messages, as they were received.",
+            value=self.highest("held_octets"),
+        )
+        yield CounterMetricFamily(
+            "mailwarden_quota_expired",
+            "Held messages removed before their time, since the quarantine was over its quota.",
+            value=self.total("quota_expired"),
         )
         yield GaugeMetricFamily("mailwarden_workers", "Workers alive.", value=self.total("alive"))
 

@@ -38,6 +38,7 @@ _COMMANDS = {
     "replay": ("gateway.cli.replay", "replay", "Say what another policy would change."),
     "shadow": ("gateway.cli.shadow", "shadow", "Try another policy or model on live mail."),
     "quarantine": ("gateway.cli.quarantine", "quarantine", "Review held messages."),
+    "backup": ("gateway.cli.backup", "backup", "Copy the store while the service runs, and verify copies."),
     "queue": ("gateway.cli.queue", "queue", "Look after the smart host's queue."),
     "review": ("gateway.cli.review", "review", "Review held messages on a full screen."),
     "digest": ("gateway.cli.digest", "digest", "Tell recipients what is held for them."),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gateway.cli.decisions import answer, delete, deny, request
+from gateway.cli.exports import export_held, import_held
 from gateway.cli.filters import filters, plain_filters, wanted
 from gateway.cli.helditem import listing, print_fields, print_item
 from gateway.cli.heldmail import opened, saved_filter
@@ -51,7 +52,19 @@ def quarantine() -> None:
     """
 
 
-for _command in (release, approve, undo, request, deny, answer, delete, rescan, learn_held):
+for _command in (
+    release,
+    approve,
+    undo,
+    request,
+    deny,
+    answer,
+    delete,
+    rescan,
+    learn_held,
+    export_held,
+    import_held,
+):
     quarantine.add_command(_command)
 
 

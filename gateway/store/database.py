@@ -30,6 +30,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
+from gateway.mail.domains import check_pattern
 from gateway.settings import Seconds, Settings
 from gateway.store import migrations
 
@@ -47,6 +48,20 @@ POOL_OVERFLOW = 30
 Days = Annotated[int, msgspec.Meta(ge=1, le=3_650)]
 
 
+class RetentionRow(Settings, frozen=True):
+    """Other times for mail to a domain. What is for several domains stays as long as any of them wants it."""
+
+    # Domain of recipients; ".example.com" means all below it.
+    domain: str
+    # Days that held mail is kept; without it those of [store].
+    quarantine_days: Days | None = None
+    # Days that records of the journal are kept, with evidence, addresses and subject; without it as above.
+    journal_days: Days | None = None
+
+    def __post_init__(self) -> None:
+        check_pattern(self.domain)
+
+
 class StoreSettings(Settings, frozen=True):
     """Where messages are recorded and held, and for how long."""
 
@@ -59,6 +74,14 @@ class StoreSettings(Settings, frozen=True):
     quarantine_days: Days = 30
     # Days the empty row of a released, deleted or expired message is kept after that.
     tombstone_days: Days = 90
+    # Days that labelled mail is kept, of which the site's model is made (features, and bodies if those are
+    # kept); the model is then made anew without it. 0 keeps it.
+    samples_days: Annotated[int, msgspec.Meta(ge=0, le=3_650)] = 0
+    # Octets that all held messages may have together, as they were received; beyond, the oldest go, with
+    # an error in the log. 0 sets no bound.
+    quota: Annotated[int, msgspec.Meta(ge=0, le=1 << 50)] = 0
+    # Other times for some domains.
+    retention: tuple[RetentionRow, ...] = ()
     # How long a release under way keeps others from releasing the same message.
     lease_seconds: Seconds = 600.0
     # How long a released message may take to come back through Postfix.

@@ -257,6 +257,11 @@ class Journal:
 
         return self._database.write(work, durable=False)
 
+    def remove(self, numbers: Sequence[int]) -> int:
+        """Delete records by their numbers, a thousand at most. Returns how many."""
+        gone = delete(schema.journal).where(schema.journal.c.number.in_(numbers))
+        return self._database.write(lambda connection: connection.execute(gone).rowcount, durable=False)
+
     def _select(self, statement: Select[Any]) -> list[Record]:
         rows = self._database.read(lambda connection: connection.execute(statement).mappings().all())
         return [_from_row(row) for row in rows]

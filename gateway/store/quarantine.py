@@ -195,6 +195,10 @@ class Quarantine:
         """The audit of one item, oldest first."""
         return self.database.read(lambda connection: audit.events(connection, item))
 
+    def note(self, item: str, who: str, action: str, why: str = "") -> None:
+        """Write something down in the audit of an item."""
+        self.database.write(lambda connection: audit.append(connection, item, who, action, why))
+
     # -------------------------------------------------------------- releasing
 
     def claim(
@@ -372,16 +376,20 @@ class Quarantine:
         table = schema.quarantine
         old = select(table.c.id).where(table.c.content == 1, table.c.held_at < older_than)
 
+        # Looked for first, so that nobody who wants to hold a message waits for the search.
+        return self.expire_these(self._ids(old.order_by(table.c.held_at).limit(batch)))
+
+    def expire_these(self, items: Sequence[str], *, why: str = "") -> int:
+        """Remove the content of those of `items` that nobody is releasing; how many it was."""
+
         def work(connection: Connection) -> int:
             now = time.time()
-            free = held.free(connection, found, now, *OPEN, State.RELEASED)
+            free = held.free(connection, items, now, *OPEN, State.RELEASED)
             held.remove(connection, free, State.EXPIRED, now)
-            audit.append_all(connection, free, OURSELVES.name, Event.EXPIRE)
+            audit.append_all(connection, free, OURSELVES.name, Event.EXPIRE, why)
             return len(free)
 
-        # Looked for first, so that nobody who wants to hold a message waits for the search.
-        found = self._ids(old.order_by(table.c.held_at).limit(batch))
-        return self.database.write(work, durable=False) if found else 0
+        return self.database.write(work, durable=False) if items else 0
 
     def expire_gently(self, older_than: float, batch: int = 50) -> int:
         """Like `expire`, and leave as much time to others as it took: holding a message does not wait."""
