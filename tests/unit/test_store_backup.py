@@ -240,7 +240,7 @@ def test_a_hostile_export_is_refused(site: Site) -> None:
         "an unknown key": packed({facts: json.dumps({**known, "x": 1}).encode(), raw: good[raw]}),
         "no JSON": packed({facts: b"\xff{", raw: good[raw]}),
         "deep JSON": packed({facts: b"[" * 100_000, raw: good[raw]}),
-        "cut off": out.read_bytes()[:-40],
+        "cut off": out.read_bytes()[:200],
         "no archive": b"From: x\r\n" * 1_000,
         "empty gzip": gzip.compress(b""),
     }

@@ -24,7 +24,7 @@ from gateway.store.retention import Keeping
 from gateway.store.samples import Sample, Samples
 from gateway.store.states import Actor, State
 from tests.recorded import judged, mail_of, policy_of
-from tests.stored import POSTGRESQL, hold, mail_for, settings_for
+from tests.stored import POSTGRESQL, execute, hold, mail_for, settings_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,8 +59,7 @@ def held_days_ago(quarantine: Quarantine, days: float, *people: str) -> str:
     mail = hold(quarantine, mail_for(*people))
     moment = {"held_at": time.time() - days * DAY}
     for table, key in ((schema.quarantine, "id"), (schema.quarantine_words, "item")):
-        changed = update(table).where(table.c[key] == mail.id).values(**moment)
-        quarantine.database.write(lambda c, s=changed: c.execute(s))
+        execute(quarantine.database, update(table).where(table.c[key] == mail.id).values(**moment))
     return mail.id
 
 
