@@ -118,6 +118,8 @@ def _texts(wanted: Search) -> list[ColumnElement[bool]]:
         )
         if text
     ]
+    if any("\0" in text for text in (wanted.sender, wanted.recipient, wanted.subject, wanted.domain)):
+        found.append(false())  # where a database would end the text, and find everything
     if wanted.within is not None and not wanted.within.everything:
         found.append(_within(wanted.within))
     if wanted.domain:
