@@ -89,7 +89,6 @@ class Metrics:
         """Yield all metrics; a collector for prometheus-client."""
         from prometheus_client.metrics_core import (  # noqa: PLC0415  # only the housekeeper pays for the import
             CounterMetricFamily,
-            GaugeMetricFamily,
             HistogramMetricFamily,
         )
 
@@ -125,6 +124,15 @@ class Metrics:
             for value in values:
                 counter.add_metric([value], self.total(name, value))
             yield counter
+        yield from self._single()
+
+    def _single(self) -> Iterator[Metric]:
+        """Yield what has no labels."""
+        from prometheus_client.metrics_core import (  # noqa: PLC0415  # as above
+            CounterMetricFamily,
+            GaugeMetricFamily,
+        )
+
         yield CounterMetricFamily(
             "mailwarden_held", "Messages put into quarantine.", value=self.total("held")
         )
