@@ -156,8 +156,7 @@ def test_sql_in_every_field_and_argument_changes_nothing(site: Site, text: str) 
         if "\x00" not in text:
             site.run(*words)
     assert site.everything() == before
-    found = site.quarantine.find(mine)
-    assert found is not None
+    assert site.quarantine.find(mine) is not None
     if text.isprintable():
         assert mine in {item.id for item in site.quarantine.search(Search(sender=text))}
     assert site.quarantine.verify_audit() is None
@@ -257,7 +256,7 @@ def test_secrets_are_in_no_log_and_no_audit(site: Site, monkeypatch: pytest.Monk
     def stop(_seconds: float) -> None:
         raise EndError
 
-    monkeypatch.setattr(housekeeper.time, "sleep", stop)
+    monkeypatch.setattr("gateway.housekeeper.time.sleep", stop)
     monkeypatch.setattr(housekeeper, "last_slot", lambda _settings, now: now - 1)
     with pytest.raises(EndError):
         housekeeper.tell(site.quarantine, sender, log)
