@@ -230,11 +230,16 @@ class Ways:
                 found += [NextHop("smtp", host, port, address=one) for one in addresses]
         if found:
             return found[:_MOST]
-        if ours:
-            raise NoWay(554, "5.4.6", f"mail for {name} loops back to us: we are its best mail exchanger")
-        unsure = [host for (host, _), one in answers.items() if one.status == "temperror"]
+        unsure = [
+            host
+            for preference, host in usable
+            if (not ours or preference < min(ours))
+            and "temperror" in (answers[host, "AAAA"].status, answers[host, "A"].status)
+        ]
         if unsure:
             raise NoWay(451, "4.4.3", f"the address of {unsure[0]} cannot be looked up")
+        if ours:
+            raise NoWay(554, "5.4.6", f"mail for {name} loops back to us: we are its best mail exchanger")
         raise NoWay(550, "5.4.4", f"no mail exchanger of {name} has an address")
 
     def _is_us(self, host: str, port: int, addresses: Sequence[str]) -> bool:
