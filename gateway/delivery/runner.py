@@ -50,6 +50,7 @@ T = TypeVar("T")
 _TIMEOUTS = RelayTimeouts()
 _CLAIM = 100  # recipients claimed at a time
 _UNSETTLED = 10  # outcomes not settled, which a crash would double, above which nothing new is begun
+_GATHER = 0.01  # seconds in which outcomes, or new mail, come together for one transaction
 _SETTLE = 300  # outcomes settled at a time
 _LOOK = 0.5  # seconds between two looks for what agents died with
 _AGAIN = 1.0  # seconds until the store is tried again after it failed
@@ -257,6 +258,7 @@ class Runner:
                     timeout=self._settings.poll,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
+                await asyncio.sleep(_GATHER if self._active else 0.0)
             finally:
                 for future in waiting:
                     future.cancel()
@@ -431,6 +433,8 @@ class Runner:
     async def _settle_forever(self) -> None:
         while True:
             await self._settling.wait()
+            if self._receipts.kept:  # a kill loses nothing meanwhile
+                await asyncio.sleep(_GATHER)
             self._settling.clear()
             while self._outcomes:
                 try:
