@@ -31,6 +31,11 @@ _JUNK = re.compile(rb"[\x00-\x20:\"]*+(?=content)", re.IGNORECASE)
 _FIELD = re.compile(rb"[!-9;-~]+[ \t]*:|[ \t]")
 _TYPE_LIKE = re.compile(rb"([a-z0-9.+_-]{1,100})/([a-z0-9.+_-]{1,100})")
 _LATE = re.compile(rb"\s*+content-[!-9;-~]{2,40}+[ \t]*+:", re.IGNORECASE)
+_QUOTED_FIELD = re.compile(
+    rb"(?:\A|(?<=\n))content-(?:type|transfer-encoding|disposition)[ \t]*+:", re.IGNORECASE
+)
+_QUOTED_WITHIN = 1_000  # octets of a body
+QUOTED = "quoted-parts"  # parts in what is clearly text: scanned, but no ambiguity
 _SQUEEZED = bytes(range(33)) + b'"\\'
 # What every reader of MIME knows. ClamAV does not look into parts of other kinds, or not decoded.
 _USUAL_MULTIPARTS = frozenset(("mixed", "alternative", "related", "report"))
@@ -139,6 +144,12 @@ def _doubt_header(raw: bytes, start: int, end: int, exact: int, entity: Entity) 
         # Some skip empty lines before the first field.
         entity.reasons.append("header-late")
         entity.variants.append(("header-late", raw[section.body_start : end].lstrip()))
+    elif not exact:
+        # Some go on reading fields behind the empty line, where none has said what the body is.
+        body = raw[section.body_start : min(end, section.body_start + _QUOTED_WITHIN)]
+        late = _QUOTED_FIELD.search(body)
+        if late:
+            entity.variants.append((QUOTED, raw[section.body_start + late.start() : end]))
     if doubts:
         entity.reasons += doubts
         entity.variants += ((doubts[0], variant) for variant in _variants(raw, start, end))

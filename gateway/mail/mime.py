@@ -56,7 +56,7 @@ _ENCODED_PARTS = re.compile(rb"\s*+(?:[A-Za-z0-9+/]{40,200}+={0,2}+[ \t]*+\r?\n|
 _MESSAGES = frozenset(("message/rfc822", "message/global", "message/news"))
 _REPORTS = frozenset(("message/delivery-status", "message/disposition-notification", "text/rfc822-headers"))
 _UNREADABLE = {"message/partial": "partial", "message/external-body": "external-body"}
-_QUOTED = "quoted-parts"  # parts in what is clearly text: scanned, but no ambiguity
+_QUOTED = entity.QUOTED
 _ENCODED_HEAD = 1_000  # octets of a file by which it is known to be base64
 _MAX_SNIFF = 2_000_000  # octets of a text part in which undeclared parts are looked for
 _MAX_SCAN, _MAX_SCAN_TIMES = 64_000_000, 16  # octets searched for delimiters, likewise
@@ -328,11 +328,12 @@ class _Reader:
         """Look at what stands before the first or behind the last delimiter."""
         raw = item.raw
         start, end = span
-        if end - start < 4 or _BLANK.match(raw, start, end) or _BOILERPLATE.match(raw, start, end):
+        if end - start < 4 or _BLANK.match(raw, start, end):
             return
-        self.found.defects.setdefault("outside-parts")
         data = raw[start:end]
-        self.found.keep(data)
+        if _BOILERPLATE.match(raw, start, end) is None:
+            self.found.defects.setdefault("outside-parts")
+            self.found.keep(data)
         self._undeclared(item, data, "content-outside-parts", known=False)
 
     # ------------------------------------------------------------ leaves

@@ -334,6 +334,21 @@ def test_tricks(payload: bytes) -> None:
     assert missed == []
 
 
+def test_what_looks_like_the_usual_preamble_is_searched_too() -> None:
+    part = b"--\fother\t\r\nContent-Transfer-Encoding: base64\r\n\r\n" + evasions.base64_lines(EICAR)
+    before = b"This is a multi-part message in MIME format.\r\n" + part + b"\r\n"
+    content = parse(evasions.mixed(evasions.TEXT, before=before))
+    assert any(EICAR in reading for reading in content.readings)
+
+
+def test_fields_behind_the_empty_line_are_read_where_none_stands_before() -> None:
+    """As ripmime does; quoted fields are no ambiguity."""
+    late = b"Subject: x\r\n\r\nhello\r\nContent-Transfer-Encoding: base64\r\n\r\n"
+    content = parse(late + evasions.base64_lines(EICAR))
+    assert any(EICAR in reading for reading in content.readings)
+    assert content.ambiguities == ()
+
+
 def test_valid_messages_in_every_spelling() -> None:
     chance = random.Random(7)
     for _ in range(400):
