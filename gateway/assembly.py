@@ -44,7 +44,7 @@ from gateway.scanners.clamd import Clamd
 from gateway.scanners.spamd import Spamd
 from gateway.scanners.unpack.pool import Unpacker
 from gateway.shadow import Shadow
-from gateway.smarthost.server import tls_context
+from gateway.smarthost.server import own_tls
 from gateway.smarthost.settings import Door, Judgement, listen_address
 from gateway.socketmap import Answerer
 from gateway.store.database import Database, open_database, state_directory
@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from gateway.log import Log
     from gateway.logins.sources import Logins
     from gateway.metrics import Counters
+    from gateway.tls.inbound import ServerTls
 
 
 ASKS = 3  # threads that ask others, for each message that is judged at the same time
@@ -82,7 +83,7 @@ class Loaded:
     policy: rules.Policy
     classifier: Classifier | None
     routes: Routes
-    tls: ssl.SSLContext | None  # of the smart host; one for all workers, which share its tickets
+    tls: ServerTls | None  # of the smart host; one for all workers, which share its tickets
     signing: outgoing.Signing
     hop_logins: Mapping[str, Login]
     logins: Logins | None = None  # None: nobody can log in
@@ -107,7 +108,7 @@ def load(config: Config, log: Log | None = None) -> Loaded:
     if config.auth.dmarc and config.auth.dmarc_method == "psl":
         suffixes.load()  # once, so that the workers share its pages
     try:
-        tls = tls_context(config.smarthost)
+        tls = own_tls(config.smarthost, config.tls.inbound)
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"smarthost: certificate, key or client_ca_file: {error}") from error
     try:

@@ -32,7 +32,6 @@ from gateway.smarthost import server
 from gateway.store.database import StoreError, open_database
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable
 
     from gateway.assembly import Loaded
@@ -41,11 +40,12 @@ if TYPE_CHECKING:
     from gateway.metrics import Counters
     from gateway.smarthost.settings import Door, Listener
     from gateway.socketmap import Answerer
+    from gateway.tls.inbound import ServerTls
 
 Kind = Literal["milter", "smarthost", "delivery", "socketmap", "housekeeper", "web"]
 SLOTS = 256
 _SIGNALS = {signal.SIGCHLD, signal.SIGHUP, signal.SIGTERM, signal.SIGINT}
-_DRAINS = {signal.SIGUSR1, signal.SIGUSR2}  # those of the milter door; workers inherit the block
+_DRAINS = {signal.SIGUSR1, signal.SIGUSR2}  # those of the doors; workers inherit the block
 _QUICK = 2.0  # a worker that lives shorter than this many seconds is not replaced at once
 _PAUSE = 2.0
 
@@ -153,7 +153,8 @@ class Supervisor:
             worker.ends = time.monotonic() + self.loaded.config.grace
             # After a reload others serve new mail, so connections may end by themselves.
             drain = signal.SIGUSR2 if self.stopping else signal.SIGUSR1
-            _kill(worker.pid, drain if worker.post.kind == "milter" else signal.SIGTERM)
+            told = worker.post.kind == "milter" or (worker.post.kind == "smarthost" and not self.stopping)
+            _kill(worker.pid, drain if told else signal.SIGTERM)
 
     def _end_late(self) -> None:
         """End by force what did not finish in its grace time."""
@@ -333,10 +334,19 @@ def _check_web(path: Path, settings: Config) -> None:
 
 
 async def _serve_smarthost(
-    bound: list[tuple[Listener, socket.socket]], door: Door, tls: ssl.SSLContext | None
+    bound: list[tuple[Listener, socket.socket]], door: Door, tls: ServerTls | None
 ) -> None:
     """Serve the smart host until SIGTERM, then drain."""
-    await server.serve(bound, door, _until_told(), tls)
+    reloaded = asyncio.Event()
+    stop = _until_told()
+
+    def make_way() -> None:
+        reloaded.set()
+        stop.set()
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, make_way)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
+    await server.serve(bound, door, stop, tls, patient=reloaded.is_set)
 
 
 async def _answer(bound: socket.socket, answerer: Answerer) -> None:

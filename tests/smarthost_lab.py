@@ -20,6 +20,7 @@ from gateway.mail.types import Action, Edit, Mail, Outcome, Reply, Session, Thre
 from gateway.reply import reply_to
 from gateway.smarthost.server import serve
 from gateway.smarthost.settings import Door, Judgement, Listener, SmarthostSettings
+from gateway.tls.inbound import ServerTls
 from tests.hop import Hop, running
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ async def door(
     )
     listening = socket.create_server(("127.0.0.1", 0))
     stop = asyncio.Event()
-    task = asyncio.create_task(serve([(listener, listening)], built, stop, tls))
+    task = asyncio.create_task(serve([(listener, listening)], built, stop, ServerTls(tls) if tls else None))
     await asyncio.sleep(0)
     try:
         yield listening.getsockname()[1]
@@ -130,8 +131,10 @@ class Raw:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def connected(cls, port: int, *, greet: bool = True) -> AsyncIterator[Raw]:
-        self = cls(*await asyncio.open_connection("127.0.0.1", port))
+    async def connected(
+        cls, port: int, *, greet: bool = True, source: str = "127.0.0.1"
+    ) -> AsyncIterator[Raw]:
+        self = cls(*await asyncio.open_connection("127.0.0.1", port, local_addr=(source, 0)))
         try:
             if greet:
                 assert (await self.reply()).startswith("220 gw.example.com ESMTP")

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 
 from contrib.bench.corpus import messages
 from contrib.figures import write_figures
+from contrib.lab.certificates import Authority
 from contrib.lab.dns import DnsStub
 from contrib.lab.gateway import Gateway, to_toml
 from contrib.lab.postfix import Postfix
@@ -47,6 +48,7 @@ DOMAIN = "example.org"
 LARGE = 10_000_000  # octets
 _PATIENCE = 300.0  # seconds for one round
 _SLOW = 1_000  # clients that hardly say anything
+_RECIPIENT = f"RCPT TO:<user@{DOMAIN}>\r\n".encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +297,9 @@ def slow(directory: Path, wanted: argparse.Namespace) -> dict[str, Any]:
     sink = Counter(directory)
     letter = _letter().replace(b"\n", b"\r\n")
     try:
-        with relays(directory, sink) as those:
+        pair = Authority(directory / "ca").issue("localhost")
+        files = {"certificate": str(pair.certificate), "key": str(pair.key)}
+        with relays(directory, sink, **files) as those:
             relay = those[1]
             _deliver(relay, sink, letter)
             before = relay.server.pss()
@@ -316,6 +320,17 @@ def slow(directory: Path, wanted: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+# What slow clients have said, and were answered, before they hardly say anything any more.
+_PHASES = (
+    (),  # before the greeting is read
+    (b"E",),
+    (b"EHLO slow.example.net\r\n", b"MAIL FR"),
+    (b"EHLO slow.example.net\r\n", b"STARTTLS\r\n", b"\x16\x03\x01"),
+    (b"EHLO slow.example.net\r\n", b"MAIL FROM:<a@example.net>\r\n", _RECIPIENT, b"DATA\r\n", b"Subj"),
+    (b"EHLO slow.example.net\r\n", b"MAIL FROM:<a@example.net>\r\n", _RECIPIENT, b"BDAT 90000 LAST\r\n"),
+)
+
+
 @contextmanager
 def _drip(port: int) -> Iterator[None]:
     """Clients from many addresses, in all phases of the dialogue, that send an octet every ten seconds."""
@@ -327,19 +342,13 @@ def _drip(port: int) -> Iterator[None]:
             timeout=30,
             source_address=(f"127.0.{1 + number // 200}.{1 + number % 200}", 0),
         )
-        client.setblocking(False)  # the socket's own signature
         clients.append(client)
+        for said in _PHASES[number % len(_PHASES)]:
+            client.recv(4096)
+            client.sendall(said)
+        client.setblocking(False)  # the socket's own signature
 
     def work() -> None:
-        phases = (
-            b"",
-            b"E",
-            b"EHLO slow.example.net\r\n",
-            b"EHLO slow.example.net\r\nMAIL FROM:<a@example.net>\r\n",
-        )
-        for number, client in enumerate(clients):
-            with contextlib.suppress(OSError):
-                client.send(phases[number % len(phases)])
         while not stopping.wait(10.0):
             for client in clients:
                 with contextlib.suppress(OSError):

@@ -48,9 +48,19 @@ class Authority:
         self.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
     def issue(
-        self, name: str, *, names: Sequence[str] = (), client: bool = False, days: float = 1, file: str = ""
+        self,
+        name: str,
+        *,
+        names: Sequence[str] = (),
+        client: bool = False,
+        days: float = 1,
+        file: str = "",
+        crl: str = "",
     ) -> Pair:
-        """Issue a certificate for `name` (and `names`); negative `days` make an expired one."""
+        """Issue a certificate for `name` (and `names`); negative `days` make an expired one.
+
+        `crl` is where it says that a list of revoked ones is.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         built = self._builder(subject, key.public_key(), days)
@@ -64,6 +74,9 @@ class Authority:
         built = built.add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False
         )
+        if crl:
+            place = x509.DistributionPoint([x509.UniformResourceIdentifier(crl)], None, None, None)
+            built = built.add_extension(x509.CRLDistributionPoints([place]), critical=False)
         certificate = built.sign(self._key, hashes.SHA256())
         stem = file or name.replace("*", "any").replace("/", "_")
         pair = Pair(

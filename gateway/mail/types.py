@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The values that flow through the gateway, from the doors to the store.
 
-All are frozen: a new message is a new `Mail`, so nothing needs a reset. What other machines answered, an
-"error" among it, is a value and never an exception: policy weighs it, and replay reads it from JSON.
+All are frozen. What others answered, an "error" too, is a value that policy weighs and replay reads back.
 """
 
 from __future__ import annotations
@@ -37,6 +36,7 @@ class Tls:
     client_issuer: str = ""
     client_verified: bool = False
     client_fingerprint: str = ""  # SHA-256 of the certificate, lower-case hex without colons
+    client_names: tuple[str, ...] = ()  # host names and addresses in its subjectAltName
 
 
 @dataclass(frozen=True, slots=True)

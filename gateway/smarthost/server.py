@@ -16,32 +16,33 @@ from gateway.gather import WAITING
 from gateway.smarthost.replies import CLOSING
 from gateway.smarthost.session import Conversation
 from gateway.smarthost.worker import IDLE, Worker
-from gateway.tls.inbound import server_context
+from gateway.tls.inbound import server_tls
 
 if TYPE_CHECKING:
     import socket
-    import ssl
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from gateway.smarthost.settings import Door, Listener, SmarthostSettings
+    from gateway.tls.inbound import InboundTlsRule, ServerTls
 
 _BACKLOG = 1024
 _SOFT = 5.0  # seconds for which a stopping worker takes further messages from clients it has
 _NO_DESCRIPTORS = 0.5  # seconds for which nobody is accepted when that has failed
 
 
-def tls_context(settings: SmarthostSettings) -> ssl.SSLContext | None:
-    """The context for TLS, None without a certificate. Raises OSError and ssl.SSLError.
+def own_tls(settings: SmarthostSettings, rules: tuple[InboundTlsRule, ...]) -> ServerTls | None:
+    """What TLS is answered with, None without a certificate. Raises OSError and ssl.SSLError.
 
     Called before privileges are dropped, and once for all workers: they share its ticket keys.
     """
     if not settings.certificate:
         return None
-    return server_context(
+    return server_tls(
         settings.certificate,
         settings.key,
         client_ca_file=settings.client_ca_file,
         minimum_version=settings.minimum_version,
+        rules=rules,
     )
 
 
@@ -49,12 +50,15 @@ async def serve(
     listeners: Sequence[tuple[Listener, socket.socket]],
     door: Door,
     stop: asyncio.Event,
-    tls: ssl.SSLContext | None = None,
+    tls: ServerTls | None = None,
+    *,
+    patient: Callable[[], bool] = lambda: False,
 ) -> None:
     """Serve clients on `listeners` until `stop` is set, then drain.
 
     Drained means: no new clients, 421 to those that are idle, and `door.grace` seconds for the
-    others; who is not done then hears nothing and tries again.
+    others; who is not done then hears nothing and tries again. Where `patient` says that others serve
+    in our place, clients keep their connection for most of that time.
     """
     with _pool(WAITING * door.settings.threads) as pool:
         worker = Worker(door, pool, tls)
@@ -71,7 +75,7 @@ async def serve(
         await asyncio.gather(*accepting, return_exceptions=True)
         for _, bound in listeners:
             bound.close()
-        await _drain(worker)
+        await _drain(worker, patient=patient())
         if worker.verifier is not None:
             await worker.verifier.close()
         if worker.guard is not None:
@@ -102,24 +106,33 @@ async def _accept(
         await asyncio.sleep(0)
 
 
-async def _drain(worker: Worker) -> None:
+async def _drain(worker: Worker, *, patient: bool) -> None:
     """Let the clients finish what they have begun, for as long as the grace allows.
 
-    A reload drains too, so a client in the middle of its work does not notice: it goes on for a
-    few seconds, then hears 421 between two messages. Who is idle hears it at once.
+    At a reload nobody notices for four fifths of that time; then clients hear 421 between two messages. When
+    the service stops, that is so after a few seconds, and who is idle hears it at once.
     """
     now, grace = worker.loop.time, worker.door.grace
-    soft, hard = now() + min(_SOFT, grace / 2), now() + grace
+    soft = now() + (grace * 0.8 if patient else min(_SOFT, grace / 2))
+    hard = now() + grace
     while worker.sessions and now() < hard:
         worker.closing = now() >= soft
+        if patient and not worker.closing:
+            await _left(worker)
+            continue
         for session in tuple(worker.sessions):
             if now() - session.idle_since > (IDLE if not session.in_transaction else _SOFT):
                 session.dismiss(CLOSING)
-        worker.empty.clear()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(worker.empty.wait(), 0.2)
+        await _left(worker)
     for session in tuple(worker.sessions):
         session.hang_up()
+
+
+async def _left(worker: Worker) -> None:
+    """Wait until the last session has ended, but not for long."""
+    worker.empty.clear()
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(worker.empty.wait(), 0.2)
 
 
 @contextlib.contextmanager

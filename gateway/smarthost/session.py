@@ -64,6 +64,7 @@ class Conversation:
     def __init__(self, worker: Worker, listener: Listener, peer: str) -> None:
         self._worker = worker
         self._listener = listener
+        self._logins = listener.submission and worker.guard is not None  # whether clients log in here
         self._door = worker.door
         self._settings = worker.door.settings
         self._hop = (
@@ -135,19 +136,20 @@ class Conversation:
                 self.peer, self.client = client, same_client(client)
         if refusal is None:
             refusal = self._worker.welcome(self)
-        at_once = self._listener.implicit_tls
-        if at_once and (refusal is not None or self._worker.tls_context is None):
-            return False  # a handshake for a refusal would cost more than it says
+        at_once = None
+        if self._listener.implicit_tls:
+            if refusal is not None or self._worker.tls is None:
+                return False  # a handshake for a refusal would cost more than it says
+            at_once = self._worker.tls.context(self.peer, self._listener.name)
         await self._worker.loop.connect_accepted_socket(
             lambda: self._wire,
             connection,
-            ssl=self._worker.tls_context if at_once else None,
+            ssl=at_once,
             ssl_handshake_timeout=min(_HANDSHAKE, self._worker.patience()) if at_once else None,
         )
         self._began = math.inf
-        # Let the loop look once: who has spoken already does not wait for replies.
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        for _ in range(2):  # let the loop look once: who has spoken already does not wait for replies
+            await asyncio.sleep(0)
         if refusal is None and self._wire.pending:
             refusal = PIPELINED
         if refusal is not None:
@@ -255,7 +257,7 @@ class Conversation:
         await self._hello(rest, extended=True)
         if self._closing:
             return
-        tls = self._worker.tls_context is not None and not self._over_tls
+        tls = self._worker.tls is not None and not self._wire.over_tls
         await self._push(ehlo(self._door.hostname, self._settings, self.peer, self._offered, starttls=tls))
 
     async def _hello(self, rest: str, *, extended: bool) -> None:
@@ -268,35 +270,29 @@ class Conversation:
 
     @property
     def _offered(self) -> frozenset[str]:
-        return parameters(queued=self._door.submit is not None, over_tls=self._over_tls, logins=self._logins)
-
-    @property
-    def _over_tls(self) -> bool:
-        return self._wire.tls is not None
+        return parameters(
+            queued=self._door.submit is not None, over_tls=self._wire.over_tls, logins=self._logins
+        )
 
     async def _starttls_command(self, rest: str) -> None:
         if rest:
             raise CommandError(501, "5.5.4", "STARTTLS takes no argument")
-        if self._over_tls:
+        if self._wire.over_tls:
             raise CommandError(503, "5.5.1", "TLS is active already")
-        if self._worker.tls_context is None:
+        if self._worker.tls is None:
             raise CommandError(454, "4.7.0", "TLS is not available")
         # RFC 3207 §4.2: nothing that was learnt in clear is kept, nothing sent in clear is obeyed.
         await self._forget()
         self._helo, self._extended, self._identity = "", False, _NO_CLIENT
         await self._push("220 2.0.0 Ready to start TLS")
-        await self._wire.secure(self._worker.tls_context, min(_HANDSHAKE, self._worker.patience()))
-
-    @property
-    def _logins(self) -> bool:
-        """Whether this is where clients log in."""
-        return self._listener.submission and self._worker.guard is not None
+        context = self._worker.tls.context(self.peer, self._listener.name)
+        await self._wire.secure(context, min(_HANDSHAKE, self._worker.patience()))
 
     async def _auth_command(self, rest: str) -> None:
         if not self._logins:
             raise CommandError(502, "5.5.1", "AUTH is not available here")
         self._need_helo()
-        if not self._over_tls:
+        if not self._wire.over_tls:
             raise CommandError(538, "5.7.11", "Encryption required, send STARTTLS first")
         if self._login.name or self._mail is not None:
             raise CommandError(503, "5.5.1", "Logged in already, or within a transaction")
@@ -318,7 +314,7 @@ class Conversation:
         """On a submission listener, mail is taken only from who has logged in (RFC 6409 §4.3)."""
         if not self._listener.submission or self._login.name or self._identity.login:
             return
-        if not self._over_tls:
+        if not self._wire.over_tls:
             raise CommandError(530, "5.7.0", "Must issue a STARTTLS command first")  # RFC 3207 §4
         raise CommandError(530, "5.7.0", "Authentication required")  # RFC 4954 §6
 
@@ -429,8 +425,7 @@ class Conversation:
         await self._forget()
         await self._say(OK)
 
-    async def _quit_command(self, rest: str) -> None:
-        del rest
+    async def _quit_command(self, _rest: str) -> None:
         await self._leave(Reply(221, "2.0.0", "Bye"))
 
     async def _xclient_command(self, rest: str) -> None:

@@ -11,7 +11,7 @@ from gateway.delivery.ways import Ways
 from gateway.mail.networks import network
 from gateway.settings import Count, Positive, Seconds, Settings
 from gateway.smarthost.limits import RateSettings
-from gateway.tls.inbound import TlsVersion
+from gateway.tls.inbound import OfferedVersion
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,10 +50,11 @@ class SmarthostSettings(Settings, frozen=True, kw_only=True):
     # PEM files of the certificate (with its chain) and the key for STARTTLS. Empty: no STARTTLS.
     certificate: str = ""
     key: str = ""
-    # PEM file of the CAs whose client certificates are accepted. Empty: none is asked for.
+    # PEM file of the CAs whose client certificates are accepted. One is asked for only where a row of
+    # [[tls.inbound]] may want it, and must verify then; a row without client_networks asks everybody.
     client_ca_file: str = ""
     # The oldest TLS version offered.
-    minimum_version: TlsVersion = "TLSv1.2"
+    minimum_version: OfferedVersion = "TLSv1.2"
     # Networks of proxies that open connections for others. Each connection must begin with a PROXY header,
     # version 1 or 2, and whom that names is the client from then on.
     proxy_networks: tuple[str, ...] = ()

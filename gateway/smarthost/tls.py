@@ -7,6 +7,7 @@ Reads the client's certificate, which OpenSSL has parsed, and verified if it is 
 from __future__ import annotations
 
 import hashlib
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from gateway.mail.headers import printable
@@ -14,6 +15,8 @@ from gateway.mail.types import Tls
 
 if TYPE_CHECKING:
     import ssl
+
+_NAMES = 50  # of a certificate that are looked at
 
 
 def tls_facts(tls: ssl.SSLObject | None) -> Tls | None:
@@ -31,8 +34,15 @@ def tls_facts(tls: ssl.SSLObject | None) -> Tls | None:
         client_issuer=_common_name(names.get("issuer", ())),
         # With CERT_OPTIONAL, a certificate that does not verify ends the handshake.
         client_verified=bool(names),
+        client_names=_other_names(names.get("subjectAltName", ())),
         client_fingerprint=hashlib.sha256(certificate).hexdigest() if certificate else "",
     )
+
+
+def _other_names(names: Any) -> tuple[str, ...]:
+    """The names that a certificate has besides."""
+    found = (value for kind, value in names if kind in ("DNS", "email"))
+    return tuple(printable(value, 255) for value in islice(found, _NAMES))
 
 
 def _common_name(name: Any) -> str:

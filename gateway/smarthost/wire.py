@@ -187,6 +187,11 @@ class Wire(asyncio.BufferedProtocol):
         found: ssl.SSLObject | None = self.transport.get_extra_info("ssl_object")
         return found
 
+    @property
+    def over_tls(self) -> bool:
+        """Whether there is one."""
+        return self.tls is not None
+
     async def secure(self, context: ssl.SSLContext, seconds: float) -> None:
         """Begin TLS. What came in clear is dropped. Raises OSError if it does not come about."""
         assert self.transport is not None

@@ -18,12 +18,12 @@ from gateway.smarthost.replies import CLOSING
 from gateway.smarthost.wire import BLOCK
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Iterable
     from concurrent.futures import Executor
 
     from gateway.smarthost.limits import What
     from gateway.smarthost.settings import Door
+    from gateway.tls.inbound import ServerTls
 
 IDLE = 1.0  # seconds of owing us something after which a client may have to make room
 _BUSY = Reply(421, "4.3.2", "Too many connections, try again later")
@@ -57,10 +57,10 @@ class Guest(Protocol):
 class Worker:
     """What the sessions of one worker share."""
 
-    def __init__(self, door: Door, pool: Executor, tls_context: ssl.SSLContext | None) -> None:
+    def __init__(self, door: Door, pool: Executor, tls: ServerTls | None) -> None:
         self.door = door
         self.pool = pool
-        self.tls_context = tls_context
+        self.tls = tls
         self.loop = asyncio.get_running_loop()
         self.closing = False  # whether clients are sent away between messages
         self.buffered = 0  # octets of messages in memory

@@ -9,6 +9,7 @@ from Postfix's {tls_version}, {cipher} and {cert_subject} macros. Pure, but for
 from __future__ import annotations
 
 import ssl
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 TlsVersion = Literal["TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"]
+OfferedVersion = Literal["TLSv1.2", "TLSv1.3"]  # by us: RFC 8996
 
 _RANK = {"TLSv1": 0, "TLSv1.0": 0, "TLSv1.1": 1, "TLSv1.2": 2, "TLSv1.3": 3}
 _VERSIONS = {
@@ -30,7 +32,7 @@ _VERSIONS = {
     "TLSv1.3": ssl.TLSVersion.TLSv1_3,
 }
 # AEAD with forward secrecy only; TLS 1.3 suites are all of that kind and stay as OpenSSL has them.
-_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:@SECLEVEL=2"
 
 _NO_TLS = Reply(530, "5.7.0", "Must issue a STARTTLS command first")  # RFC 3207 §4
 
@@ -52,7 +54,8 @@ class InboundTlsRule(Settings, frozen=True, kw_only=True):
     minimum_version: TlsVersion = "TLSv1.2"
     # Whether the client must show a certificate that was verified against our CA file.
     client_certificate: bool = False
-    # Common names of which the verified client certificate must have one. Empty: any.
+    # Names of which the verified client certificate must have one, as its common name or (not through the
+    # milter, since Postfix does not tell them) in subjectAltName. Empty: any.
     client_subjects: tuple[str, ...] = ()
     # SHA-256 fingerprints (hex, colons allowed) of which the client certificate must have one;
     # never met through the milter, since Postfix does not tell the fingerprint. Empty: any.
@@ -66,6 +69,17 @@ class InboundTlsRule(Settings, frozen=True, kw_only=True):
         for text in self.client_fingerprints:
             if len(bytes.fromhex(text.replace(":", ""))) != 32:
                 raise ValueError(f"not a SHA-256 fingerprint: {text}")
+
+    @property
+    def wants_certificate(self) -> bool:
+        """Whether the row is about client certificates."""
+        return bool(self.client_certificate or self.client_subjects or self.client_fingerprints)
+
+    def may_apply(self, session: Session) -> bool:
+        """Whether it is about this client, if the sender is as well."""
+        if self.client_networks and not inside(session.client_ip, self.client_networks):
+            return False
+        return not self.listeners or session.listener in self.listeners
 
 
 def check(session: Session, mail_from: str | None, rules: Sequence[InboundTlsRule]) -> Reply | None:
@@ -82,9 +96,7 @@ def check(session: Session, mail_from: str | None, rules: Sequence[InboundTlsRul
 
 
 def _applies(rule: InboundTlsRule, session: Session, mail_from: str | None) -> bool:
-    if rule.client_networks and not inside(session.client_ip, rule.client_networks):
-        return False
-    if rule.listeners and session.listener not in rule.listeners:
+    if not rule.may_apply(session):
         return False
     if not rule.sender_domains:
         return True
@@ -101,7 +113,8 @@ def _unmet(rule: InboundTlsRule, tls: Tls | None) -> Reply | None:
     if (rule.client_certificate or wants_subject) and not tls.client_verified:
         return Reply(550, "5.7.10", "A verified client certificate is required")
     names = {name.casefold() for name in rule.client_subjects}
-    if wants_subject and tls.client_subject.casefold() not in names:
+    shown = {name.casefold() for name in (tls.client_subject, *tls.client_names)}
+    if wants_subject and not names & shown:
         return Reply(550, "5.7.10", "This client certificate is not accepted here")
     prints = {text.replace(":", "").lower() for text in rule.client_fingerprints}
     if prints and tls.client_fingerprint.lower() not in prints:
@@ -109,14 +122,51 @@ def _unmet(rule: InboundTlsRule, tls: Tls | None) -> Reply | None:
     return None
 
 
-def server_context(
-    certificate: str, key: str, *, client_ca_file: str = "", minimum_version: TlsVersion = "TLSv1.2"
-) -> ssl.SSLContext:
-    """The context with which our listeners answer STARTTLS.
+@dataclass(frozen=True, slots=True)
+class ServerTls:
+    """The contexts of our listeners; made by `server_tls`.
 
-    A client certificate is asked for only if there is a `client_ca_file`; one that does not
-    verify then ends the handshake, since Python has no way to take it and look later. A
-    self-signed client certificate goes into that file itself. Raises OSError, ssl.SSLError.
+    A certificate that does not verify ends the handshake, since Python has no way to take it and look later.
+    So none is asked for but where a row of the policy may want to see it: who has one of somebody else's
+    authority must still be able to send us mail.
+    """
+
+    usual: ssl.SSLContext
+    asking: ssl.SSLContext | None = None
+    rules: tuple[InboundTlsRule, ...] = ()
+
+    def context(self, client_ip: str, listener: str) -> ssl.SSLContext:
+        """The context for a client of `listener`."""
+        if self.asking is None:
+            return self.usual
+        session = Session(client_ip=client_ip, listener=listener)
+        asks = any(rule.wants_certificate and rule.may_apply(session) for rule in self.rules)
+        return self.asking if asks else self.usual
+
+
+def server_tls(
+    certificate: str,
+    key: str,
+    *,
+    client_ca_file: str = "",
+    minimum_version: OfferedVersion = "TLSv1.2",
+    rules: tuple[InboundTlsRule, ...] = (),
+) -> ServerTls:
+    """What our listeners answer TLS with. Raises OSError, ssl.SSLError."""
+    usual = server_context(certificate, key, minimum_version=minimum_version)
+    if not client_ca_file:
+        return ServerTls(usual)
+    asking = server_context(certificate, key, client_ca_file=client_ca_file, minimum_version=minimum_version)
+    return ServerTls(usual, asking, rules)
+
+
+def server_context(
+    certificate: str, key: str, *, client_ca_file: str = "", minimum_version: OfferedVersion = "TLSv1.2"
+) -> ssl.SSLContext:
+    """A context with which our listeners answer. Raises OSError, ssl.SSLError.
+
+    A client certificate is asked for only if there is a `client_ca_file`. A self-signed one goes into that
+    file itself.
     """
     for path in filter(None, (certificate, key, client_ca_file)):
         with Path(path).open("rb"):

@@ -324,3 +324,71 @@ def test_a_network_has_a_limit_of_connections() -> None:
             return answers
 
     assert [a[:3] for a in asyncio.run(go())] == ["220", "220", "421", "220"]
+
+
+# ---------------------------------------------------------------- slow ones, in every phase
+
+
+async def nothing(_raw: Raw) -> None: ...
+
+
+async def half_a_command(raw: Raw) -> None:
+    assert (await raw.reply()).startswith("220")
+    raw.send(b"EH")
+
+
+async def half_a_message(raw: Raw) -> None:
+    assert (await raw.reply()).startswith("220")
+    await raw.envelope()
+    assert (await raw.ask("DATA")).startswith("354")
+    raw.send(b"S")
+
+
+async def half_a_chunk(raw: Raw) -> None:
+    assert (await raw.reply()).startswith("220")
+    await raw.envelope()
+    raw.send(b"BDAT 100000 LAST\r\nS")
+
+
+async def half_a_handshake(raw: Raw) -> None:
+    assert (await raw.reply()).startswith("220")
+    await raw.ask("EHLO c")
+    assert (await raw.ask("STARTTLS")).startswith("220")
+    raw.send(b"\x16\x03\x01")
+
+
+@pytest.mark.parametrize(
+    ("phase", "settings"),
+    [
+        (nothing, {"proxy_networks": ("127.0.2.0/24",)}),
+        (half_a_command, {}),
+        (half_a_message, {}),
+        (half_a_chunk, {}),
+        (half_a_handshake, {}),
+    ],
+)
+def test_slow_clients_make_room_in_every_phase(
+    phase: Any, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.smarthost.worker.IDLE", 0.2)
+    monkeypatch.setattr("gateway.smarthost.receive._PAUSE", 0.2)
+    pair = Authority(tmp_path).issue("localhost")
+    context = server_context(str(pair.certificate), str(pair.key))
+
+    async def go() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            opening = opened(Bench(), tls=context, connection_limit=8, **settings)
+            port = await stack.enter_async_context(opening)
+            for n in range(8):
+                raw = await stack.enter_async_context(
+                    Raw.connected(port, greet=False, source=f"127.0.2.{n + 1}")
+                )
+                await phase(raw)
+            await asyncio.sleep(0.6)
+            begun = asyncio.get_running_loop().time()
+            raw = await stack.enter_async_context(Raw.connected(port))
+            await raw.envelope()
+            assert (await raw.message(SENT)).startswith("250")
+            assert asyncio.get_running_loop().time() - begun < 2
+
+    asyncio.run(go())

@@ -4,13 +4,18 @@
 from __future__ import annotations
 
 import ssl
+from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
 
+from contrib.lab.certificates import Authority
 from gateway.mail.types import Session, Tls
-from gateway.tls.inbound import InboundTlsRule, check
+from gateway.tls.inbound import InboundTlsRule, check, server_tls
 from gateway.tls.outbound import OutboundTlsRule, TlsPolicy, context_for, policy_for
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PRINT = "ab" * 32
 CLEAR = Session(client_ip="192.0.2.7", listener="mx")
@@ -29,6 +34,12 @@ BOTH = InboundTlsRule(client_networks=("192.0.2.0/24",), sender_domains=("exampl
 NEWEST = InboundTlsRule(minimum_version="TLSv1.3")
 CERTIFICATE = InboundTlsRule(client_certificate=True)
 NAMED = InboundTlsRule(client_subjects=("mail.example.net",))
+OTHERWISE_NAMED = Session(
+    client_ip="192.0.2.7",
+    tls=Tls(
+        "TLSv1.2", client_subject="x", client_verified=True, client_names=("a.example", "MAIL.example.net")
+    ),
+)
 PRINTED = InboundTlsRule(client_fingerprints=(":".join(["AB"] * 32),))
 
 
@@ -36,6 +47,7 @@ PRINTED = InboundTlsRule(client_fingerprints=(":".join(["AB"] * 32),))
     ("session", "mail_from", "rules", "answer"),
     [
         (CLEAR, "a@example.com", [], ""),
+        (OTHERWISE_NAMED, "a@example.com", [NAMED], ""),
         (CLEAR, "a@example.com", [EVERYBODY], "530 5.7.0"),
         (CLEAR, None, [EVERYBODY], "530 5.7.0"),
         (CLEAR, "", [EVERYBODY], "530 5.7.0"),
@@ -119,3 +131,34 @@ def test_contexts() -> None:
     assert strict.minimum_version is ssl.TLSVersion.TLSv1_2
     with pytest.raises(OSError, match="No such file"):
         context_for(TlsPolicy("verify", "x", ca_file="/nonexistent/ca.pem"))
+
+
+@pytest.mark.parametrize(
+    ("rules", "client", "listener", "asks"),
+    [
+        ([], "192.0.2.7", "mx", False),
+        ([EVERYBODY, BY_NET, NEWEST], "192.0.2.7", "mx", False),
+        ([CERTIFICATE], "192.0.2.7", "mx", True),
+        ([NAMED], "192.0.2.7", "mx", True),
+        ([PRINTED], "192.0.2.7", "mx", True),
+        ([InboundTlsRule(client_certificate=True, sender_domains=("example.com",))], "192.0.2.7", "mx", True),
+        (
+            [InboundTlsRule(client_certificate=True, client_networks=("192.0.2.0/24",))],
+            "198.51.100.1",
+            "mx",
+            False,
+        ),
+        ([InboundTlsRule(client_certificate=True, listeners=("submission",))], "192.0.2.7", "mx", False),
+        ([InboundTlsRule(client_certificate=True, listeners=("mx",)), BY_NET], "192.0.2.7", "mx", True),
+    ],
+)
+def test_who_is_asked_for_a_certificate(
+    rules: list[InboundTlsRule], client: str, listener: str, asks: bool, tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path)
+    pair = authority.issue("localhost")
+    files = (str(pair.certificate), str(pair.key))
+    tls = server_tls(*files, client_ca_file=str(authority.certificate), rules=tuple(rules))
+    assert (tls.context(client, listener).verify_mode is ssl.CERT_OPTIONAL) is asks
+    without = server_tls(*files, rules=tuple(rules))
+    assert without.context(client, listener).verify_mode is ssl.CERT_NONE
