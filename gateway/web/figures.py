@@ -6,15 +6,18 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from starlette.responses import JSONResponse, Response
 
 from gateway.store import statistics
+from gateway.store.search import Search
 from gateway.store.states import OPEN, State
 from gateway.web.plot import plot
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gateway.store.decisions import Figures
     from gateway.store.people import Person
     from gateway.store.quarantine import Quarantine
@@ -22,7 +25,9 @@ if TYPE_CHECKING:
     from gateway.store.statistics import Day
     from gateway.web.site import Visit
 
+T = TypeVar("T")
 DAYS: Final = 14
+UPTO: Final = 10_000  # what waits is counted so far
 _FRESH: Final = 10.0  # seconds for which what was counted is shown again
 _MOST: Final = 200  # people whose figures are kept
 _HELD: Final = tuple(str(state) for state in State)
@@ -45,19 +50,26 @@ class Counts:
     def __init__(self, quarantine: Quarantine) -> None:
         self._quarantine = quarantine
         self._lock = threading.Lock()
-        self._known: dict[Reach, tuple[float, Told]] = {}
+        self._told: dict[Reach, tuple[float, Told]] = {}
+        self._waiting: dict[Reach, tuple[float, dict[str, int]]] = {}
 
     def of(self, person: Person) -> Told:
         """What this person may know."""
-        reach = person.reach
+        return self._fresh(self._told, person.reach, self._count)
+
+    def waiting(self, person: Person) -> dict[str, int]:
+        """How much is open, and how much of it is asked for; counting ends at UPTO."""
+        return self._fresh(self._waiting, person.reach, self._count_waiting)
+
+    def _fresh(self, known: dict[Reach, tuple[float, T]], reach: Reach, count: Callable[[Reach], T]) -> T:
         with self._lock:
-            when, told = self._known.get(reach, (float("-inf"), None))
-            if told is None or time.monotonic() - when > _FRESH:
-                told = self._count(reach)
-                if len(self._known) >= _MOST:
-                    self._known.clear()
-                self._known[reach] = (time.monotonic(), told)
-            return told
+            found = known.get(reach)
+            if found is None or time.monotonic() - found[0] > _FRESH:
+                made = count(reach)
+                if len(known) >= _MOST:
+                    known.clear()
+                found = known[reach] = (time.monotonic(), made)
+            return found[1]
 
     def _count(self, reach: Reach) -> Told:
         database, last = self._quarantine.database, int(time.time()) // statistics.DAY
@@ -68,6 +80,13 @@ class Counts:
             statistics.judged(database, first, last) if reach.everything else [],
             self._quarantine.decisions.figures() if reach.everything else None,
         )
+
+    def _count_waiting(self, reach: Reach) -> dict[str, int]:
+        count = self._quarantine.count
+        return {
+            "open": count(Search(within=reach, state=OPEN), UPTO),
+            "requested": count(Search(within=reach, state=State.REQUESTED), UPTO),
+        }
 
 
 def page(visit: Visit) -> Response:
@@ -84,12 +103,4 @@ def page(visit: Visit) -> Response:
 
 def live(visit: Visit) -> Response:
     """What waits, for the counters of a page that is open."""
-    return JSONResponse(waiting(visit.site.counts.of(visit.person)))
-
-
-def waiting(told: Told) -> dict[str, int]:
-    """How much is open, and how much of it is asked for."""
-    return {
-        "open": sum(told.states.get(state, 0) for state in OPEN),
-        "requested": told.states.get(State.REQUESTED, 0),
-    }
+    return JSONResponse(visit.site.counts.waiting(visit.person))

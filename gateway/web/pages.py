@@ -7,6 +7,7 @@ A GET changes nothing. Functions here run in threads.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import quote, urlencode
 
@@ -20,7 +21,6 @@ from gateway.policy.counterfactual import answers, words
 from gateway.store import options
 from gateway.store.decisions import RefusedError
 from gateway.store.states import OPEN, WAITING, Role, State
-from gateway.web.figures import waiting
 from gateway.web.held import BULK, AbsentError
 from gateway.web.may import Act
 from gateway.web.site import AskedError, redirect
@@ -70,20 +70,23 @@ def listing(visit: Visit) -> Response:
     except ValueError as error:
         problem, wanted = str(error), None
     page = visit.held.page(wanted) if wanted else None
+    total = len(page.items) if page else 0
+    if wanted and page and (page.following or wanted.before):
+        total = visit.held.count(replace(wanted, before=""), 1_000)
     here = urlencode({name: value for name, value in query.items() if value})
     return visit.page(
         "list.html",
         status=400 if problem else 200,
         items=page.items if page else (),
         following=page.following if page else "",
-        total=visit.held.count(wanted, 1_000) if wanted else 0,
+        total=total,
         query=query,
         here=here,
         states=STATES,
         filters=visit.site.filters().all() if visit.person.role >= Role.REVIEWER else {},
         done=DONE.get(visit.request.query_params.get("done", ""), ""),
         problem=problem,
-        waiting=waiting(visit.site.counts.of(visit.person)),
+        waiting=visit.site.counts.waiting(visit.person),
         reviewer=visit.person.role >= Role.REVIEWER,
     )
 
