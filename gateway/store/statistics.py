@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from gateway.store.database import Database
     from gateway.store.reach import Reach
+    from gateway.store.states import State
 
 DAY: Final = 86_400
 
@@ -59,10 +60,10 @@ def judged(database: Database, first: int, last: int) -> list[Day]:
     return _days(database, chosen, first, last)
 
 
-def states(database: Database, reach: Reach) -> dict[str, int]:
-    """How many messages are in each state."""
+def states(database: Database, reach: Reach, *among: State) -> dict[str, int]:
+    """How many messages are in each state, or in each of those named."""
     state = schema.quarantine.c.state
-    chosen = statement(Search(within=reach), state, func.count()).group_by(state)
+    chosen = statement(Search(within=reach, state=among or None), state, func.count()).group_by(state)
     return {row[0]: row[1] for row in database.read(lambda c: c.execute(chosen).all())}
 
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from starlette.responses import JSONResponse, Response
 
 from gateway.store import statistics
-from gateway.store.search import Search
 from gateway.store.states import OPEN, State
 from gateway.web.plot import plot
 
@@ -27,8 +26,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 DAYS: Final = 14
-UPTO: Final = 10_000  # what waits is counted so far
-_FRESH: Final = 10.0  # seconds for which what was counted is shown again
+_FRESH: Final = 15.0  # seconds for which what was counted is shown again
 _MOST: Final = 200  # people whose figures are kept
 _HELD: Final = tuple(str(state) for state in State)
 _JUDGED: Final = ("relay", "tag", "strip", "learn", "quarantine", "defer", "reject")
@@ -58,7 +56,7 @@ class Counts:
         return self._fresh(self._told, person.reach, self._count)
 
     def waiting(self, person: Person) -> dict[str, int]:
-        """How much is open, and how much of it is asked for; counting ends at UPTO."""
+        """How much is open, and how much of it is asked for."""
         return self._fresh(self._waiting, person.reach, self._count_waiting)
 
     def _fresh(self, known: dict[Reach, tuple[float, T]], reach: Reach, count: Callable[[Reach], T]) -> T:
@@ -82,11 +80,8 @@ class Counts:
         )
 
     def _count_waiting(self, reach: Reach) -> dict[str, int]:
-        count = self._quarantine.count
-        return {
-            "open": count(Search(within=reach, state=OPEN), UPTO),
-            "requested": count(Search(within=reach, state=State.REQUESTED), UPTO),
-        }
+        found = statistics.states(self._quarantine.database, reach, *OPEN)
+        return {"open": sum(found.values()), "requested": found.get(State.REQUESTED, 0)}
 
 
 def page(visit: Visit) -> Response:
