@@ -311,6 +311,7 @@ def door(
 ) -> Door:
     """Return what the smart host serves with; without a `submitter` it has no queue."""
     config = loaded.config
+    notes = watch(config, database, gateway.counters, gateway.log) if database else None
     return Door(
         settings=config.smarthost,
         hostname=config.smarthost.hostname or config.name,
@@ -326,7 +327,7 @@ def door(
         domains=config.domains,
         relay_networks=config.relay_networks,
         log=gateway.log,
-        ways=ways(config, loaded.hop_logins, database),
+        ways=ways(config, loaded.hop_logins, database, notes),
         submit=submitter.submit if submitter else None,
         logins=loaded.logins,
         lifetime=config.queue.lifetime,

@@ -148,6 +148,11 @@ class Resolver:
         self._cache: OrderedDict[Question, tuple[float, Answer[Any]]] = OrderedDict()
         self._lock = threading.Lock()
 
+    @property
+    def believed(self) -> bool:
+        """Whether any server is on loopback, so that what it says of DNSSEC counts."""
+        return any(server.loopback for server in self._servers)
+
     def query(self, name: str, kind: Kind, deadline: float) -> Answer[Any]:
         """Answer one question from the cache or the network, before `deadline` (monotonic seconds)."""
         ascii_name = to_ascii(name)

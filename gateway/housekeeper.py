@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from gateway.metrics import Counters, Metrics
     from gateway.pipeline import Gateway
     from gateway.scanners.clamd import ClamdSettings
+    from gateway.tls.policies import Policies
 
 _ROUND = 600.0  # seconds between two rounds of retention
 _HOUR = 3_600.0
@@ -97,12 +98,11 @@ def serve(loaded: Loaded, metrics: Metrics, counters: Counters, log: Log) -> Non
         threading.Thread(
             target=judge_again, args=(opened.gateway, settings), name="re-scan", daemon=True
         ).start()
-    asked = demands(settings, database)
+    if (policies := demands(settings, database).policies) is not None:
+        threading.Thread(target=refresh, args=(policies, log), name="policies", daemon=True).start()
     while True:
         try:
             tidy(settings, database)
-            if asked.policies is not None:
-                asked.policies.refresh()
             bound(settings, database, counters, log)
         except StoreError as error:
             log.error("retention failed", error=printable(str(error), 200))
@@ -161,6 +161,17 @@ def _engine(settings: Config) -> str:
         return ""
     found = Clamd(settings.antivirus).versions(time.monotonic() + _VERSION_TIMEOUT)
     return next((version for version in found.values() if version), "")
+
+
+def refresh(policies: Policies, log: Log) -> None:
+    """Fetch MTA-STS policies anew before they expire."""
+    while True:
+        try:
+            if count := policies.refresh():
+                log.info("MTA-STS policies refreshed", count=count)
+        except StoreError as error:
+            log.error("MTA-STS policies are not refreshed", error=printable(str(error), 200))
+        time.sleep(_ROUND)
 
 
 def release(quarantine: Quarantine, sender: Sender, log: Log) -> None:

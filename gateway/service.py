@@ -316,6 +316,7 @@ def run_worker(
                 door = replace(door, count=lambda what: counters.add(what, "smarthost"))
                 bound = [(how, sockets[where]) for where, how in settings.smarthost.listeners.items()]
                 asyncio.run(_serve_smarthost(bound, door, loaded.tls))
+                door.ways.close()
             finally:
                 if submitter is not None:
                     submitter.close()

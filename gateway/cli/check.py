@@ -55,6 +55,7 @@ def check(context: Context, *, probe: bool, as_json: bool) -> None:
         "smart host": " ".join(settings.smarthost.listeners) or "closed",
         "domains": " ".join(settings.domains) or "none",
         "next hop": settings.next_hop or "none",
+        "tls outbound": _outbound(settings),
         "antivirus": " ".join(settings.antivirus.addresses) if settings.antivirus.enabled else "off",
         "spamassassin": " ".join(settings.spamassassin.addresses) if settings.spamassassin.enabled else "off",
         "classifier": loaded.classifier.version if loaded.classifier else "unavailable",
@@ -113,6 +114,22 @@ def warn(settings: Config) -> list[str]:
     if os.getuid() == 0 and not settings.user:
         found.append("user is not set: the gateway would keep running as root")
     return found
+
+
+def _outbound(settings: Config) -> str:
+    """What next hops are held to, besides the table."""
+    from gateway.dns import Resolver  # noqa: PLC0415
+
+    believed = Resolver(settings.dns).believed
+    dane = (
+        "without DANE"
+        if not settings.tls.dane
+        else "DANE"
+        if believed
+        else "no DANE: no resolver on loopback"
+    )
+    sts = "MTA-STS" if settings.tls.mta_sts else "without MTA-STS"
+    return f"{len(settings.tls.outbound)} rows, {dane}, {sts}, on downgrade {settings.tls.downgrade}"
 
 
 def _probe(settings: Config) -> dict[str, tuple[bool, str]]:

@@ -11,7 +11,6 @@ for each read: who sends an octet now and then would hold it for ever.
 
 from __future__ import annotations
 
-import http.client
 import io
 import ipaddress
 import socket
@@ -77,6 +76,8 @@ class Web:
         seconds: float,
         port: int = 0,
     ) -> Answer:
+        from http.client import HTTPException  # noqa: PLC0415  # few processes fetch anything
+
         end = time.monotonic() + seconds
         try:
             with self._connect(host, port or self.port, end) as connection:
@@ -85,7 +86,7 @@ class Web:
             raise FetchError(
                 f"{host}: certificate not accepted, {error.verify_message}", certificate=True
             ) from None
-        except (OSError, ValueError, EOFError, http.client.HTTPException) as error:
+        except (OSError, ValueError, EOFError, HTTPException) as error:
             what = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise FetchError(f"{host}: {what[:200]}") from None
 
@@ -161,6 +162,8 @@ def _exchange(
     end: float,
 ) -> Answer:
     """One request, one answer. Raises OSError, ValueError, HTTPException."""
+    from http.client import HTTPResponse  # noqa: PLC0415  # as above
+
     lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", f"User-Agent: {_AGENT}", "Accept: */*"]
     lines += [f"{name}: {value}" for name, value in fields.items()]
     if method == "POST":
@@ -168,7 +171,7 @@ def _exchange(
     head = "\r\n".join([*lines, "Connection: close", "", ""]).encode("ascii")
     connection.settimeout(_left(end))
     connection.sendall(head + body)
-    response = http.client.HTTPResponse(_Wire(connection, end), method=method)  # type: ignore[arg-type]  # asks for makefile alone
+    response = HTTPResponse(_Wire(connection, end), method=method)  # type: ignore[arg-type]  # asks for makefile alone
     try:
         response.begin()
         data = response.read(limit + 1)

@@ -110,7 +110,7 @@ class Policies:
     def find(self, domain: str) -> Found:
         """The policy of a recipient domain. May take half a minute; raises what the cache raises."""
         name = to_ascii(domain)
-        if name is None or "." not in name:
+        if name is None or "." not in name or name.startswith("["):
             return NOTHING
         recent = self._recent.get(name)
         if recent is not None and recent[0] > time.monotonic():

@@ -3,19 +3,26 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
 from contrib.lab.dns import DnsStub
+from contrib.lab.sink import Sink
 from gateway.cli.tls import tls
 from gateway.config import Config
 from gateway.dns import DnsSettings
+from gateway.reports.settings import TlsReportSettings
+from gateway.store.counts import DAY
 from gateway.store.database import open_database
 from gateway.store.hosts import Hosts, StsPolicies
+from gateway.store.tlsrpt import TlsResult, TlsResults
 from gateway.tls.mta_sts import Policy
 from gateway.tls.outbound import OutboundTlsRule
 from gateway.tls.policies import Kept
@@ -38,6 +45,7 @@ ZONE: dict[str, Any] = {
     "_25._tcp.lost.example.com": "SERVFAIL",
 }
 FAR = 4_000_000_000.0
+TODAY = int(time.time()) // DAY
 
 
 class Bench:
@@ -121,3 +129,60 @@ def test_a_host_is_forgotten(bench: Bench) -> None:
     assert "\x1b" not in again.stderr
     (row,) = bench.json("table.example.com")["mx"]
     assert row["remembered"] == ""
+
+
+# ---------------------------------------------------------------- reports
+
+
+@pytest.fixture
+def reporting(bench: Bench, tmp_path: Path) -> Iterator[tuple[Bench, Sink]]:
+    with Sink() as sink:
+        changes = {
+            "hostname": "mx.example.org",
+            "next_hop": f"smtp:{sink.address}",
+            "tls_report": TlsReportSettings(enabled=True, email="tls@example.org"),
+        }
+        bench.config = msgspec.structs.replace(bench.config, **changes)
+        database = open_database(bench.config.store)
+        counts = TlsResults(database)
+        for day in (TODAY - 1, TODAY):
+            counts.add(day, "example.com", TlsResult("no-policy-found"))
+        counts.add(TODAY - 1, "null.example.com", TlsResult("no-policy-found"))
+        counts.close()
+        database.close()
+        yield bench, sink
+
+
+def test_reports_are_listed_and_written(reporting: tuple[Bench, Sink], tmp_path: Path) -> None:
+    bench, sink = reporting
+    rows = json.loads(bench.run("report", "--json").stdout)
+    assert [(row["domain"], row["state"]) for row in rows] == [
+        ("example.com", "due"),
+        ("null.example.com", "due"),
+        ("example.com", "today"),
+    ]
+    done = bench.run("report", "--domain", "example.com", "--out", str(tmp_path / "out"))
+    assert done.exit_code == 0, done.output
+    files = sorted((tmp_path / "out").iterdir())
+    assert len(files) == 2
+    assert json.loads(gzip.decompress(files[0].read_bytes()))["contact-info"] == "tls@example.org"
+    assert not sink.transactions
+
+
+def test_reports_are_sent_once(reporting: tuple[Bench, Sink]) -> None:
+    bench, sink = reporting
+    sent = json.loads(bench.run("report", "--send", "--json").stdout)
+    assert [(row["domain"], row["status"]) for row in sent] == [
+        ("example.com", "sent"),
+        ("null.example.com", "skipped"),  # it asks for none
+    ]
+    (mail,) = sink.transactions
+    assert mail.recipients == ("tls@example.com",)
+    assert b"TLS-Report-Domain: example.com" in mail.data
+    assert json.loads(bench.run("report", "--send", "--json").stdout) == []
+    assert len(sink.transactions) == 1
+
+
+def test_reports_need_an_address(bench: Bench) -> None:
+    assert bench.run("report", "--send").exit_code == 78
+    assert bench.run("report", "--send", "--out", "x").exit_code == 64
