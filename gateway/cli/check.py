@@ -121,13 +121,9 @@ def _outbound(settings: Config) -> str:
     from gateway.dns import Resolver  # noqa: PLC0415
 
     believed = Resolver(settings.dns).believed
-    dane = (
-        "without DANE"
-        if not settings.tls.dane
-        else "DANE"
-        if believed
-        else "no DANE: no resolver on loopback"
-    )
+    dane = "DANE" if believed else "no DANE, since no resolver is on loopback"
+    if not settings.tls.dane:
+        dane = "without DANE"
     sts = "MTA-STS" if settings.tls.mta_sts else "without MTA-STS"
     return f"{len(settings.tls.outbound)} rows, {dane}, {sts}, on downgrade {settings.tls.downgrade}"
 

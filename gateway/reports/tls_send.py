@@ -22,6 +22,7 @@ from gateway.reports.tlsrpt import Report, message, packed
 from gateway.store import reported, schema, tlsrpt
 from gateway.tls.fetch import FetchError
 from gateway.tls.tlsrpt import record_of
+from gateway.tls.wish import NOT_REQUIRED
 
 if TYPE_CHECKING:
     from gateway.auth.outgoing import Signing
@@ -110,7 +111,9 @@ def _one(uri: str, report: Report, data: bytes, reporter: TlsReporter) -> Sendin
         return Sending(uri, "skipped", "not a plain mail address")
     settings = reporter.settings
     raw = signed_by_us(message(report, data, address), settings.email.rpartition("@")[2], reporter.signing)
-    result = reporter.deliver(Envelope(settings.envelope_sender, (address,)), raw, "").get(address)
+    # It is about TLS that fails, so that it goes out all the same (RFC 8460 §3).
+    envelope = Envelope(settings.envelope_sender, (address,), (NOT_REQUIRED,))
+    result = reporter.deliver(envelope, raw, "").get(address)
     if result is None:
         return Sending(uri, "deferred", "no answer for this recipient")
     return Sending(uri, "sent" if result.status == "delivered" else result.status, str(result))

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from gateway.tls.demands import Security
 
 _DAY: Final = 86_400.0
+_FRESH: Final = 30.0  # seconds for which an answer is given again without looking
+_REMEMBERED: Final = 10_000
 _RANK: Final[dict[str, int]] = {"": 0, "clear": 1, "encrypted": 2, "verified": 3}
 
 
@@ -77,11 +79,19 @@ class Hosts:
     def __init__(self, database: Database, days: float) -> None:
         self._database = database
         self._seconds = days * _DAY
+        self._recent: dict[str, tuple[float, Security]] = {}
 
     def security(self, host: str) -> Security:
-        """The best that `host` offered, "" if it is not known. Raises StoreError."""
+        """The best that `host` offered, "" if it is not known; up to half a minute old. Raises StoreError."""
+        recent = self._recent.get(host)
+        if recent is not None and recent[0] > time.monotonic():
+            return recent[1]
         found = self._row(host)
-        return found[0] if found else ""
+        best = found[0] if found else ""
+        if len(self._recent) >= _REMEMBERED:
+            self._recent.clear()
+        self._recent[host] = (time.monotonic() + _FRESH, best)
+        return best
 
     def saw(self, host: str, security: Security, *, now: float | None = None) -> Security:
         """Note what `host` offered now, and return the better that it had offered before, else "".
@@ -89,6 +99,7 @@ class Hosts:
         What is better is forgotten in its time, unless it is seen again. Raises StoreError.
         """
         now = time.time() if now is None else now
+        self._recent.pop(host, None)
         before = self._row(host, now)
         if before is not None and _RANK[before[0]] > _RANK[security]:
             return before[0]
@@ -111,6 +122,7 @@ class Hosts:
 
     def forget(self, host: str) -> bool:
         """Forget what `host` offered; whether there was anything. Raises StoreError."""
+        self._recent.pop(host, None)
         table = schema.tls_hosts
         statement = delete(table).where(table.c.host == host.lower())
         return self._database.write(lambda connection: connection.execute(statement).rowcount > 0)

@@ -135,7 +135,7 @@ def test_a_host_is_forgotten(bench: Bench) -> None:
 
 
 @pytest.fixture
-def reporting(bench: Bench, tmp_path: Path) -> Iterator[tuple[Bench, Sink]]:
+def reporting(bench: Bench) -> Iterator[tuple[Bench, Sink]]:
     with Sink() as sink:
         changes = {
             "hostname": "mx.example.org",
