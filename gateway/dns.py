@@ -3,11 +3,10 @@
 
 Reads hostile bytes: answers, which strangers compose. Opens UDP and TCP sockets, keeps none.
 
-dnspython parses the answers, but for the plainest, which cost it 60 to 100 µs of processor time
-each, and 5 µs here. Its resolver is not used: it appends local search domains, turns failures
-into exceptions of a dozen kinds, cannot ask several questions at once from one thread, and costs
-five times the processor time of an exchange over a plain socket. Failures are values here:
-SERVFAIL, REFUSED, time-outs and nonsense are all "temperror".
+dnspython parses the answers, but for the plainest, which cost it 60 to 100 µs of processor time each, and
+5 µs here. Its resolver is not used: it appends local search domains, turns failures into exceptions of a dozen
+kinds, cannot ask several questions at once from one thread, and costs five times an exchange over a plain
+socket. Failures are values here: SERVFAIL, REFUSED, time-outs and nonsense are all "temperror".
 """
 
 from __future__ import annotations
@@ -145,13 +144,9 @@ class Resolver:
             )
             for host, port in servers
         )
+        self.believed = any(one.loopback for one in self._servers)  # in what it says of DNSSEC
         self._cache: OrderedDict[Question, tuple[float, Answer[Any]]] = OrderedDict()
         self._lock = threading.Lock()
-
-    @property
-    def believed(self) -> bool:
-        """Whether any server is on loopback, so that what it says of DNSSEC counts."""
-        return any(server.loopback for server in self._servers)
 
     def query(self, name: str, kind: Kind, deadline: float) -> Answer[Any]:
         """Answer one question from the cache or the network, before `deadline` (monotonic seconds)."""

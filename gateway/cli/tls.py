@@ -55,11 +55,13 @@ def tls() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def explain(context: Context, /, domain: str, *, as_json: bool) -> None:
-    """Show what each mail exchanger of DOMAIN must offer before mail is sent to it, and who says so.
+    """Show what each next hop of mail to DOMAIN must offer before it is sent, and who says so.
 
     Asks the DNS, and the domain's web server if it has an MTA-STS policy that is not kept here; connects to
-    no mail server. "dane" and "mta-sts" are what the domain asks for, "table" is [[tls.outbound]],
-    "memory" what the host offered before. The exit status is 1 if nothing could be sent now.
+    no mail server. Without a route for DOMAIN, its MX hosts are shown.
+
+    "dane" and "mta-sts" are what the domain asks for, "table" is [[tls.outbound]], "memory" what the host
+    offered before. The exit status is 1 if nothing could be sent now.
 
     \b
     Examples:
@@ -81,11 +83,16 @@ def explain(context: Context, /, domain: str, *, as_json: bool) -> None:
         asked = demands(config, database)
         found = look(asked, name)
         hosts = Hosts(database, config.tls.memory_days) if database else None
-        rows = [_row(one, hosts) for one in found.exchangers]
+        routed, exchangers = _routed(config, database, name)
+        rows = [_row(one, hosts) for one in (exchangers if routed else found.exchangers)]
     reports = record_of(
         asked.resolver.query(f"_smtp._tls.{name}", "TXT", time.monotonic() + _DNS_SECONDS).values
     )
-    shown = _about(found) | {"tls-rpt": " ".join(reports), "postfix": postfix_policy(found) or "no policy"}
+    shown = (
+        _about(found)
+        | ({"routed by": routed} if routed else {})
+        | {"tls-rpt": " ".join(reports), "postfix": postfix_policy(found) or "no policy"}
+    )
     if as_json:
         print_json(
             {key.replace(" ", "_").replace("-", "_"): value for key, value in shown.items()} | {"mx": rows}
@@ -93,11 +100,32 @@ def explain(context: Context, /, domain: str, *, as_json: bool) -> None:
     else:
         console().print(facts(shown.items()))
         if rows:
-            heads = ("Preference>", "Host!", "Level", "Source", "Remembered", "What")
+            heads = ("Order>", "Host!", "Level", "Source", "Remembered", "What")
             cells = ("preference", "host", "level", "source", "remembered", "what")
             console().print(table(heads, [[row[cell] for cell in cells] for row in rows]))
     if not rows or all(row["level"] == "refused" for row in rows):
         sys.exit(1)
+
+
+def _routed(config: Config, database: Database | None, domain: str) -> tuple[str, list[Exchanger]]:
+    """The route of mail to `domain` and its servers, as a delivery would try them; "" without a route."""
+    from gateway.assembly import load_hop_logins, ways  # noqa: PLC0415  # as above
+    from gateway.delivery.routes import routes  # noqa: PLC0415  # as above
+    from gateway.delivery.ways import NoWay  # noqa: PLC0415  # as above
+    from gateway.tls.destination import Exchanger  # noqa: PLC0415  # as above
+
+    route = routes(config.routes, config.next_hop).route(f"postmaster@{domain}")
+    if route is None:
+        return "", []
+    out = ways(config, load_hop_logins(config), database)
+    try:
+        found = out.find(out.target(route, domain))
+    except NoWay as none:
+        return f"{route}: {none}", []
+    finally:
+        out.close()
+    servers = {one.server.host or str(one.server): one.tls for one in found}
+    return str(route), [Exchanger(at, host, tls) for at, (host, tls) in enumerate(servers.items(), 1)]
 
 
 _STATUS = {

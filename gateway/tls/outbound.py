@@ -79,7 +79,7 @@ class TlsPolicy:
     tlsa: tuple[Tlsa, ...] = ()  # for `dane`, one at least
     source: Source = ""
     refusal: str = ""  # why nothing may be sent to this host now, whatever it offers
-    failure: Failure = ""  # what the refusal counts as
+    failure: Failure = ""  # what the refusal counts as, or what was wrong with the policy itself
     domain: str = ""  # whose mail it is about, where that is what the policy was asked for
     told: tuple[str, ...] = ()  # the MTA-STS policy, as reports tell it
     requiretls: bool = False  # the next hop must offer REQUIRETLS, and is told of it (RFC 8689)

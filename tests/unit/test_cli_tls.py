@@ -117,6 +117,23 @@ def test_other_domains(bench: Bench, domain: str, level: str, source: str, statu
     assert bench.run("explain", domain).exit_code == status
 
 
+@pytest.mark.parametrize(
+    ("route", "rows"),
+    [
+        ("smtp:hop.example.org:25", [("hop.example.org", "may", "")]),
+        ("lmtp:unix:/run/lmtp", [("lmtp:unix:/run/lmtp", "none", "")]),
+        ("mx", [("mx.example.com", "dane", "dane"), ("other.example.net", "verify", "mta-sts")]),
+        ("mx:nowhere.example.org", []),
+    ],
+)
+def test_a_route_goes_before_mx_records(bench: Bench, route: str, rows: list[tuple[str, str, str]]) -> None:
+    bench.config = msgspec.structs.replace(bench.config, next_hop=route)
+    found = bench.json("example.com")
+    assert found["routed_by"].startswith(route.replace("mx", "mx:example.com") if route == "mx" else route)
+    wanted = [(host, level, source or "nobody asks") for host, level, source in rows]
+    assert [(row["host"], row["level"], row["source"]) for row in found["mx"]] == wanted
+
+
 def test_not_a_domain(bench: Bench) -> None:
     assert bench.run("explain", "a..b").exit_code == 65
     assert bench.run("explain", "localhost").exit_code == 65
