@@ -4,9 +4,9 @@
 Reads hostile bytes: answers, which strangers compose. Opens UDP and TCP sockets, keeps none.
 
 dnspython parses the answers, but for the plainest, which cost it 60 to 100 µs of processor time each, and
-5 µs here. Its resolver is not used: it appends local search domains, turns failures into exceptions of a dozen
-kinds, cannot ask several questions at once from one thread, and costs five times an exchange over a plain
-socket. Failures are values here: SERVFAIL, REFUSED, time-outs and nonsense are all "temperror".
+5 µs here. Its resolver is not used: it appends local search domains, turns failures into a dozen kinds of
+exceptions, cannot ask several questions at once from one thread, and costs five times an exchange over a
+plain socket. Failures are values here: SERVFAIL, REFUSED, time-outs, nonsense are all "temperror".
 """
 
 from __future__ import annotations
