@@ -108,7 +108,7 @@ def read(raw: bytes, start: int, end: int, default: str = "text/plain", *, mend:
     else:
         entity.media.append(Media(default))
         entity.encodings.append("7bit")
-    if entity.reasons or entity.variants or entity.defects:
+    if entity.reasons or entity.defects or any(reason != QUOTED for reason, _ in entity.variants):
         entity.plain = False
     return entity
 

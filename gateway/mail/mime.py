@@ -155,21 +155,21 @@ class _Reader:
             self.found.doubt()
             self.found.defects.update(dict.fromkeys(read.defects))
             self.found.ambiguities.update(dict.fromkeys(read.reasons))
-            for reason, variant in read.variants:
-                if self.found.spend(len(variant)):
-                    self._later(
-                        _Item(
-                            variant,
-                            0,
-                            len(variant),
-                            item.depth,
-                            reason,
-                            item.default,
-                            None,
-                            False,
-                            item.outer,
-                        )
+        for reason, variant in read.variants:
+            if self.found.spend(len(variant)):
+                self._later(
+                    _Item(
+                        variant,
+                        0,
+                        len(variant),
+                        item.depth,
+                        reason,
+                        item.default,
+                        None,
+                        False,
+                        item.outer,
                     )
+                )
         for media in read.media:
             self._body(item, read, media, read.section.body_start)
 
