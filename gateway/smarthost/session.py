@@ -76,6 +76,7 @@ class Conversation:
         self.task: asyncio.Task[None] | None = None
         self.peer = peer  # the client's IP address
         self.client = same_client(peer)  # what counts as one client: the IPv4 address, the IPv6 /64
+        self._handed_over = False  # whether asyncio has the socket, and closes it
         self._closing = False
         self._errors = 0
         self._junk = 0
@@ -119,7 +120,7 @@ class Conversation:
             self._wire.say_now(Reply(421, "4.3.0", "Temporary failure, closing"))
         finally:
             self.hang_up()
-            if self._wire.transport is None:
+            if not self._handed_over:
                 connection.close()
             self._worker.left(self)
             self._message.drop()
@@ -141,6 +142,7 @@ class Conversation:
             if refusal is not None or self._worker.tls is None:
                 return False  # a handshake for a refusal would cost more than it says
             at_once = self._worker.tls.context(self.peer, self._listener.name)
+        self._handed_over = True
         await self._worker.loop.connect_accepted_socket(
             lambda: self._wire,
             connection,

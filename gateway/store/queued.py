@@ -86,11 +86,6 @@ class Facts:
     warned: float
     size: int
 
-    @property
-    def requiretls(self) -> bool:
-        """Whether it may only go to where REQUIRETLS is kept (RFC 8689 §4)."""
-        return "REQUIRETLS" in self.options
-
 
 @dataclass(frozen=True, slots=True)
 class Recipient:

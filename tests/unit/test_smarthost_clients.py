@@ -392,3 +392,36 @@ def test_slow_clients_make_room_in_every_phase(
             assert asyncio.get_running_loop().time() - begun < 2
 
     asyncio.run(go())
+
+
+def test_slow_handshakes_make_room_and_leave_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.smarthost.worker.IDLE", 0.2)
+    authority = Authority(tmp_path)
+    pair = authority.issue("localhost")
+    context = server_context(str(pair.certificate), str(pair.key))
+    listener = Listener("relay", implicit_tls=True)
+
+    async def served(port: int) -> None:
+        async with Raw.connected(port, greet=False) as raw:
+            await raw.writer.start_tls(authority.client_context(), server_hostname="localhost")
+            raw.reader._transport = raw.writer.transport  # type: ignore[attr-defined]  # Python 3.11 forgets it
+            assert (await raw.reply()).startswith("220")
+            await raw.envelope()
+            assert (await raw.message(SENT)).startswith("250")
+
+    async def go() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            opening = opened(Bench(), tls=context, listener=listener, connection_limit=8)
+            port = await stack.enter_async_context(opening)
+            for n in range(8):
+                raw = await stack.enter_async_context(
+                    Raw.connected(port, greet=False, source=f"127.0.2.{n + 1}")
+                )
+                raw.send((b"", b"\x16", b"\x16\x03\x01", b"EHLO c\r\n")[n % 4])
+            await asyncio.sleep(0.6)
+            for _ in range(12):
+                await served(port)
+
+    asyncio.run(go())
