@@ -16,7 +16,7 @@ from gateway.store.quarantine import Quarantine
 from gateway.store.reach import EVERYTHING, Reach
 from gateway.store.search import Search
 from gateway.store.states import Role
-from tests.stored import execute, hold, mail_for, settings_for
+from tests.stored import hold, mail_for, settings_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -178,15 +178,3 @@ def test_what_was_saved_gives_way() -> None:
         {"sender": "a", "since": None}, {"sender": "b", "score": "8..15", "size": "1k.."}, None
     )
     assert (made.sender, made.score_from, made.score_below, made.larger) == ("a", 8.0, 15.0, 1_000)
-
-
-def test_the_first_schema_with_people_is_reached_from_the_one_before(tmp_path: Path) -> None:
-    settings = settings_for(tmp_path)
-    old = open_database(settings)
-    for statement in ("DROP TABLE people", "DROP TABLE logins", "DELETE FROM schema_version"):
-        execute(old, statement)
-    execute(old, "INSERT INTO schema_version (version, applied) VALUES (7, 0)")
-    old.close()
-    again = open_database(settings)
-    assert People(again).put(BOB, "cli:root") == BOB
-    again.close()
