@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from contrib.lab.postgresql import Postgresql
 from contrib.lab.sink import Rule
-from contrib.torture.trial import Result, Stage, started
+from contrib.torture.trial import PEOPLE, Result, Stage, started
 
 if TYPE_CHECKING:
     from contrib.lab.gateway import Gateway
@@ -56,8 +56,11 @@ def _torment(gateway: Gateway, stage: Stage) -> int:
 def nodes(stage: Stage, stack: ExitStack) -> Result:
     """Two nodes on one PostgreSQL: one dies for good, with mail in the queue and on its way."""
     database = stack.enter_context(Postgresql(stage.directory / "postgresql"))
+    place = stage.directory / "receipts"
     first, second = (
-        started(stage, stack, name, stage.settings(database.url), {}) for name in ("first", "second")
+        # On a machine of its own a node's notes die with it.
+        started(stage, stack, name, stage.settings(database.url, queue={"receipts": f"{place}/{name}"}), {})
+        for name in ("first", "second")
     )
     with stage.senders(first) as to_first, stage.senders(second, first=5_000_000) as to_second:
         time.sleep(_GATHER)
@@ -73,8 +76,9 @@ def nodes(stage: Stage, stack: ExitStack) -> Result:
         first.process = None
         stage.sink.rules.clear()
         time.sleep(_GATHER)
-    # What the dead node had sent and not settled comes again: ten recipients, and one for each connection.
-    return Result(second, [to_first, to_second], 10 + 20)
+    # What the dead node had sent and not settled comes again: ten recipients, and one message for each
+    # connection.
+    return Result(second, [to_first, to_second], 10 + 20 * PEOPLE)
 
 
 def restarts(stage: Stage, stack: ExitStack) -> Result:

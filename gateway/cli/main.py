@@ -40,6 +40,7 @@ _COMMANDS = {
     "quarantine": ("gateway.cli.quarantine", "quarantine", "Review held messages."),
     "backup": ("gateway.cli.backup", "backup", "Copy the store while the service runs, and verify copies."),
     "queue": ("gateway.cli.queue", "queue", "Look after the smart host's queue."),
+    "route": ("gateway.cli.route", "route", "Say where mail to a recipient goes, and how."),
     "review": ("gateway.cli.review", "review", "Review held messages on a full screen."),
     "digest": ("gateway.cli.digest", "digest", "Tell recipients what is held for them."),
     "senders": ("gateway.cli.senders", "senders", "Block or allow senders."),

@@ -91,7 +91,9 @@ class Runner:
         self._log = courier.log
         self._pool = pool
         self._lanes: dict[Target, Lane] = {}
-        self._active = 0  # recipients claimed and not yet settled
+        self._active = 0  # recipients claimed and not yet reported on
+        self._held: set[int] = set()  # those claimed and not yet settled
+        self._doubtful = False  # whether a claim may have happened of which we never heard
         self._suspect: set[int] = set()  # those of them with which agents have died
         self._look_again = 0.0  # when to look for such
         self._outcomes: list[Outcome] = []
@@ -280,6 +282,9 @@ class Runner:
         besides = {lane.name for lane in self._lanes.values() if lane.full}
         now = self._courier.clock.now()
         try:
+            if self._doubtful:
+                await self._ask(self._queue.give_back, self._owner.name, set(self._held))
+                self._doubtful = False
             claims = await self._ask(self._queue.claim, self._owner, now, most, besides)
             if not self._suspect and time.monotonic() > self._look_again:
                 # What agents have died with goes alone: it may be what killed them, or have stood beside it.
@@ -287,11 +292,13 @@ class Runner:
                 self._look_again = time.monotonic() + (0.0 if alone else _LOOK)
                 claims += alone
         except StoreError as error:
+            self._doubtful = True
             self._log.error("nothing can be claimed", error=printable(str(error), 200))
             await asyncio.sleep(_AGAIN)
             return 0
         for claim in claims:
             self._active += len(claim.recipients)
+            self._held |= {r.number for r in claim.recipients}
             self._suspect |= {r.number for r in claim.recipients if r.deaths >= SUSPECT}
             self._dispatch(claim)
         return len(claims)
@@ -458,6 +465,7 @@ class Runner:
         lost = await self._ask(self._queue.settle, self._owner, outcomes, notices)
         settled = {one.number for one in outcomes}
         self._receipts.settled(settled)
+        self._held -= settled
         self._outcomes = [one for one in self._outcomes if one.number not in settled]
         self._notices = [one for one in self._notices if one not in notices]
         self._settled.set()

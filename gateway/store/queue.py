@@ -114,6 +114,14 @@ class Queue:
 
         self._database.write(work, durable=False)
 
+    def give_back(self, owner: str, besides: Collection[int]) -> int:
+        """Queue again what `owner` leases and does not know of: a claim whose answer was lost; how many."""
+        stray = (_rows.c.state == State.LEASED) & (_rows.c.lease == owner)
+        if besides:
+            stray &= _rows.c.number.not_in(sorted(besides))
+        change = update(_rows).where(stray).values(state=State.QUEUED, lease="")
+        return self._database.write(lambda connection: connection.execute(change).rowcount, durable=False)
+
     def owners(self) -> list[Owner]:
         """All owners there are."""
         found = self._database.read(lambda c: c.execute(select(_owners)).all())

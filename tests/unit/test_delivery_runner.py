@@ -22,6 +22,7 @@ from gateway.delivery.settings import QueueSettings
 from gateway.delivery.ways import Ways
 from gateway.log import LogSettings, open_log
 from gateway.mail.types import new_id
+from gateway.store.database import StoreError
 from gateway.store.queue import Queue
 from gateway.store.queued import Addressee, Entry, Filter, Outgoing, State
 from gateway.tls.outbound import OutboundTlsRule
@@ -464,6 +465,31 @@ def test_what_a_killed_process_held_is_delivered_by_the_next(database: Database)
 
     play(agency, scene)
     assert len(agency.hop.taken) == 1
+
+
+def test_a_claim_whose_answer_was_lost_is_taken_back(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database has leased mail to us and then gone away before we knew."""
+    agency = Agency(database, lease=60)
+    for _ in range(3):
+        agency.add()
+    claim, failures = Queue.claim, [1]
+
+    def lost(self: Queue, *args: Any, **kwargs: Any) -> Any:
+        claims = claim(self, *args, **kwargs)
+        if claims and failures:
+            failures.clear()
+            raise StoreError("the connection was lost")
+        return claims
+
+    monkeypatch.setattr(Queue, "claim", lost)
+
+    async def scene(lab: Agency) -> None:
+        await until(lambda: not lab.states())
+
+    play(agency, scene)
+    assert len(agency.hop.taken) == 3
 
 
 def test_what_a_killed_process_delivered_is_not_sent_again(database: Database, tmp_path: Path) -> None:
