@@ -13,9 +13,13 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 import pytest
+import structlog
 from click.testing import CliRunner
 
+from gateway import assembly
 from gateway.auth.outgoing import Signing
+from gateway.auth.settings import AuthSettings
+from gateway.classifier.settings import ClassifierSettings
 from gateway.cli.main import cli
 from gateway.config import Config
 from gateway.data import data_dir
@@ -27,12 +31,16 @@ from gateway.digest.answers import AnswerAddress
 from gateway.digest.send import Post, last_slot, send_all
 from gateway.digest.settings import AdministratorRow, DigestSettings, LanguageRow
 from gateway.mail.mime import parse
-from gateway.mail.types import Direction, Session
+from gateway.mail.types import Direction, Envelope, Mail, Session, new_id
+from gateway.metrics import Metrics
+from gateway.pipeline import judge_safely
 from gateway.policy.patterns import RuleError
+from gateway.scanners.clamd import ClamdSettings
 from gateway.store.database import Database, open_database
 from gateway.store.decisions import RefusedError
 from gateway.store.digests import Digests
 from gateway.store.grants import GrantError, Grants
+from gateway.store.journal import Filter as JournalFilter
 from gateway.store.quarantine import Quarantine
 from gateway.store.queue import Queue
 from gateway.store.queued import Filter
@@ -42,8 +50,6 @@ from tests.stored import EVIDENCE, RAW, SIGNALS, mail_for, settings_for, verdict
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
-
-    from gateway.mail.types import Envelope
 
 BOB, CAROL, DAN = "bob@example.com", "carol@example.com", "dan@example.org"
 SETTINGS = DigestSettings(
@@ -541,3 +547,48 @@ def test_settings_that_make_no_sense(wrong: dict[str, object]) -> None:
 def test_users_may_not_be_given_malware() -> None:
     with pytest.raises(msgspec.ValidationError, match="malware"):
         msgspec.convert({"release": {"users": ["score", "virus"]}}, Config)
+
+
+# ---------------------------------------------------------------- the door
+
+
+def test_an_answer_is_not_judged_and_goes_no_further(tmp_path: Path) -> None:
+    """Through the pipeline, as both doors send it: taken, or refused; strangers' mail is judged."""
+    config = Config(
+        hostname="gw.example.com",
+        next_hop="smtp:192.0.2.9:25",
+        auth=AuthSettings(spf=False, dkim=False, dmarc=False, arc=False, iprev=False),
+        antivirus=ClamdSettings(enabled=False),
+        classifier=ClassifierSettings(enabled=False),
+        store=settings_for(tmp_path),
+        digest=SETTINGS,
+    )
+    log = structlog.wrap_logger(structlog.testing.CapturingLogger(), processors=[])
+    opened = assembly.assemble(assembly.load(config), Metrics(1).slot(0), log, threads=4)
+    try:
+        gateway = opened.gateway
+        quarantine = gateway.quarantine
+        assert quarantine is not None
+        item = clean(quarantine)
+        hop = Hop()
+        sent(quarantine, post(hop))
+        (address,) = re.findall(r"held\+R[0-9A-Z]+@example\.com", bodies(hop.got[0][1])[0])
+
+        def send(session: Session, *recipients: str) -> tuple[str, int, str]:
+            envelope = Envelope(BOB, recipients)
+            verdict, reply = judge_safely(
+                Mail(new_id(), session, envelope, RAW, time.time()), gateway, "milter"
+            )
+            return verdict.action.value, reply.code, reply.enhanced
+
+        assert send(Session("203.0.113.9"), address)[0] != "learn"
+        assert state(quarantine, item) == [State.HELD]
+        assert send(OURS, address.lower()) == ("learn", 250, "2.0.0")
+        assert state(quarantine, item) == [State.REQUESTED]
+        assert send(OURS, address) == ("reject", 550, "5.7.1")
+        assert gateway.journal is not None
+        assert gateway.journal.flush()
+        reasons = {record.verdict.reason for record in gateway.journal.search(JournalFilter())}
+        assert "ANSWER" in reasons
+    finally:
+        opened.close()
