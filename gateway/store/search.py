@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import operator
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, and_, false, func, literal, or_, select
@@ -50,6 +50,7 @@ class Search:
     offset: int = 0
 
 
+_FREE = ("sender", "recipient", "domain", "subject", "reason", "before", "after")  # what people type
 _PLAIN_JOIN = re.compile("(?<!CROSS) JOIN ")
 
 
@@ -67,10 +68,15 @@ def _cross_join(element: Join, compiler: Any, **options: Any) -> str:
 def statement(wanted: Search, *columns: ColumnElement[Any]) -> Select[Any]:
     """The rows of the items that match, newest first; `columns` in place of all, and of no order."""
     table, words, names = schema.quarantine, schema.quarantine_words, schema.quarantine_reasons
+    found: list[ColumnElement[bool]] = []
+    if any("\0" in getattr(wanted, name) for name in _FREE):
+        # SQLite would end the text there, and find everything; PostgreSQL takes none.
+        wanted = replace(wanted, sender="", recipient="", domain="", subject="")
+        wanted = replace(wanted, reason="", before="", after="")
+        found.append(false())
     texts = _texts(wanted)
     source: Any = table
     key = table.c.id
-    found: list[ColumnElement[bool]] = []
     if wanted.reason:
         key = names.c.item
         found.append(names.c.name == spelling(wanted.reason))
@@ -118,8 +124,6 @@ def _texts(wanted: Search) -> list[ColumnElement[bool]]:
         )
         if text
     ]
-    if any("\0" in text for text in (wanted.sender, wanted.recipient, wanted.subject, wanted.domain)):
-        found.append(false())  # where a database would end the text, and find everything
     if wanted.within is not None and not wanted.within.everything:
         found.append(_within(wanted.within))
     if wanted.domain:

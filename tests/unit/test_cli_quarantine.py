@@ -28,6 +28,7 @@ from gateway.store.journal import Journal
 from gateway.store.quarantine import Quarantine
 from gateway.store.search import Search
 from gateway.store.states import State
+from gateway.tls.settings import TlsSettings
 from tests.stored import EVIDENCE, RAW, REPLY, SIGNALS, execute, hold, mail_for, settings_for, verdict_for
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Bench:
             next_hop="smtp:192.0.2.1:25",
             release=ReleaseSettings(undo_seconds_bulk=0.0, administrators=(ME,)),
             antivirus=ClamdSettings(enabled=False),
-            tls=SimpleNamespace(outbound=()),
+            tls=TlsSettings(),
             next_hop_logins="",
             dns=DnsSettings(nameservers=("192.0.2.53",)),
             smarthost=SmarthostSettings(),

@@ -45,7 +45,7 @@ from gateway.store.quarantine import Quarantine
 from gateway.store.queue import Queue
 from gateway.store.queued import Filter
 from gateway.store.states import Actor, State
-from tests.stored import EVIDENCE, RAW, SIGNALS, mail_for, settings_for, verdict_for
+from tests.stored import EVIDENCE, POSTGRESQL, RAW, SIGNALS, mail_for, settings_for, verdict_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -496,9 +496,9 @@ def test_mail_to_the_address_does_what_the_link_does(quarantine: Quarantine) -> 
 @pytest.fixture
 def config(tmp_path: Path, database: Database) -> Path:
     path = tmp_path / "mailwarden.toml"
-    assert database.path is not None
+    url = POSTGRESQL or f"sqlite:///{database.path}"
     path.write_text(
-        f'next_hop = "smtp:192.0.2.9:25"\n[store]\ndatabase = "sqlite:///{database.path}"\n'
+        f'next_hop = "smtp:192.0.2.9:25"\n[store]\ndatabase = "{url}"\n'
         '[digest]\nenabled = true\nemail = "held@example.com"\ndomains = ["example.com"]\n'
         'base_url = "https://mail.example.com"\n',
         "utf-8",
