@@ -7,8 +7,8 @@ Reads hostile bytes: ARC fields, and key records of strangers. Asks the DNS thro
 
 A valid chain only says who sealed what; whether a sealer is to be believed is policy. What a seal
 says of the author is worth nothing for a message that could be changed after it was sealed: where
-the newest signature leaves room for that (`l=`, a field of `_READ` that is there and not signed, one
-added beside a signed one), the chain passes without `covers_all`.
+the newest signature leaves room for that (`l=`, a field of `_READ` that is there, not signed and not
+harmless, one added beside a signed one), the chain passes without `covers_all`.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ _SEAL, _MESSAGE, _RESULTS = FIELDS
 _INSTANCE: Final = re.compile(rb"[ \t\r\n]*i[ \t\r\n]*=[ \t\r\n]*([0-9]{1,3})[ \t\r\n]*;(.*)\Z", re.DOTALL)
 _ASKED_FIRST: Final = 10  # keys of seals, topmost first; few chains are longer
 # What a reader is shown, how the body is read, and where answers and relative links go. Recipients are not
-# among them: a large sealer signs neither To nor Cc.
+# among them: a large sealer signs neither To nor Cc. Nor is Sender: a reader who is shown one ("on behalf
+# of") trusts less, and lists add it without any other change.
 _READ: Final = (
     "from",
     "subject",
     "date",
-    "sender",
     "reply-to",
     "content-type",
     "content-transfer-encoding",
@@ -62,6 +62,9 @@ _READ: Final = (
     "content-base",
     "content-location",
 )
+_AS_IT_IS: Final = frozenset({b"7bit", b"8bit", b"binary"})
+_BASE64: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+_NOT_QUOTED: Final = re.compile(rb"=(?![0-9A-F]{2}|[ \t]*\r?\n)|[^\t\r\n -~]")  # RFC 2045 §6.7
 _CANON: Final[dict[bytes, Canon]] = {b"simple": "simple", b"relaxed": "relaxed"}
 
 
@@ -240,10 +243,29 @@ def _uncovered(material: Material, tags: dict[str, bytes]) -> str:
     if "l" in tags:
         return "l= leaves the end of the body unsigned"
     for name in _READ:
-        if name not in names and material.count(name):
+        if name not in names and material.count(name) and not _is_harmless(material, name):
             return f"{name} is not signed"
     beside = added(material, names)
     return f"{beside} was added beside the signed one" if beside else ""
+
+
+def _is_harmless(material: Material, name: str) -> bool:
+    """Whether an unsigned field says only what the signed body shows by itself, or nothing.
+
+    A large sealer never signs the transfer encoding. Whoever adds or changes one can only garble a text,
+    unless that is in this encoding from end to end, and then it was sealed so.
+    """
+    if material.count(name) > 1:
+        return False
+    value = material.fields[material.indexes(name)[0]].value.strip().lower()
+    if name == "content-disposition":
+        return value == b"inline"
+    if name != "content-transfer-encoding":
+        return False
+    if value == b"base64":
+        letters = material.body.translate(None, b"\r\n")
+        return not len(letters) % 4 and not letters.rstrip(b"=").translate(None, _BASE64)
+    return value in _AS_IT_IS or (value == b"quoted-printable" and not _NOT_QUOTED.search(material.body))
 
 
 def _seal_digests(sets: list[_Set]) -> list[bytes]:

@@ -259,6 +259,11 @@ class Material:
         for index, field in enumerate(fields):
             self._index.setdefault(field.name.lower(), []).append(index)
 
+    @property
+    def body(self) -> bytes:
+        """The body as it was received."""
+        return self._raw[self._body_start :]
+
     def count(self, name: str) -> int:
         """How many fields have this lower-case name."""
         return len(self._index.get(name, ()))
@@ -290,8 +295,8 @@ class Material:
         """The SHA-256 of the first `length` octets of the body; BadSignatureError if it is shorter."""
         body = self._bodies.get(canon)
         if body is None:
-            raw = self._raw[self._body_start :]
-            body = self._bodies[canon] = _Body(relaxed_body(raw) if canon == "relaxed" else simple_body(raw))
+            made = relaxed_body if canon == "relaxed" else simple_body
+            body = self._bodies[canon] = _Body(made(self.body))
         before = body.hashed
         try:
             return body.digest(length)

@@ -90,12 +90,32 @@ def test_what_dkimpy_seals_passes() -> None:
         (b"To:", b"To:", "from to subject", ""),
         (b"To:", b"X-Loop: list@example.org\r\nTo:", "from subject", ""),  # as others sign it
         (b"To:", b"Reply-To: a@evil.example\r\nTo:", "from subject", "reply-to is not signed"),
-        (b"To:", b"SENDER : a@evil.example\r\nTo:", "from subject", "sender is not signed"),
+        (b"To:", b"SENDER : a@evil.example\r\nTo:", "from subject", ""),  # makes readers warier
+        (
+            b"To:",
+            b"Sender: a@evil.example\r\nTo:",
+            "from subject sender",
+            "!",
+        ),
         (b"To:", b"Date: Mon, 06 Oct 2025 10:00:00 +0200\r\nTo:", "from subject", "date is not signed"),
         (b"To:", b"Content-Type: text/html\r\nTo:", "from subject", "content-type is not signed"),
         (
             b"To:",
             b"Content-Transfer-Encoding: base64\r\nTo:",
+            "from subject",
+            "content-transfer-encoding is not signed",
+        ),
+        (b"To:", b"Content-Transfer-Encoding: 8BIT\r\nTo:", "from subject", ""),
+        (b"To:", b"Content-Disposition: inline\r\nTo:", "from subject", ""),
+        (
+            b"To:",
+            b"Content-Disposition: inline; filename=a.html\r\nTo:",
+            "from subject",
+            "content-disposition is not signed",
+        ),
+        (
+            b"To:",
+            b"Content-Transfer-Encoding: 7bit\r\ncontent-transfer-encoding: 7bit\r\nTo:",
             "from subject",
             "content-transfer-encoding is not signed",
         ),
@@ -122,6 +142,29 @@ def test_what_may_change_after_sealing(old: bytes, new: bytes, names: str, open_
         assert (found.result, found.covers_all) == ("fail", False)
     else:
         assert (found.result, found.reason, found.covers_all) == ("pass", open_to, not open_to)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body", "harmless"),
+    [
+        (b"quoted-printable", b"Caf=C3=A9 =\r\n=3D1\r\n", True),
+        (b"Quoted-Printable", b"nothing to decode\r\n", True),
+        (b"quoted-printable", b"<a href=3Dx>\r\n<a href=x>\r\n", False),
+        (b"quoted-printable", b"=3Cb=3E caf\xc3\xa9\r\n", False),
+        (b"quoted-printable", b"=", False),
+        (b"base64", b"SGVs\r\nbG8=\r\n\r\n", True),
+        (b"base64", b"SGVsbG8= and so on\r\n", False),
+        (b"base64", b"SGVs=bG8=\r\n", False),
+        (b"base64 (sic)", b"SGVsbG8=\r\n", False),
+        (b"x-uuencode", b"SGVsbG8=\r\n", False),
+    ],
+)
+def test_an_unsigned_encoding_must_be_that_of_the_whole_body(
+    encoding: bytes, body: bytes, harmless: bool
+) -> None:
+    mail = b"From: a@example.com\r\nContent-Transfer-Encoding: %b\r\n\r\n%b" % (encoding, body)
+    expected = "" if harmless else "content-transfer-encoding is not signed"
+    assert _uncovered(material_of(mail), {"h": b"from"}) == expected
 
 
 def test_a_length_leaves_the_end_of_the_body_open() -> None:
