@@ -58,6 +58,11 @@ _STEP: Final = 1 << 16  # octets of a body between two states of its hash that a
 _DOMAIN: Final = re.compile(
     r"(?=.{1,253}\Z)[a-z0-9_](?:[a-z0-9_-]{0,62})(?:\.[a-z0-9_](?:[a-z0-9_-]{0,62}))*\Z"
 )
+# The y of the points of small order on Curve25519 (RFC 8032 §5.1.3), for which anybody can sign: one
+# signature in eight, or each, fits whatever the message. An empty record, base64 of zeros, is among them.
+_PRIME: Final = (1 << 255) - 19
+_ORDER_8: Final = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7
+_SMALL_ORDER: Final = frozenset({0, 1, _ORDER_8, _PRIME - _ORDER_8, _PRIME - 1, _PRIME, _PRIME + 1})
 _WHITE: Final = b" \t\r\n"
 _PREHASHED: Final = Prehashed(SHA256())
 _PADDING: Final = PKCS1v15()
@@ -175,6 +180,8 @@ def read_key(record: bytes) -> Key:
 
 
 def _read_ed25519(data: bytes) -> tuple[Ed25519PublicKey, int]:
+    if int.from_bytes(data, "little") & ((1 << 255) - 1) in _SMALL_ORDER:
+        raise BadSignatureError("Ed25519 key of small order, for which anybody can sign")
     try:
         return Ed25519PublicKey.from_public_bytes(data), 256
     except ValueError:

@@ -160,6 +160,29 @@ def test_key_records(old: bytes, new: bytes, result: str) -> None:
     assert verify(sign(), rsa_key(2048)[1].replace(old, new))[0].result == result
 
 
+@pytest.mark.parametrize(
+    "point",
+    [
+        *("01" + "00" * 31, "01" + "00" * 30 + "80", "00" * 32, "00" * 31 + "80"),
+        *("ec" + "ff" * 30 + "7f", "ed" + "ff" * 30 + "7f", "ed" + "ff" * 31, "ee" + "ff" * 30 + "7f"),
+        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc85",
+        "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+        "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac03fa",
+    ],
+)
+def test_keys_that_anybody_can_sign_for_are_refused(point: str) -> None:
+    key = b"v=DKIM1; k=ed25519; p=" + base64.b64encode(bytes.fromhex(point))
+    with pytest.raises(BadSignatureError, match="small order"):
+        read_key(key)
+    # The point itself or the neutral element with S = 0: right for every message, or for one in eight.
+    forged = b"DKIM-Signature: v=1; a=ed25519-sha256; d=example.com; s=sel; h=from; bh=; b="
+    for first in (point, "01" + "00" * 31):
+        value = base64.b64encode(bytes.fromhex(first + "00" * 32))
+        (found,) = verify(forged.replace(b"bh=", b"bh=AAAA") + value + b"\r\n" + MAIL, key)
+        assert found.result == "permerror"
+
+
 def test_flags_of_keys() -> None:
     mail = sign(identity=b"@sub.example.com")
     assert verify(mail)[0].result == "pass"
