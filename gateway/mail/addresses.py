@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from gateway.mail.types import HeaderField
 
 MAX_ADDRESSES = 200
-MAX_FIELD = 50_000  # octets of a field that are read
+# Octets that are read, of one field and of all: what yields no address, such as empty quotes, costs as well.
+MAX_FIELD = 50_000
 MAX_PART = 1_000  # characters of a name or an address that are kept
 
 _TOKEN = re.compile(
@@ -37,10 +38,13 @@ def mailboxes(fields: Iterable[HeaderField]) -> tuple[tuple[str, str], ...]:
     outside ASCII are read as UTF-8 (RFC 6532) or Latin-1.
     """
     found: list[tuple[str, str]] = []
+    left = MAX_FIELD
     for field in fields:
-        text = decode(field.value[:MAX_FIELD].replace(b"\r\n", b"").replace(b"\n", b""))
+        value = field.value[:left]
+        left -= len(value)
+        text = decode(value.replace(b"\r\n", b"").replace(b"\n", b""))
         _read(text, found)
-        if len(found) >= MAX_ADDRESSES:
+        if len(found) >= MAX_ADDRESSES or not left:
             break
     return tuple(found[:MAX_ADDRESSES])
 
@@ -56,7 +60,7 @@ def _read(text: str, found: list[tuple[str, str]]) -> None:
             break
         position = token.end()
         if token[1] is not None:
-            words.append(_ESCAPE.sub(r"\1", token[1]))
+            words.append(_ESCAPE.sub(r"\1", token[1]) if "\\" in token[1] else token[1])
             quoted = True
         elif token[2] is not None:
             address = address or _ROUTE.sub("", token[2], count=1).strip()
