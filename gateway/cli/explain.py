@@ -221,6 +221,8 @@ def _answers(evidence: Evidence) -> Iterator[tuple[str, str, str]]:
         signed = f"d={dkim.domain} s={dkim.selector}" if dkim.domain else ""
         partly = "" if dkim.covers_all else "covers only part of the message"
         yield "DKIM", dkim.result, _join(signed, dkim.algorithm, partly, dkim.reason)
+    if not evidence.dkim and "dkim" in evidence.durations:
+        yield "DKIM", "none", "not signed"
     if arc := evidence.arc:
         yield "ARC", arc.result, _join(", ".join(arc.sealers), arc.reason)
     if dmarc := evidence.dmarc:

@@ -38,7 +38,7 @@ def examine(mail: Mail, content: Content, evidence: Evidence, forwarders: Forwar
     if evidence.arc is not None and evidence.arc.result == "fail":
         yield Signal("ARC_FAIL", printable(evidence.arc.reason, 200))
     if evidence.iprev is not None and evidence.iprev.result in ("fail", "permerror"):
-        yield Signal("IPREV_FAIL", printable(evidence.iprev.name, 200))
+        yield Signal("IPREV_FAIL", printable(evidence.iprev.name, 200) or "the client's address has no name")
 
 
 def _ruled(evidence: Evidence) -> Iterator[Signal]:

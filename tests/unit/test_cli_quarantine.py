@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from gateway.cli import output
-from gateway.cli.explain import explain
+from gateway.cli.explain import _what_was_asked, explain
 from gateway.cli.filters import Moment
 from gateway.cli.person import operator
 from gateway.cli.quarantine import quarantine
@@ -21,6 +21,7 @@ from gateway.delivery.relay import RecipientResult
 from gateway.delivery.settings import ReleaseSettings
 from gateway.dns import DnsSettings
 from gateway.mail.mime import parse
+from gateway.mail.types import Evidence
 from gateway.scanners.clamd import ClamdSettings
 from gateway.smarthost.settings import SmarthostSettings
 from gateway.store.database import Database, StoreSettings, open_database
@@ -565,3 +566,8 @@ def test_octets(count: int, text: str) -> None:
 @pytest.mark.parametrize("seconds", [0.0, -1.0, 1e300, float("nan"), float("inf")])
 def test_a_moment_that_is_none(seconds: float) -> None:
     assert output.moment(seconds) == ""
+
+
+def test_what_was_asked_tells_of_mail_without_signatures() -> None:
+    asked = list(_what_was_asked(Evidence(durations={"dkim": 0.04, "arc": 0.01})))
+    assert asked == [("DKIM", "none", "not signed", "0.0"), ("arc", "", "", "0.0")]

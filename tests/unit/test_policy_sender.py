@@ -18,6 +18,7 @@ from gateway.mail.types import (
     Dmarc,
     Envelope,
     Evidence,
+    Iprev,
     Mail,
     Session,
     Signal,
@@ -85,6 +86,11 @@ def test_each_result_has_its_signal(changes: dict[str, Any], name: str) -> None:
     found = dmarc_signals(Evidence(dmarc=replace(FAILED, **changes)))
     assert [one.name for one in found] == ([name] if name else [])
     assert [one.state for one in found] == (["error" if name == "DMARC_ERROR" else "hit"] if name else [])
+
+
+def test_a_client_without_a_name_is_told_of() -> None:
+    found = list(examine(mail(), mime.parse(b""), Evidence(iprev=Iprev("permerror")), TRUSTED))
+    assert [(one.name, one.text) for one in found] == [("IPREV_FAIL", "the client's address has no name")]
 
 
 @pytest.mark.parametrize(
