@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -24,6 +24,7 @@ import numpy as np
 from gateway.classifier import gate, regression, stored
 from gateway.classifier.features import FEATURE_VERSION, extract
 from gateway.classifier.mapping import ModelError
+from gateway.classifier.order import one_sided, spread
 from gateway.classifier.own import owner_of
 from gateway.classifier.settings import OWN_FILE
 from gateway.classifier.site import (
@@ -45,7 +46,7 @@ from gateway.store.samples import OPERATOR, RANK, REVIEW, Fresh, Sample, Samples
 from gateway.store.writer import only_writer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from gateway.classifier.features import Features
@@ -217,35 +218,37 @@ class Learner:
             fresh.add(sample)
         if not fresh.samples and not wrong:
             return
-        if wrong:
-            candidate = self._made_anew(without=frozenset(wrong))
-        for sample in fresh.samples:
-            if sample.state is SampleState.LEARNED:
+        taught = [sample for sample in fresh.samples if sample.state is SampleState.LEARNED]
+        anew = one_sided(taught, live.ham + live.spam)
+        if wrong or anew:
+            candidate = self._made_anew(frozenset(wrong), taught)
+        else:
+            for sample in taught:
                 candidate.learn(self.seen(sample), spam=sample.spam)
-        self._settle(live, candidate, fresh.samples, wrong, outcome)
+        if self._settle(self._compared(live, candidate, taught), candidate, fresh.samples, outcome):
+            outcome.corrected += len(wrong)
+            self.samples.set_state(wrong, SampleState.SUPERSEDED)
+            self.samples.add(fresh.samples, anew=anew)
+            if self.samples.learn_aside(MEASURED, _ROLL):
+                candidate = self._made_anew()
+            self._save(candidate)
 
     def _settle(
-        self, live: SiteModel, candidate: SiteModel, fresh: list[Sample], wrong: list[int], outcome: Outcome
-    ) -> None:
-        """Let the candidate through the gate, and keep samples and model accordingly."""
-        report = self.measure(live, candidate)
+        self, report: gate.Report, candidate: SiteModel, fresh: list[Sample], outcome: Outcome
+    ) -> bool:
+        """Count what becomes of the samples, and keep the refused; whether the gate lets them in."""
         outcome.reports.append(report)
         states = Counter(sample.state for sample in fresh)
-        if not report.passed:
-            outcome.refused += len(fresh) - states[SampleState.DOUBTED]
-            candidate.save(self.candidate)
-            believed = [sample for sample in fresh if sample.state is not SampleState.DOUBTED]
-            self.samples.add([replace(sample, state=SampleState.REFUSED) for sample in believed])
-            return
-        outcome.learned += states[SampleState.LEARNED]
-        outcome.aside += states[SampleState.ASIDE]
-        outcome.doubted += states[SampleState.DOUBTED]
-        outcome.corrected += len(wrong)
-        self.samples.set_state(wrong, SampleState.SUPERSEDED)
-        self.samples.add(fresh)
-        if self.samples.learn_aside(MEASURED, _ROLL):
-            candidate = self._made_anew()
-        self._save(candidate)
+        if report.passed:
+            outcome.learned += states[SampleState.LEARNED]
+            outcome.aside += states[SampleState.ASIDE]
+            outcome.doubted += states[SampleState.DOUBTED]
+            return True
+        outcome.refused += len(fresh) - states[SampleState.DOUBTED]
+        candidate.save(self.candidate)
+        believed = [sample for sample in fresh if sample.state is not SampleState.DOUBTED]
+        self.samples.add([replace(sample, state=SampleState.REFUSED) for sample in believed])
+        return False
 
     def _sample(self, message: Labelled, outcome: Outcome) -> Sample | None:
         """Look at a message; None if it must not be learned."""
@@ -357,6 +360,10 @@ class Learner:
             report, labels, *(regression.logits(self._examined, model) for model in (None, before, after))
         )
 
+    def _compared(self, live: SiteModel, candidate: SiteModel, taught: list[Sample]) -> gate.Report:
+        logits = [_logit(live, self.seen(one)) for one in taught]
+        return gate.doubt(self.measure(live, candidate), [one.spam for one in taught], logits)
+
     def behind(self) -> bool:
         """Whether the store has more than the model in use was made of; cheap to ask."""
         model = self._file.current()
@@ -427,12 +434,8 @@ class Learner:
     def promote(self, *, force: bool) -> gate.Report:
         """Learn what was refused after all, if it is no worse by now or with `force`."""
         with self._writing():
-            live = self._caught_up()
-            candidate = live.copy()
             refused = list(self.samples.read(SampleState.REFUSED))
-            for sample in refused:
-                candidate.learn(self.seen(sample), spam=sample.spam)
-            report = self.measure(live, candidate)
+            report = self._compared(self._caught_up(), self._made_anew(fresh=refused), refused)
             if refused and (report.passed or force):
                 self.samples.set_state([sample.number for sample in refused], SampleState.LEARNED)
                 self._save(self._made_anew())
@@ -461,14 +464,14 @@ class Learner:
             model.mark(sample.number, now)
         return model
 
-    def _made_anew(self, without: frozenset[int] = frozenset()) -> SiteModel:
+    def _made_anew(self, without: frozenset[int] = frozenset(), fresh: Sequence[Sample] = ()) -> SiteModel:
         model = SiteModel()
         generation = self.samples.generation()
         model.mark(0, generation)
-        for sample in self.samples.read(SampleState.LEARNED):
-            if sample.number not in without:
-                model.learn(self.seen(sample), spam=sample.spam)
-                model.mark(sample.number, generation)
+        kept = (one for one in self.samples.read(SampleState.LEARNED) if one.number not in without)
+        for sample in spread(chain(kept, fresh)):
+            model.learn(self.seen(sample), spam=sample.spam)
+            model.mark(max(sample.number, model.upto[0]), generation)
         return model
 
     def _save(self, model: SiteModel) -> None:

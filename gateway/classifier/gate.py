@@ -12,12 +12,16 @@ from math import comb
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from numpy.typing import NDArray
 
 SIGNIFICANT: Final = 0.01  # how likely chance alone may be, for "worse" to be said
 FALSE_FIXED: Final = 0.15  # share of the fixed ham that teaching may turn into spam
 MISSED_FIXED: Final = 0.25  # share of the fixed spam that teaching may let through
+MAILBOX: Final = 100  # messages of one label that may be a folder taken for another
+OPPOSITE: Final = 1 / 3  # share of such a folder that the model in use may be sure is of the other kind
 CUT: Final = 2.2  # logit (probability 0.9) from which a message counts as called spam
 
 
@@ -107,6 +111,19 @@ def regress(
         fixed_missed_before=missed[1],
         fixed_missed_after=missed[2],
     )
+
+
+def doubt(report: Report, labels: Sequence[bool], before: Sequence[float]) -> Report:
+    """Refuse a folder that was labelled as a whole, and that the model in use contradicts by much.
+
+    `before` are that model's logits. A few messages it is wrong about are what teaching is for.
+    """
+    for spam, name in ((True, "ham"), (False, "spam")):
+        logits = [logit for label, logit in zip(labels, before, strict=True) if label is spam]
+        against = sum((-logit if spam else logit) >= CUT for logit in logits)
+        if report.passed and len(logits) >= MAILBOX and against > OPPOSITE * len(logits):
+            return replace(report, passed=False, why=f"{against} of {len(logits)} look very much like {name}")
+    return report
 
 
 def chance(worse: int, better: int) -> float:

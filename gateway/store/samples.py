@@ -108,8 +108,13 @@ class Samples:
     def __init__(self, database: Database) -> None:
         self.database = database
 
-    def add(self, samples: Sequence[Sample], note: tuple[str, str] | None = None) -> None:
-        """Keep samples, in this order, and with them a name (of 32 characters at most) and its text."""
+    def add(
+        self, samples: Sequence[Sample], note: tuple[str, str] | None = None, *, anew: bool = False
+    ) -> None:
+        """Keep samples, in this order, and with them a name (of 32 characters at most) and its text.
+
+        With `anew` the generation changes: models are made anew of all, not of these on top.
+        """
         rows = [_row(sample) for sample in samples]
 
         def work(connection: Connection) -> None:
@@ -117,6 +122,8 @@ class Samples:
                 connection.execute(insert(schema.samples), row)
             if note:
                 _note(connection, note[0], note[1].encode())
+            if anew:
+                _turn(connection)
 
         if rows or note:
             self.database.write(work)

@@ -19,6 +19,7 @@ from gateway import learning
 from gateway.classifier import gate, stored
 from gateway.classifier.features import extract
 from gateway.classifier.mapping import ModelError
+from gateway.classifier.order import BLOCK, one_sided, spread
 from gateway.classifier.settings import ClassifierSettings
 from gateway.classifier.site import SiteFile, SiteModel
 from gateway.learning import Labelled, Learner, Outcome
@@ -91,6 +92,45 @@ def test_what_is_learned_reaches_a_reader_and_equals_the_fold_over_the_samples(l
     assert anew.upto == live.upto
     assert np.array_equal(anew._state, live._state)
     assert not learner.catch_up()
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_a_folder_of_one_kind_after_one_of_the_other_is_learned_as_if_they_were_mixed(
+    learner: Learner, tmp_path: Path, *, first: bool
+) -> None:
+    for spam in (first, not first):
+        outcome = learner.learn(Labelled(message(n, spam=spam), spam) for n in range(60))
+        assert (outcome.learned, outcome.refused) == (60, 0)
+    live = learner.live()
+    assert (live.ham, live.spam) == (60, 60)
+    other = Learner(learner.samples, ClassifierSettings(), None, tmp_path / "node" / "site.npy")
+    other.path.parent.mkdir()
+    assert other.catch_up()
+    assert np.array_equal(other.live()._state, live._state)
+
+
+def test_labels_are_spread_block_by_block_and_keep_their_order() -> None:
+    kinds = [Labelled(b"%d" % n, spam=n >= 30) for n in range(40)]
+    found = list(spread(kinds))
+    assert [one.raw for one in found if one.spam] == [b"%d" % n for n in range(30, 40)]
+    assert [one.raw for one in found if not one.spam] == [b"%d" % n for n in range(30)]
+    assert all(sum(one.spam for one in found[at : at + 8]) == 2 for at in range(0, 40, 8))
+    assert [one.raw for one in spread(kinds * 60)][:BLOCK] == [
+        one.raw for one in spread((kinds * 60)[:BLOCK])
+    ]
+    assert one_sided(kinds[:30], 0)
+    assert not one_sided(kinds[:30], 1_000)
+    assert not one_sided(kinds, 0)
+    assert not one_sided(kinds[:9], 0)
+
+
+def test_a_folder_of_one_kind_that_the_model_is_sure_is_of_the_other_is_doubted() -> None:
+    passed = gate.Report(True, "", *[0] * 6)
+    sure = [3.0] * 60 + [-3.0] * 60
+    assert gate.doubt(passed, [False] * 120, sure).why == "60 of 120 look very much like spam"
+    assert gate.doubt(passed, [True] * 120, sure).why == "60 of 120 look very much like ham"
+    assert gate.doubt(passed, [False] * 120, [-3.0] * 90 + [3.0] * 30).passed
+    assert gate.doubt(passed, [False] * 50, [3.0] * 50).passed  # what the model is wrong about
 
 
 def test_copies_count_once_and_near_copies_a_few_times(learner: Learner) -> None:
