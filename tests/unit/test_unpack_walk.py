@@ -14,6 +14,7 @@ import struct
 import tarfile
 import zipfile
 import zlib
+from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -31,6 +32,9 @@ from gateway.scanners.unpack.pool import passwords
 from gateway.scanners.unpack.walk import Walker
 from tests import bombs
 from tests.bombs import document, encrypted_zip, local, pdf, pdf_stream, raw_zip, tar_info, tarred, zipped
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 USUAL = Limits()
 OLE_MARK = bytes.fromhex("d0cf11e0a1b11ae1")
@@ -337,6 +341,22 @@ def test_streams_end_where_they_should() -> None:
             list(streams.gunzip(broken))
     with pytest.raises(Broken):
         list(streams.zip_lzma(b"\x09\x14\x05\x00\xff\0\0\0\0xxxx"))
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+def test_each_of_several_streams_is_scanned_by_itself(pack: Callable[[bytes], bytes]) -> None:
+    _, parts = opened(pack(b"first") + pack(EICAR) + pack(b""), "a.bin")
+    assert {b"first", EICAR} <= set(parts)
+    assert (b"first" + EICAR in parts) == (pack is bz2.compress)  # clamd unpacks the others whole
+    assert opened(pack(EICAR))[1] == []
+
+
+def test_many_streams_are_shown_as_far_as_there_is_room() -> None:
+    many = b"".join(gzip.compress(b"%d" % number) for number in range(300))
+    result, parts = opened(many, "a.gz")
+    assert (len(parts), result.findings) == (100, ())
+    large = gzip.compress(bytes(9)) + gzip.compress(bytes(range(256)) * 8_000)
+    assert opened(large, "a.gz", Limits(parts=1_000))[0].findings == ()
 
 
 # ---------------------------------------------------------------- Office

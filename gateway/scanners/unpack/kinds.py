@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gateway.mail.names import extensions
+from gateway.scanners.unpack import disks
 
 if TYPE_CHECKING:
     from gateway.mail.types import Attachment
@@ -47,7 +48,7 @@ UNSEEN = frozenset(NATIVE) - {
     ISO,
 }
 # Formats that pack files, and that nothing here can open.
-UNSUPPORTED = frozenset(
+UNSUPPORTED = disks.ALL | frozenset(
     {
         "application/x-arj",
         "application/x-zoo",
@@ -81,6 +82,8 @@ EXTENSIONS = {
     "iso": ISO,
     **dict.fromkeys(("zip", "zipx", "7z", "gz", "tgz", "bz2", "tbz", "tbz2", "xz", "txz", "cab", "rpm"), ""),
     **dict.fromkeys(("arj", "ace", "zoo", "lz", "lzo", "br", "sit", "sitx", "xar", "wim", "alz", "egg"), ""),
+    # Images without a mark that is known: what mounts them sees more than is seen here.
+    **dict.fromkeys(("dmg", "sparseimage", "vdi", "vhd", "vhdx", "vmdk", "qcow2"), ""),
 }
 # What is opened as a zip file by its name, whatever stands before that.
 ZIP_NAMES = frozenset(
@@ -103,7 +106,7 @@ def beneath(data: bytes) -> tuple[str, ...]:
             found.append(ISO)
         if marks & {b"NSR02", b"NSR03"}:
             found.append(UDF)
-    return tuple(found)
+    return (*found, *disks.kinds(data, optical=ISO in found or UDF in found))
 
 
 def wanted(attachment: Attachment) -> bool:

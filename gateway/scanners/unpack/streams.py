@@ -3,7 +3,8 @@
 
 Reads hostile bytes. `gzip.open` and its kin have no bound on output and raise in the middle of
 the last block; here output comes in blocks that the caller charges, several streams behind one
-another are read as the tools read them, and what follows the last one is told.
+another are read as the tools read them, with an empty block between them, and what follows the last
+one is told.
 """
 
 from __future__ import annotations
@@ -125,6 +126,7 @@ def _streams(
                 raise Broken("other octets stand behind the end")  # some tools skip them, some look for more
             if not mark or position >= len(data):
                 return
+            yield b""
     except (zlib.error, lzma.LZMAError, OSError, EOFError, ValueError) as error:
         raise Broken(str(error)[:200]) from error
     raise Broken("too many streams")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import posixpath
 import time
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from gateway.mail import containers, magic, mime
@@ -234,9 +235,16 @@ class Walker:
 
     def _stream(self, data: bytes, name: str, depth: int, kind: str) -> None:
         self._budget.member()
-        plain = self._budget.collect(_STREAMS[kind](data), len(data))
-        if kind == "application/x-lzma":
-            self._hand_on(plain)
+        ends: list[int] = []
+        plain = self._budget.collect(_marked(_STREAMS[kind](data), ends), len(data))
+        if kind == kinds.LZMA_ALONE or (ends and kind == "application/x-bzip2"):
+            self._hand_on(plain)  # of several streams of bzip2 clamd unpacks the first
+        # Some programs stop behind the first stream, and each may be a file by itself.
+        several = [plain[start:end] for start, end in pairwise((0, *ends, len(plain)))] if ends else []
+        for piece in filter(None, several[:MAX_MEMBERS]):
+            if len(piece) > min(SMALL, self._left):
+                break
+            self._hand_on(piece)
         self._member(_without_extension(name), plain, depth)
 
     def _native(self, data: bytes, name: str, depth: int, kind: str, *, unseen: bool = False) -> None:
@@ -388,6 +396,16 @@ class Walker:
 def _clean(name: str) -> str:
     """Keep a name within bounds, and free of what is no character."""
     return name[:MAX_NAME].encode("utf-8", "replace").decode()
+
+
+def _marked(blocks: Iterator[bytes], ends: list[int]) -> Iterator[bytes]:
+    """Give the blocks on, and note at which octet each stream but the last ends."""
+    count = 0
+    for block in blocks:
+        count += len(block)
+        if not block:
+            ends.append(count)
+        yield block
 
 
 def _without_extension(name: str) -> str:

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Disk images that nothing here opens: known by the marks that systems mount them by, and held."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from gateway.mail.magic import detect
+from gateway.mail.types import Attachment
+from gateway.scanners.unpack import disks, kinds
+from gateway.scanners.unpack.walk import Walker
+
+
+def patched(*marks: tuple[int, bytes], size: int = 70_000) -> bytes:
+    """An image of zeros with marks; a negative offset counts from the end."""
+    data = bytearray(size)
+    for offset, mark in marks:
+        at = offset % size
+        data[at : at + len(mark)] = mark
+    return bytes(data)
+
+
+FAT = (11, struct.pack("<HBHB", 512, 4, 1, 2)), (21, b"\xf8")
+EXT = (1_024, struct.pack("<II", 64, 1_024)), (1_080, b"\x53\xef")
+MBR = (446, bytes((0x80, 0, 0, 0, 6, 0, 0, 0)) + struct.pack("<II", 63, 999)), (510, b"\x55\xaa")
+IMAGES = {
+    "FAT without a word": patched(*FAT),
+    "NTFS": patched((3, b"NTFS    ")),
+    "exFAT": patched((3, b"EXFAT   ")),
+    "ext4": patched(*EXT),
+    "HFS+": patched((1_024, b"H+\0\4")),
+    "HFSX": patched((1_024, b"HX\0\5")),
+    "HFS": patched((1_024, b"BD"), (1_038, b"\0\3"), (1_044, b"\0\0\x10\0")),
+    "APFS": patched((32, b"NXSB")),
+    "Btrfs": patched((65_600, b"_BHRfS_M")),
+    "VDI": patched((64, b"\x7f\x10\xda\xbe")),
+    "VHD of a fixed size": patched((-512, b"conectix")),
+    "UDIF": patched((-512, b"koly")),
+    "a partition table": patched(*MBR),
+    "a GUID partition table": patched((512, b"EFI PART")),
+    "Apple's partition map": patched((512, b"PM\0\0")),
+    "FAT before ISO 9660": patched(*FAT, (32_769, b"CD001")),
+    "a VMDK of two files": b"# Disk DescriptorFile\nversion=1\n",
+}
+NONE = {
+    "zeros": bytes(70_000),
+    "short": b"\xeb\x3c\x90",
+    "text": b"The \x53\xef disk. " * 5_000,
+    "a boot CD": patched(*MBR, (32_769, b"CD001")),
+    "no sector has 513 octets": patched((11, struct.pack("<HBHB", 513, 4, 1, 2)), (21, b"\xf8")),
+    "an empty partition table": patched((510, b"\x55\xaa")),
+    "a superblock of no blocks": patched((1_080, b"\x53\xef")),
+}
+
+
+@pytest.mark.parametrize("case", IMAGES)
+def test_images_are_held_under_any_name(case: str) -> None:
+    data = IMAGES[case]
+    found = Walker().walk([(0, "picture.dat", data)]).findings
+    assert "unsupported" in [f.kind for f in found]
+    assert kinds.wanted(Attachment(("picture.dat",), "", detect(data), len(data), "", 1, data))
+
+
+@pytest.mark.parametrize("case", NONE)
+def test_other_files_are_none(case: str) -> None:
+    assert not disks.ALL.intersection(kinds.beneath(NONE[case]))
+
+
+@pytest.mark.parametrize("name", ["a.dmg", "a.vdi", "a.vhd", "a.vmdk", "a.sparseimage"])
+def test_a_name_alone_is_enough(name: str) -> None:
+    found = Walker().walk([(0, name, b"no mark at all")]).findings
+    assert [f.kind for f in found] == ["unsupported"]
