@@ -221,14 +221,14 @@ class Learner:
         taught = [sample for sample in fresh.samples if sample.state is SampleState.LEARNED]
         anew = one_sided(taught, live.ham + live.spam)
         if wrong or anew:
-            candidate = self._made_anew(frozenset(wrong), taught)
+            candidate = self._made_anew(wrong, taught)
         else:
             for sample in taught:
                 candidate.learn(self.seen(sample), spam=sample.spam)
         if self._settle(self._compared(live, candidate, taught), candidate, fresh.samples, outcome):
             outcome.corrected += len(wrong)
             self.samples.set_state(wrong, SampleState.SUPERSEDED)
-            self.samples.add(fresh.samples, anew=anew)
+            self.samples.add(fresh.samples, anew=anew or bool(wrong))
             if self.samples.learn_aside(MEASURED, _ROLL):
                 candidate = self._made_anew()
             self._save(candidate)
@@ -281,10 +281,8 @@ class Learner:
         alike = fresh.alike(sample) + self.samples.alike(sample.digest, sample.sketch)
         alike = [found for found in alike if found.number not in wrong]
         doubted = [found for found in alike if found.state is SampleState.DOUBTED]
-        if any(
-            (one.digest, one.source, one.spam) == (sample.digest, sample.source, sample.spam)
-            for one in doubted
-        ):
+        said = (sample.digest, sample.source, sample.spam)
+        if any((one.digest, one.source, one.spam) == said for one in doubted):
             outcome.known += 1
             return False
         alike = [found for found in alike if found.state is not SampleState.DOUBTED]
@@ -322,9 +320,8 @@ class Learner:
         if sample.origin == OPERATOR:
             return True
         settings = self._settings
-        if limit is None:
-            limit = settings.reviews_per_day if sample.origin == REVIEW else settings.reports_per_day
-        for who, most in ((sample.source, limit), ("", settings.labels_per_day)):
+        usual = settings.reviews_per_day if sample.origin == REVIEW else settings.reports_per_day
+        for who, most in ((sample.source, usual if limit is None else limit), ("", settings.labels_per_day)):
             if who not in quota:
                 quota[who] = self.samples.since(time.time() - _DAY, who, but=OPERATOR)
             if quota[who] >= most:
@@ -453,22 +450,25 @@ class Learner:
             return count
 
     def _caught_up(self) -> SiteModel:
-        """The model in use with what was learned elsewhere; made anew where their order changed."""
-        model = self.live()
+        """The model in use with what was learned elsewhere; of a new generation, made as its writer did."""
+        model, now = self.live(), self.samples.generation()
         number, generation = model.upto
-        now = self.samples.generation()
         if generation != now:
-            return self._made_anew()
+            number = self.samples.spread_upto()
+            model = self._made_anew(upto=number)
         for sample in self.samples.read(SampleState.LEARNED, number):
             model.learn(self.seen(sample), spam=sample.spam)
             model.mark(sample.number, now)
         return model
 
-    def _made_anew(self, without: frozenset[int] = frozenset(), fresh: Sequence[Sample] = ()) -> SiteModel:
+    def _made_anew(
+        self, without: Sequence[int] = (), fresh: Sequence[Sample] = (), upto: int | None = None
+    ) -> SiteModel:
+        """The model of all samples (`upto` a number), spread: what a new generation starts as."""
         model = SiteModel()
         generation = self.samples.generation()
         model.mark(0, generation)
-        kept = (one for one in self.samples.read(SampleState.LEARNED) if one.number not in without)
+        kept = self.samples.read(SampleState.LEARNED, upto=upto, without=frozenset(without))
         for sample in spread(chain(kept, fresh)):
             model.learn(self.seen(sample), spam=sample.spam)
             model.mark(max(sample.number, model.upto[0]), generation)

@@ -2,8 +2,8 @@
 """Labelled mail that the site's model is made of: the labels people gave, with what the model reads.
 
 Holds features of hostile mail, and its first octets where the settings want bodies kept. The model
-file is only a fold over these rows in the order of their numbers, so that any node can make it
-anew; `generation` changes whenever that order of learned rows changes other than by rows added at its end.
+file is only a fold over these rows, so that any node can make it anew: those up to `spread_upto` with
+ham and spam spread, later ones in the order of their numbers; `generation` changes with the former.
 Near-identical messages are found by four bands of a sketch, and told by the sketch.
 """
 
@@ -15,13 +15,14 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Connection, delete, func, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
 
 from gateway.classifier.stored import Sketch
 from gateway.mail.headers import printable
 from gateway.store import schema
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from sqlalchemy import RowMapping
 
@@ -31,6 +32,7 @@ _PAGE = 500
 _SOURCE = 200  # characters kept of a source
 _OWNER = 320  # and of an owner
 _GENERATION = "site_generation"
+_SPREAD = "site_generation_upto"
 _WRITER = "site_writer"
 
 
@@ -143,14 +145,22 @@ class Samples:
         rows = self.database.read(lambda connection: connection.execute(statement).mappings().all())
         return [one for one in map(_sample, rows) if one.digest == digest or one.sketch.near(sketch)]
 
-    def read(self, state: SampleState, after: int = 0) -> Iterator[Sample]:
-        """Give samples in the order of their numbers."""
+    def read(
+        self,
+        state: SampleState,
+        after: int = 0,
+        upto: int | None = None,
+        without: Collection[int] = frozenset(),
+    ) -> Iterator[Sample]:
+        """Give samples in the order of their numbers, those `after` one and `upto` one."""
         table = schema.samples
         while True:
             statement = select(table).where(table.c.state == state, table.c.number > after)
+            if upto is not None:
+                statement = statement.where(table.c.number <= upto)
             statement = statement.order_by(table.c.number).limit(_PAGE)
             rows = self.database.read(lambda c, s=statement: c.execute(s).mappings().all())  # type: ignore[misc]  # bound now
-            yield from map(_sample, rows)
+            yield from (_sample(row) for row in rows if row["number"] not in without)
             if len(rows) < _PAGE:
                 return
             after = rows[-1]["number"]
@@ -309,7 +319,15 @@ class Samples:
             holder, _, until = (found or b"").decode("ascii", "replace").rpartition(" ")
             if holder not in {"", who} and float(until) > now:
                 return False
-            _note(connection, what, f"{who} {now + seconds:.0f}".encode())
+            claim = f"{who} {now + seconds:.0f}".encode()
+            if found is not None:
+                _note(connection, what, claim)
+                return True
+            try:  # not `_note`: it would replace the claim of whoever came first since we looked
+                with connection.begin_nested():
+                    connection.execute(insert(table).values(name=what, value=claim))
+            except IntegrityError:
+                return False
             return True
 
         return self.database.write(work, durable=False)
@@ -332,11 +350,18 @@ class Samples:
         statement = select(table.c.value).where(table.c.name == _GENERATION)
         return int(self.database.read(lambda connection: connection.execute(statement).scalar()) or 0)
 
+    def spread_upto(self) -> int:
+        """The number of the last learned sample when the generation changed: those up to it are spread."""
+        return int(self.noted(_SPREAD) or 0)
+
 
 def _turn(connection: Connection) -> None:
     table = schema.secrets
     found = connection.execute(select(table.c.value).where(table.c.name == _GENERATION)).scalar()
     _note(connection, _GENERATION, str(int(found or 0) + 1).encode())
+    table = schema.samples
+    last = connection.execute(select(func.max(table.c.number)).where(table.c.state == SampleState.LEARNED))
+    _note(connection, _SPREAD, str(last.scalar() or 0).encode())
 
 
 def _note(connection: Connection, name: str, value: bytes) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from contrib.lab.postgresql import Postgresql
 from gateway.classifier.settings import ClassifierSettings
 from gateway.classifier.site import SiteFile
 from gateway.learning import Labelled, Learner
-from gateway.store.database import StoreSettings, open_database
+from gateway.store.database import StoreError, StoreSettings, open_database
 from gateway.store.samples import REPORT, Samples, SampleState
 from tests.unit.test_learning import mail, message
 
@@ -48,6 +49,35 @@ def node(url: str, directory: Path) -> Learner:
     directory.mkdir(exist_ok=True)
     samples = Samples(open_database(StoreSettings(database=url)))
     return Learner(samples, ClassifierSettings(), None, directory / "site.npy")
+
+
+def test_one_node_writes_at_a_time(url: str) -> None:
+    samples = Samples(open_database(StoreSettings(database=url)))
+    writers, most, errors = [0], [0], []
+    counting = threading.Lock()
+
+    def work(who: str) -> None:
+        try:
+            for _ in range(25):
+                while not samples.claim_writing(who, 60, "test_writer"):
+                    pass
+                with counting:
+                    writers[0] += 1
+                    most[0] = max(most[0], writers[0])
+                time.sleep(0.001)
+                with counting:
+                    writers[0] -= 1
+                samples.end_writing(who, "test_writer")
+        except StoreError as error:
+            errors.append(str(error))
+
+    threads = [threading.Thread(target=work, args=(f"{n}:1",)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    samples.database.close()
+    assert (most[0], errors) == (1, [])
 
 
 def test_two_nodes_come_to_the_same_model(url: str, tmp_path: Path) -> None:

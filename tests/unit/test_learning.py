@@ -103,6 +103,9 @@ def test_a_folder_of_one_kind_after_one_of_the_other_is_learned_as_if_they_were_
         assert (outcome.learned, outcome.refused) == (60, 0)
     live = learner.live()
     assert (live.ham, live.spam) == (60, 60)
+    few = [Labelled(message(n, spam=True), spam=True) for n in range(500, 509)]
+    assert learner.learn(few).learned == 9  # in order, after what was spread
+    live = learner.live()
     other = Learner(learner.samples, ClassifierSettings(), None, tmp_path / "node" / "site.npy")
     other.path.parent.mkdir()
     assert other.catch_up()
