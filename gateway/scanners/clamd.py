@@ -107,7 +107,9 @@ class ClamdSettings(Settings, frozen=True):
     version_interval: Seconds = 60
     # Days from which signatures count as stale: a metric, a log line an hour, and the signal VIRUS_STALE.
     max_age_days: Positive = 7
-    # Results remembered by digest and signature version; 0 remembers none.
+    # Results remembered by digest and signature version; 0 remembers none. One is used only if the server
+    # says the same version at that moment; the version tells of ClamAV's own signatures alone, so with others
+    # a result may be as old as those. Two deliveries are hardly ever the same to the octet.
     cache_size: Count = 0
 
     def __post_init__(self) -> None:
@@ -182,8 +184,10 @@ class Clamd:
             engine = server.version(until)
             key = _key(parts, engine) if self._settings.cache_size and engine else b""
             known = self._recall(key)
-            if known is not None:
-                return known
+            if known is not None:  # what a server that is down once said is no verdict
+                if server.asked(until) == engine:
+                    return known
+                key = b""
             connection = _Connection(server.address, self._settings.connect_timeout, until)
             answers = connection.scan(parts)
         except (OSError, clamd.ClamdError) as error:
@@ -240,15 +244,19 @@ class _Server:
         if time.monotonic() < self._due or not self._lock.acquire(blocking=False):
             return self._version
         try:
-            try:
-                answer = _Connection(self.address, self._connect_timeout, until).version()
-            except clamd.ResponseError:
-                answer = ""
-            self._version = _printable(answer)[:MAX_NAME] if answer.startswith("ClamAV ") else ""
+            self._version = self.asked(until)
             self._due = time.monotonic() + self._interval
         finally:
             self._lock.release()
         return self._version
+
+    def asked(self, until: float) -> str:
+        """Ask for the version now. Raises OSError."""
+        try:
+            answer = _Connection(self.address, self._connect_timeout, until).version()
+        except clamd.ResponseError:
+            return ""
+        return _printable(answer)[:MAX_NAME] if answer.startswith("ClamAV ") else ""
 
 
 class _Connection(clamd.ClamdNetworkSocket):  # type: ignore[misc]  # the package has no types

@@ -339,10 +339,20 @@ def test_results_are_remembered_by_digest_and_version() -> None:
         scanner = Clamd(ClamdSettings(addresses=(server.address,), cache_size=2, version_interval=60))
         for message in (b"a", b"a", b"b", b"a", b"c", b"b"):  # b is the oldest when c comes
             assert scanner.scan([message], time.monotonic() + 5).status == "clean"
-        assert server.connections == 1 + 4  # the version; a, b, c, b
+        assert server.connections == 1 + 4 + 2  # the version; a, b, c, b; the version at each that was known
         server.fault = Fault(answer=b"stream: Evil FOUND\0")
         assert scanner.scan([b"b"], time.monotonic() + 5).status == "clean"
         assert scanner.scan([b"b", b"c"], time.monotonic() + 5).status == "error"  # not one by one
+
+
+def test_what_is_remembered_counts_only_while_the_server_says_the_same() -> None:
+    with FakeClamd(CLEAN) as server:
+        scanner = Clamd(ClamdSettings(addresses=(server.address,), cache_size=2, version_interval=60))
+        assert scanner.scan([PLAIN], time.monotonic() + 5).status == "clean"
+        server.version = b"ClamAV 1.4.6/27501/Sun Nov 22 09:00:00 2026"
+        server.fault = Fault(answer=b"stream: Evil FOUND\0")
+        assert scanner.scan([PLAIN], time.monotonic() + 5).status == "infected"  # well within the interval
+    assert scanner.scan([PLAIN], time.monotonic() + 5).status == "error"
 
 
 def test_a_server_without_a_version_scans_too() -> None:
