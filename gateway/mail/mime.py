@@ -56,6 +56,7 @@ _ENCODED_PARTS = re.compile(rb"\s*+(?:[A-Za-z0-9+/]{40,200}+={0,2}+[ \t]*+\r?\n|
 _MESSAGES = frozenset(("message/rfc822", "message/global", "message/news"))
 _REPORTS = frozenset(("message/delivery-status", "message/disposition-notification", "text/rfc822-headers"))
 _UNREADABLE = {"message/partial": "partial", "message/external-body": "external-body"}
+_CARRIERS = frozenset(("text/calendar", "text/vcard"))  # which have files in base64 within their text
 _QUOTED = entity.QUOTED
 _ENCODED_HEAD = 1_000  # octets of a file by which it is known to be base64
 _MAX_SNIFF = 2_000_000  # octets of a text part in which undeclared parts are looked for
@@ -363,7 +364,7 @@ class _Reader:
             return
         if attached:
             self.found.attach(read.names, kind, data, item.depth, item.part)
-            self._inner_message(item, kind, data)
+            self._inner_message(item, data)
             self._encoded_twice(item, data)
         else:
             self.found.leaves.append(data)
@@ -373,6 +374,8 @@ class _Reader:
             if encoding == "7bit" and _BASE64_BODY.match(data):
                 self._sniff_encoded(data, "encoding-missing")
             self._undeclared(item, data, "undeclared-parts", known=read.plain)
+        elif magic.detect(data) in _CARRIERS:
+            self._sniff_encoded(data[:_MAX_SNIFF], "")
 
     def _saved_file(self, item: _Item, data: bytes, start: int, encoding: str) -> None:
         """Keep what clients may save of a file that is not in base64."""
@@ -383,9 +386,9 @@ class _Reader:
             for reading in transfer.readings(item.raw[start : item.end], encoding)[1:]:
                 self.found.further(reading, _malformed(encoding))
 
-    def _inner_message(self, item: _Item, kind: str, data: bytes) -> None:
+    def _inner_message(self, item: _Item, data: bytes) -> None:
         """Read the message that an attached file is, or that S/MIME signed as a whole."""
-        inner = containers.signed_content(data) if "pkcs7" in kind else b""
+        inner = containers.signed_content(data)  # whatever it is called (RFC 8551 §3.9)
         if not inner and magic.detect(data) == "message/rfc822":
             inner = data
         if inner and self.found.spend(len(inner)):

@@ -47,6 +47,16 @@ def mixed(*parts: bytes, content_type: bytes = b"Content-Type: multipart/mixed; 
 PLAIN = part(b"Hello http://a.example/x.", b"Content-Type: text/plain; charset=utf-8")
 
 
+@pytest.mark.parametrize("encoding", ["7bit", "base64"])
+def test_files_within_an_invitation_are_scanned(encoding: str) -> None:
+    text = b"BEGIN:VCALENDAR\r\nATTACH;ENCODING=BASE64;VALUE=BINARY:" + base64.b64encode(EICAR) + b"\r\n"
+    body = base64.encodebytes(text) if encoding == "base64" else text
+    fields = b"Content-Type: text/calendar; name=a.ics", b"Content-Transfer-Encoding: " + encoding.encode()
+    content = parse(mixed(PLAIN, part(body, *fields)))
+    assert EICAR in content.readings
+    assert content.ambiguities == ()
+
+
 def test_ordinary_mail() -> None:
     page = b"<p>Hi <a href='http://b.example'>there</a>"
     content = parse(mixed(PLAIN, part(page, b"Content-Type: text/html"), attached()))
@@ -176,6 +186,18 @@ HIDING = {
         + bytes((4, len(SHOWN) % 50))
         + SHOWN[len(SHOWN) // 50 * 50 :]
         + b"\0\0\0\0"
+    ),
+    "signed by S/MIME, under another type": mixed(
+        part(
+            base64.encodebytes(
+                bytes.fromhex("3080 06092a864886f70d010702 a080 3080 020101 3100 3080")
+                + bytes.fromhex("06092a864886f70d010701 a080 0482")
+                + struct.pack(">H", len(SHOWN))
+                + SHOWN
+            ),
+            b'Content-Type: application/octet-stream; name="smime.p7m"',
+            b"Content-Transfer-Encoding: base64",
+        )
     ),
     "uuencode": HEADER
     + b"\r\nbegin 644 a.zip\r\n"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Disk images that nothing here opens: known by the marks that systems mount them by, and held."""
+"""Disk images, known by the marks that systems mount them by, and held; archives that have no mark."""
 
 from __future__ import annotations
 
@@ -72,3 +72,28 @@ def test_other_files_are_none(case: str) -> None:
 def test_a_name_alone_is_enough(name: str) -> None:
     found = Walker().walk([(0, name, b"no mark at all")]).findings
     assert [f.kind for f in found] == ["unsupported"]
+
+
+def old_tar(*files: tuple[bytes, bytes]) -> bytes:
+    """A tar file from before POSIX, which no mark tells."""
+    out = b""
+    for name, data in files:
+        head = bytearray(512)
+        head[: len(name)] = name
+        head[100:108], head[124:136], head[136:148] = b"0000644\0", b"%011o\0" % len(data), b"0" * 11 + b"\0"
+        head[148:156] = b" " * 8
+        head[148:156] = b"%06o\0 " % sum(head)
+        out += bytes(head) + data.ljust(-(-len(data) // 512) * 512, b"\0")
+    return out + bytes(1_024)
+
+
+def test_a_tar_without_a_mark_goes_by_its_name() -> None:
+    data = old_tar((b"GIF89a.txt", b"x"), (b"evil.exe", b"MZ"))
+    assert detect(data) == "image/gif"
+    assert [m.name for m in Walker().walk([(0, "photos.tar", data)]).members] == ["GIF89a.txt", "evil.exe"]
+    assert Walker().walk([(0, "photo.gif", data)]).members == ()
+
+
+def test_a_cabinet_behind_other_octets_is_looked_for() -> None:
+    found = Walker().walk([(0, "a.cab", b"GIF89a" + b"MSCF\0\0\0\0" + bytes(99))]).findings
+    assert [f.kind for f in found] == ["broken"]

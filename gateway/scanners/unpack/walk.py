@@ -42,6 +42,7 @@ _STREAMS: dict[str, Callable[[bytes], Iterator[bytes]]] = {
 _INNER_ARCHIVES = (
     (b"Rar!\x1a\x07", "application/vnd.rar"),
     (b"7z\xbc\xaf\x27\x1c", "application/x-7z-compressed"),
+    (b"MSCF\0\0\0\0", "application/vnd.ms-cab-compressed"),
 )
 # Ordinary parts of a document, which are not listed as members of their own.
 _PARTS = ("", "text/xml", "text/html", kinds.OLE, "application/xhtml+xml")
@@ -173,6 +174,8 @@ class Walker:
                 self._note("unsupported", name, "its name is that of an archive")
             elif kind not in kinds.PACKED:
                 yield self._inner
+                # What needs no mark of its own may start like anything: an old tar, with a member's name.
+                yield from self._by_kind(name, by_name)
         yield from self._documents(data, kind)
 
     def _by_kind(
