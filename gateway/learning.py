@@ -36,6 +36,7 @@ from gateway.classifier.site import (
     SiteModel,
     acting,
     buckets,
+    in_use,
     learned,
     shapes,
 )
@@ -217,6 +218,8 @@ class Learner:
                 total += 1
             fresh.add(sample)
         if not fresh.samples and not wrong:
+            if not self.path.exists() and live.upto[0]:
+                self._save(live)
             return
         taught = [sample for sample in fresh.samples if sample.state is SampleState.LEARNED]
         anew = one_sided(taught, live.ham + live.spam)
@@ -334,7 +337,7 @@ class Learner:
 
     def live(self) -> SiteModel:
         """The model in use; an empty one if there is none."""
-        return SiteModel.load(self.path, writable=True) if self.path.exists() else SiteModel()
+        return in_use(self.path)
 
     @staticmethod
     def seen(sample: Sample) -> Seen:
@@ -363,15 +366,13 @@ class Learner:
 
     def behind(self) -> bool:
         """Whether the store has more than the model in use was made of; cheap to ask."""
-        model = self._file.current()
-        upto = model.upto if model else (0, self.samples.generation())
-        return upto != (self.samples.last(), self.samples.generation())
+        model, generation = self._file.current(), self.samples.generation()
+        return (model.upto if model else (0, generation)) != (self.samples.last(), generation)
 
     def catch_up(self) -> bool:
         """Bring the model up to the samples that other nodes added; whether there were any."""
         with self._writing():
-            before = self.live().upto
-            model = self._caught_up()
+            before, model = self.live().upto, self._caught_up()
             if model.upto == before:
                 return False
             self._save(model)
@@ -444,8 +445,7 @@ class Learner:
         with self._writing():
             if not self.previous.exists():
                 raise ModelError(f"{self.previous}: there is no earlier model")
-            earlier = SiteModel.load(self.previous, writable=True)
-            count = self.samples.set_aside_after(earlier.upto[0])
+            count = self.samples.set_aside_after(SiteModel.load(self.previous).upto[0])
             self._save(self._made_anew())
             return count
 

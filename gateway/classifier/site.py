@@ -217,6 +217,17 @@ class SiteModel:
         return cls(state.copy() if writable else state)
 
 
+def in_use(path: Path) -> SiteModel:
+    """Load a model to be taught, an empty one if there is none. Raises `ModelError`, with the mend."""
+    if not path.exists():
+        return SiteModel()
+    try:
+        return SiteModel.load(path, writable=True)
+    except ModelError as error:
+        mend = "if it is not sound, move it away and run: mailwarden model relearn"
+        raise ModelError(f"{error}; {mend}") from error
+
+
 _Part = tuple["NDArray[np.float32]", "NDArray[np.float32]", int]  # weights, squares, place of the bias
 
 

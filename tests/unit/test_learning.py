@@ -136,6 +136,21 @@ def test_a_folder_of_one_kind_that_the_model_is_sure_is_of_the_other_is_doubted(
     assert gate.doubt(passed, [False] * 50, [3.0] * 50).passed  # what the model is wrong about
 
 
+def test_a_damaged_model_is_refused_with_the_mend_and_a_missing_one_made_anew(learner: Learner) -> None:
+    learner.learn(mail(15))
+    whole = learner.path.read_bytes()
+    learner.path.write_bytes(whole[:5_000])
+    with pytest.raises(ModelError, match=r"size is not what its head says; .*model relearn"):
+        learner.learn(mail(1, first=50))
+    assert learner.path.read_bytes() == whole[:5_000]
+    learner.path.unlink()
+    assert learner.learn(mail(1)).known == 2
+    assert learner.path.read_bytes() == whole
+    learner.path.unlink()
+    learner.relearn()
+    assert (learner.live().ham, learner.live().spam) == (15, 15)
+
+
 def test_copies_count_once_and_near_copies_a_few_times(learner: Learner) -> None:
     one = message(1, spam=True)
     near = [one.replace(b"offers1@", b"offers%d@" % number) for number in range(100, 130)]
