@@ -137,12 +137,15 @@ class Findings:
         found = Attachment(names, kind, detected, len(data), digest, max(1, depth), data, part)
         self.attachments.append(found)
         if detected == "application/ms-tnef":
-            self.files(containers.tnef(data), depth, part)
+            self.files(containers.tnef(data), max(1, depth) + 1, part)
         elif kind in _BINHEX_TYPES:
             self.files(containers.binhex(data), depth, part)
 
     def files(self, files: containers.Files, depth: int, part: tuple[int, int] | None = None) -> None:
-        """Attach files that stand inside other bytes."""
+        """Attach files that stand inside other bytes; TNEF may be within TNEF, without end."""
+        if files and depth > self.limits.depth:
+            self.hit.setdefault("depth")
+            return
         if len(files) >= containers.MAX_FILES:
             self.hit.setdefault("attachments")
         for name, content in files:

@@ -305,6 +305,14 @@ def test_attached_messages_are_read() -> None:
     assert content.ambiguities == ()
 
 
+def test_tnef_within_tnef_without_end_is_beyond_a_limit() -> None:
+    stream = b"abc"
+    for _ in range(2_000):
+        stream = b"\x78\x9f\x3e\x22\0\0" + struct.pack("<BII", 2, 0x6800F, len(stream)) + stream + b"\0\0"
+    content = parse(mixed(PLAIN, attached(base64.encodebytes(stream).replace(b"\n", b"\r\n"))))
+    assert content.limits == ("depth",)
+
+
 def test_embedded_files() -> None:
     assert uudecode(b"begin-base64 644 a\r\nYWJj\r\n====\r\n") == [(b"a", b"abc")]
     encoded = bytes((c + 42) & 255 for c in b"ab") + b"=" + bytes(((0x13 + 42 + 64) & 255,))
