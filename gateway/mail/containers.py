@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Files inside other bytes: uuencode, yEnc, BinHex 4.0, Outlook's TNEF (winmail.dat), signed S/MIME.
+"""Files inside other bytes: uuencode, yEnc, BinHex 4.0, signed S/MIME.
 
 Reads hostile bytes; linear, with a bound on files, and never an exception. Each function returns
 the (name, content) pairs it finds. These formats have no declared place in MIME: clients find
@@ -118,28 +118,6 @@ def binhex(data: bytes) -> Files:
     (length,) = struct.unpack_from(">I", plain, name_length + 12)
     start = name_length + 22
     return [(plain[1 : 1 + name_length], plain[start : start + length])]
-
-
-def tnef(data: bytes) -> Files:
-    """The attachments of a TNEF stream ([MS-OXTNEF] §2.1)."""
-    files: Files = []
-    if not data.startswith(b"\x78\x9f\x3e\x22"):
-        return files
-    position, name, content = 6, b"", b""
-    while position + 9 <= len(data) and len(files) < MAX_FILES:
-        attribute, length = struct.unpack_from("<II", data, position + 1)
-        value = data[position + 9 : position + 9 + length]
-        position += length + 11
-        if attribute == 0x00069002 and content:  # attAttachRendData starts the next attachment
-            files.append((name, content))
-            name, content = b"", b""
-        elif attribute == 0x00018010:  # attAttachTitle
-            name = value.rstrip(b"\0")
-        elif attribute == 0x0006800F:  # attAttachData
-            content = value
-    if content:
-        files.append((name, content))
-    return files
 
 
 _SIGNED_DATA = b"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x07\x02"

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from gateway.mail import containers, html, magic, text
+from gateway.mail import containers, html, magic, text, tnef
 from gateway.mail.charsets import decode
 from gateway.mail.types import Attachment, Text, Url
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,12 +141,17 @@ class Findings:
         found = Attachment(names, kind, detected, len(data), digest, max(1, depth), data, part)
         self.attachments.append(found)
         if detected == "application/ms-tnef":
-            self.files(containers.tnef(data), max(1, depth) + 1, part)
+            self.files(tnef.read(data).files, max(1, depth) + 1, part)
         elif kind in _BINHEX_TYPES:
             self.files(containers.binhex(data), depth, part)
 
-    def files(self, files: containers.Files, depth: int, part: tuple[int, int] | None = None) -> None:
-        """Attach files that stand inside other bytes; TNEF may be within TNEF, without end."""
+    def files(
+        self,
+        files: Sequence[tuple[bytes | tuple[str, ...], bytes]],
+        depth: int,
+        part: tuple[int, int] | None = None,
+    ) -> None:
+        """Attach files that stand inside other bytes, each with its name or names."""
         if files and depth > self.limits.depth:
             self.hit.setdefault("depth")
             return
@@ -151,7 +160,7 @@ class Findings:
         for name, content in files:
             if content and self.spend(len(content)):
                 self.plain = False
-                names = (decode(name),) if name else ()
+                names = name if isinstance(name, tuple) else (decode(name),) if name else ()
                 self.attach(names, "application/octet-stream", content, depth, part)
 
     def read_text(self, kind: str, data: bytes, charset: str) -> None:

@@ -417,6 +417,11 @@ class _Reader:
         if not self.found.spend(len(body) * (1 + len(others))):
             return data
         reason = _malformed(encoding)
+        if encoding == "base64" and not transfer.unread(body, encoding) and _cut_short(data, others):
+            self.found.defects.setdefault(reason)  # as in a bounce, which quotes so many octets of a message
+            for other in others:
+                self.found.keep(other)
+            return data
         if encoding not in transfer.UUENCODE:
             self.found.defects.setdefault(reason)
             self._undeclared(item, body, reason, known=False)
@@ -479,6 +484,11 @@ class _Reader:
         for decoded in encoded:
             if known_file(decoded) and self.found.spend(len(decoded)) and self.found.keep(decoded) and reason:
                 self.found.ambiguities.setdefault(reason)
+
+
+def _cut_short(data: bytes, others: list[bytes]) -> bool:
+    """Whether decoders differ on the last octet or two alone: base64 that ends within four characters."""
+    return all(abs(len(o) - len(data)) <= 2 and (o.startswith(data) or data.startswith(o)) for o in others)
 
 
 def _malformed(encoding: str) -> str:

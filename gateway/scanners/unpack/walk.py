@@ -13,8 +13,7 @@ import time
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from gateway.mail import containers, magic, mime
-from gateway.mail.charsets import decode
+from gateway.mail import magic, mime, tnef
 from gateway.mail.names import extensions
 from gateway.mail.types import Finding, Member, Unpacked, Url
 from gateway.scanners.unpack import kinds, native, office, pdf, streams, zips
@@ -300,11 +299,17 @@ class Walker:
             self._budget.octets(attachment.size)
             self._member(attachment.names[0] if attachment.names else "", attachment.data, depth)
 
-    def _tnef(self, data: bytes, _name: str, depth: int) -> None:
-        for name, content in containers.tnef(data):
-            self._budget.member()
-            self._budget.octets(len(content))
-            self._member(decode(name), content, depth)
+    def _tnef(self, data: bytes, name: str, depth: int) -> None:
+        files, whole = tnef.read(data)
+        if not whole:
+            self._note("broken", name, "it ends in the middle")
+        for names, content in files:
+            for number, inner in enumerate(names or ("",)):
+                self._budget.member()
+                self._budget.octets(len(content))
+                if depth > 1:  # of one that is attached the reader of messages has shown all files
+                    self._hand_on(content)
+                self._member(inner, b"" if number else content, depth)
 
     # ------------------------------------------------------------ zip
 
