@@ -86,7 +86,7 @@ def _properties(data: bytes, found: _Attachment) -> bool:
                 _note(kind & 0xFFF, number, value, found)
     except (struct.error, ValueError):
         return False
-    return count <= MAX_PROPERTIES
+    return bool(count <= MAX_PROPERTIES)
 
 
 def _note(kind: int, number: int, value: bytes, found: _Attachment) -> None:

@@ -33,6 +33,14 @@ _MAX_CODE = 1_000_000
 PACKAGE = "application/vnd.openxmlformats-officedocument."
 
 
+# Of an attachment in a message of Outlook ([MS-OXMSG]), by property and type: long, short, shown
+_MSG_NAMES = {
+    f"{number}{kind}": codec
+    for number in ("3707", "3704", "3001")
+    for kind, codec in (("001f", "utf-16-le"), ("001e", "latin-1"))
+}
+
+
 class Found(NamedTuple):
     """A finding ("" for none) with its detail, and an embedded file (None for none).
 
@@ -165,10 +173,12 @@ def _encrypted(document: olefile.OleFileIO, streams: list[list[str]]) -> Iterato
 
 
 def _streams(document: olefile.OleFileIO, streams: list[list[str]]) -> Iterator[Found]:
-    names = {}
+    names: dict[tuple[str, ...], list[str]] = {}
     for path in streams:
-        if path[-1].lower().startswith("__substg1.0_3707001f") and len(path) > 1:
-            names[path[-2]] = document.openstream(path).read(1_000).decode("utf-16-le", "replace")
+        codec = _MSG_NAMES.get(path[-1].lower().removeprefix("__substg1.0_"))
+        if codec and len(path) > 1:
+            text = document.openstream(path).read(1_000).decode(codec, "replace").split("\0", maxsplit=1)[0]
+            names.setdefault(tuple(path[:-1]), []).append(text)
     for path in streams:
         leaf = path[-1].lower()
         if leaf == "equation native":
@@ -177,7 +187,8 @@ def _streams(document: olefile.OleFileIO, streams: list[list[str]]) -> Iterator[
         if leaf == "\x01ole10native":
             yield from _package(content)
         elif leaf.startswith("__substg1.0_37010102") and len(path) > 1:
-            yield Found("", name=names.get(path[-2], ""), data=content)
+            for number, name in enumerate(dict.fromkeys(names.get(tuple(path[:-1]), [""]))):
+                yield Found("", name=name, data=b"" if number else content)
         elif leaf not in ("workbook", "book", "worddocument", "powerpoint document") and magic.detect(
             content
         ).startswith("application/"):

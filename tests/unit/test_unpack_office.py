@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Compound files: which names the attachments of a message of Outlook have."""
+
+from __future__ import annotations
+
+import io
+
+from gateway.scanners.unpack import office
+
+
+class Compound:
+    """As much of a compound file as is asked for."""
+
+    def __init__(self, streams: dict[tuple[str, ...], bytes]) -> None:
+        self.streams = streams
+
+    def listdir(self) -> list[list[str]]:
+        return [list(path) for path in self.streams]
+
+    def openstream(self, path: list[str]) -> io.BytesIO:
+        return io.BytesIO(self.streams[tuple(path)])
+
+
+def attached(streams: dict[tuple[str, ...], bytes]) -> list[tuple[str, bytes | None]]:
+    document = Compound(streams)
+    return [(f.name, f.data) for f in office._streams(document, document.listdir()) if not f.kind]
+
+
+def test_names_belong_to_their_own_attachment() -> None:
+    """One in an attached message stands in a storage of the same name."""
+    outer, inner = (
+        ("__attach_version1.0_#00000000",),
+        ("__substg1.0_3701000D", "__attach_version1.0_#00000000"),
+    )
+    assert attached(
+        {
+            (*outer, "__substg1.0_3707001F"): "run.vbs".encode("utf-16-le"),
+            (*outer, "__substg1.0_37010102"): b"one",
+            (*outer, *inner, "__substg1.0_3707001F"): "notes.txt".encode("utf-16-le"),
+            (*outer, *inner, "__substg1.0_37010102"): b"two",
+        }
+    ) == [("run.vbs", b"one"), ("notes.txt", b"two")]
+
+
+def test_names_of_eight_bits_and_short_ones() -> None:
+    path = ("__attach_version1.0_#00000000",)
+    assert attached(
+        {
+            (*path, "__substg1.0_3704001E"): b"RUN~1.TXT\0",
+            (*path, "__substg1.0_3707001E"): b"run.txt.vbs",
+            (*path, "__substg1.0_37010102"): b"x",
+        }
+    ) == [("RUN~1.TXT", b"x"), ("run.txt.vbs", b"")]
+    assert attached({(*path, "__substg1.0_37010102"): b"x"}) == [("", b"x")]
