@@ -97,3 +97,48 @@ def test_a_tar_without_a_mark_goes_by_its_name() -> None:
 def test_a_cabinet_behind_other_octets_is_looked_for() -> None:
     found = Walker().walk([(0, "a.cab", b"GIF89a" + b"MSCF\0\0\0\0" + bytes(99))]).findings
     assert [f.kind for f in found] == ["broken"]
+
+
+def both(number: int, size: int = 4) -> bytes:
+    """A number in either order of octets, as ISO 9660 has it."""
+    return number.to_bytes(size, "little") + number.to_bytes(size, "big")
+
+
+def record(name: bytes, sector: int, size: int, flags: int = 0) -> bytes:
+    body = b"\0" + both(sector) + both(size) + bytes(7) + bytes((flags, 0, 0)) + both(1, 2)
+    body += bytes((len(name),)) + name + bytes(not len(name) % 2)
+    return bytes((len(body) + 1,)) + body
+
+
+def optical(plain: tuple[bytes, bytes], joliet: tuple[bytes, bytes]) -> bytes:
+    """An image of ISO 9660 with one file in its plain tree, and another one in Joliet's."""
+    sectors = [b""] * 16
+    for kind, escape, root, table in ((1, b"", 19, 23), (2, b"%/E", 20, 24)):
+        volume = bytearray(2_048)
+        volume[:7] = bytes((kind,)) + b"CD001\1"
+        volume[80:88], volume[88:91] = both(27), escape.ljust(3, b"\0")
+        volume[120:124], volume[124:128], volume[128:132] = both(1, 2), both(1, 2), both(2_048, 2)
+        volume[132:140], volume[140:144] = both(10), table.to_bytes(4, "little")
+        volume[148:152] = (table + 2).to_bytes(4, "big")
+        volume[156:190] = record(b"\0", root, 2_048, 2)
+        volume[881] = 1
+        sectors.append(bytes(volume))
+    sectors.append(b"\xffCD001\1")
+    for number, (name, data) in enumerate((plain, joliet)):
+        here = record(b"\0", 19 + number, 2_048, 2) + record(b"\1", 19 + number, 2_048, 2)
+        sectors.append(here + record(name, 21 + number, len(data)))
+    sectors += [plain[1], joliet[1], b"", b"", b"", b""]
+    return b"".join(sector.ljust(2_048, b"\0") for sector in sectors)
+
+
+def test_each_tree_of_an_optical_image_is_seen_and_counted_once() -> None:
+    wide = "evil.exe".encode("utf-16-be")
+    image = optical((b"GOOD.TXT;1", b"good"), (wide, b"MZ evil"))
+    walker = Walker()
+    found = walker.walk([(0, "a.iso", image)])
+    assert sorted(m.name for m in found.members) == ["GOOD.TXT", "evil.exe"]
+    assert found.findings == ()
+    same = optical((b"EVIL.EXE;1", b"MZ evil"), (wide, b"MZ evil"))
+    assert len(Walker().walk([(0, "a.iso", same)]).members) == 1
+    other = optical((b"GOOD.TXT;1", b"MZ evil"), (wide, b"MZ evil"))
+    assert len(Walker().walk([(0, "a.iso", other)]).members) == 2

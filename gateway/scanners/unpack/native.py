@@ -52,10 +52,15 @@ class Entry(NamedTuple):
     blocks: Iterator[bytes | memoryview]
 
 
-def entries(data: bytes, kind: str, password: str = "") -> Iterator[Entry]:
+# Trees of names that an image of ISO 9660 may have, each with files of its own: Windows shows Joliet's, or
+# the plain one, other systems Rock Ridge's.
+TREES = ("iso9660:!rockridge", "iso9660:!joliet", "iso9660:!joliet,iso9660:!rockridge")
+
+
+def entries(data: bytes, kind: str, password: str = "", options: str = "") -> Iterator[Entry]:
     """Give the members one by one; raises `Broken` where the archive cannot be read on."""
     formats, filters = NATIVE[kind] if kind != ZIP else (("zip",), ())
-    with _opened(data, formats, filters, password) as archive:
+    with _opened(data, formats, filters, password, options) as archive:
         while True:
             entry = ffi.entry_new()
             try:
@@ -88,7 +93,9 @@ def position(data: bytes, kind: str) -> int:
 
 
 @contextmanager
-def _opened(data: bytes, formats: tuple[str, ...], filters: tuple[str, ...], password: str) -> Iterator[Any]:
+def _opened(
+    data: bytes, formats: tuple[str, ...], filters: tuple[str, ...], password: str, options: str = ""
+) -> Iterator[Any]:
     if ffi is None:
         raise Broken("libarchive is not installed")
     archive = ffi.read_new()
@@ -98,6 +105,8 @@ def _opened(data: bytes, formats: tuple[str, ...], filters: tuple[str, ...], pas
                 ffi.get_read_filter_function(name)(archive)
             for name in formats:
                 ffi.get_read_format_function(name)(archive)
+            if options:
+                _set_options(archive, options.encode())
             if password:
                 ffi.read_add_passphrase(archive, password.encode())
             ffi.read_open_memory(archive, data, len(data))
@@ -149,6 +158,7 @@ def _said(error: Exception) -> str:
 
 if ffi is not None:
     _is_encrypted = ffi.ffi("entry_is_encrypted", [ffi.c_archive_entry_p], ctypes.c_int)
+    _set_options = ffi.ffi("read_set_options", [ffi.c_archive_p, ctypes.c_char_p], ctypes.c_int)
     _has_encrypted = ffi.ffi("read_has_encrypted_entries", [ffi.c_archive_p], ctypes.c_int)
 
 

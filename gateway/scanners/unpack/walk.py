@@ -8,6 +8,7 @@ finding, and a bound that is hit ends the walk with one.
 
 from __future__ import annotations
 
+import hashlib
 import posixpath
 import time
 from itertools import pairwise
@@ -182,6 +183,8 @@ class Walker:
     ) -> Iterator[Callable[[bytes, str, int], None]]:
         if kind in _STREAMS:
             yield lambda d, n, depth: self._stream(d, n, depth, kind)
+        elif kind == kinds.ISO:
+            yield lambda d, n, depth: self._optical(d, n, depth, unseen=unseen)
         elif kind in kinds.NATIVE:
             yield lambda d, n, depth: self._native(d, n, depth, kind, unseen=unseen)
         elif kind == kinds.OLE:
@@ -249,10 +252,26 @@ class Walker:
             self._hand_on(piece)
         self._member(_without_extension(name), plain, depth)
 
-    def _native(self, data: bytes, name: str, depth: int, kind: str, *, unseen: bool = False) -> None:
+    def _optical(self, data: bytes, name: str, depth: int, *, unseen: bool) -> None:
+        """Read each tree of names; what stands in several of them counts once."""
+        seen: set[tuple[object, ...]] = set()
+        for tree in native.TREES:
+            self._native(data, name, depth, kinds.ISO, unseen=unseen, tree=tree, seen=seen)
+
+    def _native(
+        self,
+        data: bytes,
+        name: str,
+        depth: int,
+        kind: str,
+        *,
+        unseen: bool = False,
+        tree: str = "",
+        seen: set[tuple[object, ...]] | None = None,
+    ) -> None:
         budget, before = self._budget, self._count
         unseen = unseen or kind in kinds.UNSEEN
-        for entry in native.entries(data, kind):
+        for entry in native.entries(data, kind, options=tree):
             budget.member()
             inner = _without_extension(name) if kinds.NATIVE[kind][0] == ("raw",) else entry.name
             self._path(inner, name, entry.target, device=entry.special == "device")
@@ -268,10 +287,16 @@ class Walker:
             except Broken as error:
                 self._note("broken", name, f"{inner}: {error}")
                 plain = None
+            if plain and seen is not None:
+                key = hashlib.sha256(plain).digest(), extensions(inner)[:1]
+                if key in seen:
+                    budget.refund(len(plain))
+                    continue
+                seen.add(key)
             if plain and unseen:
                 self._hand_on(plain)
             self._member(inner, plain, depth, size=entry.size)
-        if self._count == before and len(data) > _EMPTY:
+        if self._count == before and not seen and len(data) > _EMPTY:
             self._note("broken", name, "no members")
         if kind == "application/x-tar" and data.find(b"ustar", native.position(data, kind) + 257) >= 0:
             self._note("ambiguous", name, "members stand behind the end")
