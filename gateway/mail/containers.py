@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Files inside other bytes: uuencode, yEnc, BinHex 4.0, signed S/MIME.
+"""Files inside other bytes: uuencode, yEnc, BinHex 4.0, those of the Macintosh, signed S/MIME.
 
 Reads hostile bytes; linear, with a bound on files, and never an exception. Each function returns
 the (name, content) pairs it finds. These formats have no declared place in MIME: clients find
@@ -118,6 +118,30 @@ def binhex(data: bytes) -> Files:
     (length,) = struct.unpack_from(">I", plain, name_length + 12)
     start = name_length + 22
     return [(plain[1 : 1 + name_length], plain[start : start + length])]
+
+
+_APPLE_SINGLE = b"\x00\x05\x16\x00"
+_DATA_FORK = 1
+_MAX_ENTRIES = 100
+_MAC_HEAD = 128
+
+
+def apple(data: bytes) -> Files:
+    """The data fork of a file in AppleSingle (RFC 1740), which Apple's clients take out."""
+    if not data.startswith(_APPLE_SINGLE) or len(data) < 26:
+        return []
+    (count,) = struct.unpack_from(">H", data, 24)
+    entries = (data[at : at + 12] for at in range(26, 26 + 12 * min(count, _MAX_ENTRIES), 12))
+    found = [struct.unpack(">III", entry) for entry in entries if len(entry) == 12]
+    return [(b"", data[start : start + size]) for number, start, size in found if number == _DATA_FORK]
+
+
+def mac_binary(data: bytes) -> Files:
+    """The data fork of a file in MacBinary, and its name: by declaration only, since it has no mark."""
+    if len(data) <= _MAC_HEAD or data[0] or not 0 < data[1] < 64:
+        return []
+    (size,) = struct.unpack_from(">I", data, 83)
+    return [(data[2 : 2 + data[1]], data[_MAC_HEAD : _MAC_HEAD + size])] if size else []
 
 
 _SIGNED_DATA = b"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x07\x02"

@@ -44,6 +44,7 @@ READ_AS_TEXT = {
 }
 _TEXT_TYPES = ("", "text/html", "text/xml", "text/vcard", "text/calendar", "message/rfc822")
 _BINHEX_TYPES = ("application/mac-binhex40", "application/binhex", "application/x-binhex40")
+_MAC_TYPES = ("application/macbinary", "application/x-macbinary")
 _BINARY = bytes(sorted(set(range(32)) - set(b"\t\n\r\f\x1b") | {127}))
 
 
@@ -144,6 +145,9 @@ class Findings:
             self.files(tnef.read(data).files, max(1, depth) + 1, part)
         elif kind in _BINHEX_TYPES:
             self.files(containers.binhex(data), depth, part)
+        elif kind in _MAC_TYPES:
+            self.files(containers.mac_binary(data), depth, part)
+        self.files(containers.apple(data), max(1, depth) + 1, part)
 
     def files(
         self,

@@ -23,6 +23,7 @@ from gateway.mail import containers, entity, headers, magic, structure, transfer
 from gateway.mail.addresses import mailboxes
 from gateway.mail.charsets import decode, decode_words, lenient_base64
 from gateway.mail.findings import NOT_WHOLE, READ_AS_TEXT, Findings, MimeLimits, known_file, textual
+from gateway.mail.names import extensions
 from gateway.mail.parameters import unfold
 from gateway.mail.types import Content
 
@@ -44,6 +45,8 @@ class _Item:
     embedded: bool = False  # within a message in the message, which only goes as a whole
 
 
+_MESSAGE_NAMES = frozenset((("eml",), ("emlx",), ("mht",), ("mhtml",)))
+_COUNT = re.compile(rb"\A[0-9]{1,12}[ \t]*+\r?\n")  # of octets, before a message that Apple Mail saved
 _BLANK = re.compile(rb"\s*+\Z")
 _BOILERPLATE = re.compile(
     rb"\s*+(?:This is an? ?(?:multi-?part|cryptographically signed|OpenPGP/MIME|message in MIME|S/MIME)"
@@ -56,7 +59,7 @@ _ENCODED_PARTS = re.compile(rb"\s*+(?:[A-Za-z0-9+/]{40,200}+={0,2}+[ \t]*+\r?\n|
 _MESSAGES = frozenset(("message/rfc822", "message/global", "message/news"))
 _REPORTS = frozenset(("message/delivery-status", "message/disposition-notification", "text/rfc822-headers"))
 _UNREADABLE = {"message/partial": "partial", "message/external-body": "external-body"}
-_CARRIERS = frozenset(("text/calendar", "text/vcard"))  # which have files in base64 within their text
+_CARRIERS = frozenset(("text/calendar", "text/vcard", "image/svg+xml"))  # texts with files in base64 within
 _QUOTED = entity.QUOTED
 _ENCODED_HEAD = 1_000  # octets of a file by which it is known to be base64
 _MAX_SNIFF = 2_000_000  # octets of a text part in which undeclared parts are looked for
@@ -364,7 +367,7 @@ class _Reader:
             return
         if attached:
             self.found.attach(read.names, kind, data, item.depth, item.part)
-            self._inner_message(item, data)
+            self._inner_message(item, data, read.names)
             self._encoded_twice(item, data)
         else:
             self.found.leaves.append(data)
@@ -386,11 +389,13 @@ class _Reader:
             for reading in transfer.readings(item.raw[start : item.end], encoding)[1:]:
                 self.found.further(reading, _malformed(encoding))
 
-    def _inner_message(self, item: _Item, data: bytes) -> None:
+    def _inner_message(self, item: _Item, data: bytes, names: tuple[str, ...]) -> None:
         """Read the message that an attached file is, or that S/MIME signed as a whole."""
         inner = containers.signed_content(data)  # whatever it is called (RFC 8551 §3.9)
         if not inner and magic.detect(data) == "message/rfc822":
             inner = data
+        elif not inner and any(extensions(name)[:1] in _MESSAGE_NAMES for name in names) and textual(data):
+            inner = _COUNT.sub(b"", data, count=1)  # clients go by the name, whatever stands first
         if inner and self.found.spend(len(inner)):
             self.found.plain = False
             within = _Item(inner, 0, len(inner), item.depth + 1, item.reason)
@@ -402,7 +407,7 @@ class _Reader:
         spaces = head.count(b" ") * 20
         if len(head) < 40 or len(data) > _MAX_SNIFF or not head.isascii():
             return
-        if b"begin" in head:
+        if b"begin" in head or (b"\nbegin " in data and textual(data)):
             self.found.files(containers.uudecode(data), item.depth)
         elif spaces < len(head) and transfer.base64_like(head) and self.found.spend(2 * len(data)):
             for decoded in transfer.readings(data, "base64"):

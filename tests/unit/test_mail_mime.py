@@ -15,7 +15,7 @@ import pytest
 
 from contrib.lab.clamd import EICAR
 from gateway.mail import mime
-from gateway.mail.containers import binhex, uudecode, yenc
+from gateway.mail.containers import apple, binhex, mac_binary, uudecode, yenc
 from gateway.mail.mime import MimeLimits, parse
 from gateway.mail.reasons import AMBIGUITIES, DEFECTS, LIMITS
 from gateway.mail.types import Text, Url
@@ -323,6 +323,34 @@ def test_tnef_within_tnef_without_end_is_beyond_a_limit() -> None:
         stream = b"\x78\x9f\x3e\x22\0\0" + struct.pack("<BII", 2, 0x6800F, len(stream)) + stream + b"\0\0"
     content = parse(mixed(PLAIN, attached(base64.encodebytes(stream).replace(b"\n", b"\r\n"))))
     assert content.limits == ("depth",)
+
+
+@pytest.mark.parametrize("name", ["a.eml", "a.emlx", "A.MHT. "])
+def test_a_message_by_its_name_is_read_whatever_stands_first(name: str) -> None:
+    first = b"%d\n" % len(SHOWN) if name == "a.emlx" else b"".join(b"X-%d: y\r\n" % n for n in range(30))
+    fields = (
+        f'Content-Type: application/octet-stream; name="{name}"'.encode(),
+        b"Content-Transfer-Encoding: base64",
+    )
+    content = parse(mixed(PLAIN, part(base64.encodebytes(first + SHOWN), *fields)))
+    assert "application/zip" in [a.detected_type for a in content.attachments]
+    assert content.ambiguities == ()
+    text = parse(mixed(PLAIN, part(base64.encodebytes(b"Just a note.\n"), *fields)))
+    assert (text.ambiguities, len(text.attachments)) == ((), 1)
+
+
+def test_files_of_the_macintosh() -> None:
+    entries = struct.pack(">HIIIIII", 2, 9, 50, 32, 1, 82, len(EICAR))
+    single = bytes.fromhex("0005160000020000") + bytes(16) + entries + bytes(32) + EICAR
+    assert apple(single) == [(b"", EICAR[: len(single) - 82])]
+    assert apple(single[:30]) == apple(b"") == []
+    binary = bytearray(128)
+    binary[1:11], binary[83:87] = b"\x09eicar.com", struct.pack(">I", len(EICAR))
+    assert mac_binary(bytes(binary) + EICAR + bytes(60)) == [(b"eicar.com", EICAR)]
+    assert mac_binary(bytes(200)) == mac_binary(b"") == []
+    for kind, data in ((b"application/applefile", single), (b"application/macbinary", bytes(binary) + EICAR)):
+        fields = b"Content-Type: " + kind, b"Content-Transfer-Encoding: base64"
+        assert EICAR in parse(mixed(PLAIN, part(base64.encodebytes(data), *fields))).readings
 
 
 def test_embedded_files() -> None:
