@@ -20,6 +20,7 @@ ZIP_START, ZIP_END = b"PK", b"PK\x05\x06"
 
 ZIP, OLE, PDF, RTF = "application/zip", "application/x-ole-storage", "application/pdf", "application/rtf"
 TAR, ISO, UDF = "application/x-tar", "application/x-iso9660-image", "application/x-udf-image"
+NOTEBOOK = "application/onenote"
 TNEF, MESSAGE, LZMA_ALONE = "application/ms-tnef", "message/rfc822", "application/x-lzma"
 STREAMS = frozenset(("application/gzip", "application/x-bzip2", "application/x-xz", LZMA_ALONE))
 XML = frozenset(("text/xml", "image/svg+xml"))
@@ -90,7 +91,7 @@ ZIP_NAMES = frozenset(
     ("zip", "zipx", "jar", "war", "apk", "xpi", "epub", "kmz", "docx", "xlsx", "pptx", "docm", "xlsm", "odt")
 )
 _TAR_AT, _ISO_AT, _SECTOR = 257, 32_768, 2_048
-_ASKED = NATIVE.keys() | STREAMS | UNSUPPORTED | XML | PROGRAMS | {OLE, PDF, RTF}
+_ASKED = NATIVE.keys() | STREAMS | UNSUPPORTED | XML | PROGRAMS | {OLE, PDF, RTF, NOTEBOOK}
 _SAVED_AS_TEXT = frozenset(("doc", "dot", "xls", "xlt", "ppt", "xml", "mht", "mhtml"))
 
 

@@ -279,3 +279,26 @@ def saved_as_text(data: bytes) -> Iterator[Found]:
     if _ACTIVE_MIME.search(data) or b"w:binData" in data or b"vbaProject.bin" in data:
         yield Found("macro", "ActiveMime")
         yield Found("macro-autorun", "code not readable")
+
+
+# ---------------------------------------------------------------- notebooks
+
+_NOTE_FILE = bytes.fromhex("e716e3bd65261145a4c48d4d0b7a9eac")  # [MS-ONESTORE] §2.6.13, FileDataStoreObject
+_NOTE_HEAD = 36
+_NOTE_KNOWN = 4_096  # octets by which a picture is known
+_MEDIA = ("image/", "audio/", "video/")
+
+
+def notebook(data: bytes) -> Iterator[Found]:
+    """Look for files in a notebook, which a double click on a picture opens; the pictures are left out."""
+    position = data.find(_NOTE_FILE)
+    for _ in range(MAX_STREAMS):
+        if position < 0:
+            return
+        start = position + _NOTE_HEAD
+        length = int.from_bytes(data[position + 16 : position + 24], "little")
+        if length and not magic.detect(data[start : start + min(length, _NOTE_KNOWN)]).startswith(_MEDIA):
+            yield Found("object", "a file in a notebook")
+            yield Found("", data=data[start : start + length])
+        position = data.find(_NOTE_FILE, start)
+    yield Found("limit", "files")

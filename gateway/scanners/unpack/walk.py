@@ -201,6 +201,8 @@ class Walker:
             yield lambda d, n, depth: self._found(pdf.look(d, self._budget, self._reads), n, depth)
         elif kind == kinds.RTF:
             yield lambda d, n, depth: self._found(office.rtf(d), n, depth, unseen=True)
+        elif kind == kinds.NOTEBOOK:
+            yield lambda d, n, depth: self._found(office.notebook(d), n, depth, unseen=True)
         elif kind in kinds.XML:
             yield lambda d, n, depth: self._found(office.entities(d), n, depth)
         elif kind in kinds.PROGRAMS:
