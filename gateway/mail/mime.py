@@ -46,6 +46,7 @@ class _Item:
 
 
 _MESSAGE_NAMES = frozenset((("eml",), ("emlx",), ("mht",), ("mhtml",)))
+_MAX_CARRIED = 100  # files within a text that may have some
 _COUNT = re.compile(rb"\A[0-9]{1,12}[ \t]*+\r?\n")  # of octets, before a message that Apple Mail saved
 _BLANK = re.compile(rb"\s*+\Z")
 _BOILERPLATE = re.compile(
@@ -169,9 +170,8 @@ class _Reader:
                         item.depth,
                         reason,
                         item.default,
-                        None,
-                        False,
-                        item.outer,
+                        mend=False,
+                        outer=item.outer,
                     )
                 )
         for media in read.media:
@@ -377,8 +377,8 @@ class _Reader:
             if encoding == "7bit" and _BASE64_BODY.match(data):
                 self._sniff_encoded(data, "encoding-missing")
             self._undeclared(item, data, "undeclared-parts", known=read.plain)
-        elif magic.detect(data) in _CARRIERS:
-            self._sniff_encoded(data[:_MAX_SNIFF], "")
+        if magic.detect(data) in _CARRIERS:
+            self._sniff_encoded(data, "", _MAX_CARRIED)
 
     def _saved_file(self, item: _Item, data: bytes, start: int, encoding: str) -> None:
         """Keep what clients may save of a file that is not in base64."""
@@ -422,7 +422,7 @@ class _Reader:
         if not self.found.spend(len(body) * (1 + len(others))):
             return data
         reason = _malformed(encoding)
-        if encoding == "base64" and not transfer.unread(body, encoding) and _cut_short(data, others):
+        if encoding == "base64" and not transfer.unread(body, encoding) and transfer.cut_short(data, others):
             self.found.defects.setdefault(reason)  # as in a bounce, which quotes so many octets of a message
             for other in others:
                 self.found.keep(other)
@@ -481,19 +481,17 @@ class _Reader:
                     )
                 )
 
-    def _sniff_encoded(self, data: bytes, reason: str) -> None:
-        encoded = [lenient_base64(data[first:last]) for first, last in structure.sniff_base64(data)]
+    def _sniff_encoded(self, data: bytes, reason: str, most: int = structure.MAX_SNIFFED) -> None:
+        spans = structure.sniff_base64(data, most)
+        if len(spans) >= _MAX_CARRIED:
+            self.found.hit.setdefault("attachments")
+        encoded = [lenient_base64(data[first:last]) for first, last in spans]
         encoded += (
             transfer.readings(data[at:], "quoted-printable")[0] for at in structure.sniff_quoted(data)
         )
         for decoded in encoded:
             if known_file(decoded) and self.found.spend(len(decoded)) and self.found.keep(decoded) and reason:
                 self.found.ambiguities.setdefault(reason)
-
-
-def _cut_short(data: bytes, others: list[bytes]) -> bool:
-    """Whether decoders differ on the last octet or two alone: base64 that ends within four characters."""
-    return all(abs(len(o) - len(data)) <= 2 and (o.startswith(data) or data.startswith(o)) for o in others)
 
 
 def _malformed(encoding: str) -> str:

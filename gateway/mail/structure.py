@@ -171,12 +171,12 @@ _ENCODED_MAGIC = (
 _ENCODED_LINES = re.compile(rb"[A-Za-z0-9+/][A-Za-z0-9+/=\s]*+")
 
 
-def sniff_base64(data: bytes) -> list[Span]:
-    """Where base64 of a file starts at a line's start in `data`, though nothing declares it."""
+def sniff_base64(data: bytes, most: int = MAX_SNIFFED) -> list[Span]:
+    """Where base64 of a file starts a line in `data`, though nothing declares it; at most `most` places."""
     found: list[Span] = []
     for magic in _ENCODED_MAGIC:
         position = data.find(magic)
-        while position >= 0 and len(found) < MAX_SNIFFED:
+        while position >= 0 and len(found) < most:
             if position == 0 or data[position - 1] in b"\r\n \t\"',:;=>":
                 match = _ENCODED_LINES.match(data, position)
                 if match and match.end() - position > 40:

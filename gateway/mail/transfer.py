@@ -72,6 +72,11 @@ def unread(data: bytes, encoding: str) -> bool:
     return len(data) > (_MANY_QUOTED if encoding == "quoted-printable" else _MANY_READINGS)
 
 
+def cut_short(data: bytes, others: list[bytes]) -> bool:
+    """Whether decoders differ on the last octet or two alone: base64 that ends within four characters."""
+    return all(abs(len(o) - len(data)) <= 2 and (o.startswith(data) or data.startswith(o)) for o in others)
+
+
 def readings(data: bytes, encoding: str) -> list[bytes]:
     """What decoders make of `data`, the commonest first, without doubles. Never empty."""
     if encoding == "base64":

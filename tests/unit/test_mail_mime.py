@@ -67,6 +67,11 @@ def test_files_within_an_invitation_are_scanned(encoding: str) -> None:
     content = parse(mixed(PLAIN, part(body, *fields)))
     assert EICAR in content.readings
     assert content.ambiguities == ()
+    for count, limits in ((20, ()), (120, ("attachments",))):
+        many = b"BEGIN:VCALENDAR\r\n" + (b"ATTACH:TVqQ" + b"A" * 60 + b"\r\n;\r\n") * count + text
+        body = base64.encodebytes(many) if encoding == "base64" else many
+        content = parse(mixed(PLAIN, part(body, *fields)))
+        assert (content.limits, EICAR in content.readings) == (limits, not limits)
 
 
 def test_ordinary_mail() -> None:
