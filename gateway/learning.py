@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from itertools import chain, islice
+from itertools import chain, groupby, islice
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -43,7 +43,8 @@ from gateway.classifier.site import (
 from gateway.mail.headers import printable
 from gateway.mail.mime import parse
 from gateway.store.database import StoreError
-from gateway.store.samples import OPERATOR, RANK, REVIEW, Fresh, Sample, Samples, SampleState, overrules
+from gateway.store.quota import Quota
+from gateway.store.samples import OPERATOR, RANK, Fresh, Sample, Samples, SampleState, overrules
 from gateway.store.writer import only_writer
 
 if TYPE_CHECKING:
@@ -60,7 +61,6 @@ ASIDE_FROM: Final = 500  # learned messages from which every tenth is kept aside
 _ASIDE: Final = 26  # of 256
 MEASURED: Final = 1_000  # samples kept aside that a model is measured with, the newest
 _ROLL: Final = 250  # older ones that are learned at once: the model is made anew for them
-_DAY: Final = 86_400.0
 _NOTE: Final = "samples_version"
 _SEEN: Final = f"{FEATURE_VERSION}.{BUCKETS}.{SHAPES}.{READ}"  # which features samples have
 _GROUNDED: Final = 500  # learned messages from which the site's model may doubt a label
@@ -154,13 +154,13 @@ class Learner:
         is kept in the same transaction, see `Samples.add`.
         """
         outcome = Outcome()
-        quota: dict[str, int] = {}
+        quota = Quota(self.samples, self._settings)
         samples = []
         for message in messages:
             sample = self._sample(message, outcome)
             if sample is None:
                 continue
-            if self._within_limit(sample, quota, limit):
+            if quota.takes(sample, limit):
                 samples.append(replace(sample, state=SampleState.WAITING))
             else:
                 outcome.over_limit += 1
@@ -170,14 +170,12 @@ class Learner:
 
     def room(self, source: str, limit: int) -> int:
         """How many more labels of a source may be received today, `limit` being its own for a day."""
-        since = time.time() - _DAY
-        alone = limit - self.samples.since(since, source, but=OPERATOR)
-        together = self._settings.labels_per_day - self.samples.since(since, but=OPERATOR)
-        return max(min(alone, together), 0)
+        return Quota(self.samples, self._settings).room(source, limit)
 
     def take_in(self) -> Outcome | None:
         """Learn what `receive` kept, behind the gate; None if there was nothing.
 
+        Where the gate refuses them, each source is looked at alone, so that none has the others' refused.
         Their limits were looked at when they came. A crash before they are removed makes copies, which
         the next run finds known.
         """
@@ -188,7 +186,13 @@ class Learner:
             waiting = list(islice(self.samples.read(SampleState.WAITING), BATCH))
             if waiting:
                 fresh = [replace(one, number=0, state=SampleState.LEARNED) for one in waiting]
-                self._teach(fresh, outcome, limited=False)
+                together = Outcome()
+                if self._teach(fresh, together, limited=False, alone=len({one.source for one in fresh}) == 1):
+                    outcome = together
+                else:
+                    fresh.sort(key=lambda one: one.source)
+                    for _, some in groupby(fresh, key=lambda one: one.source):
+                        self._teach(list(some), outcome, limited=False)
                 self.samples.discard([one.number for one in waiting])
         return outcome
 
@@ -196,45 +200,55 @@ class Learner:
         samples = (self._sample(message, outcome) for message in batch)
         self._teach([sample for sample in samples if sample], outcome, limited=True)
 
-    def _teach(self, samples: list[Sample], outcome: Outcome, *, limited: bool) -> None:
+    def _teach(self, samples: list[Sample], outcome: Outcome, *, limited: bool, alone: bool = True) -> bool:
+        """Learn samples behind the gate. If it refuses, and they are not `alone`: False, nothing is kept."""
         live = self._caught_up()
-        candidate = live.copy()
         fresh = Fresh()
         wrong: list[int] = []  # numbers of samples that are taken back
-        quota: dict[str, int] = {}
+        again: list[int] = []  # and of refused ones, which no model was made of
+        quota = Quota(self.samples, self._settings)
         total = live.ham + live.spam
         for labelled in samples:
             sample = labelled
-            if not self._is_new(sample, fresh, wrong, outcome):
+            replaced = self._replaced(sample, fresh, wrong, outcome)
+            if replaced is None:
                 continue
             if self._is_doubtful(sample, fresh, live):
                 sample = replace(sample, state=SampleState.DOUBTED)
-            if limited and not self._within_limit(sample, quota):
+            if limited and not quota.takes(sample):
                 outcome.over_limit += 1
                 continue
             if sample.origin in RANK and total >= ASIDE_FROM and int(sample.digest[:2], 16) < _ASIDE:
                 sample = replace(sample, state=SampleState.ASIDE)
             elif sample.state is SampleState.LEARNED:
                 total += 1
+            for found in replaced:
+                if not found.number:
+                    fresh.samples.remove(found)
+                else:
+                    (again if found.state is SampleState.REFUSED else wrong).append(found.number)
             fresh.add(sample)
         if not fresh.samples and not wrong:
             if not self.path.exists() and live.upto[0]:
                 self._save(live)
-            return
+            return True
         taught = [sample for sample in fresh.samples if sample.state is SampleState.LEARNED]
         anew = one_sided(taught, live.ham + live.spam)
-        if wrong or anew:
-            candidate = self._made_anew(wrong, taught)
-        else:
-            for sample in taught:
-                candidate.learn(self.seen(sample), spam=sample.spam)
-        if self._settle(self._compared(live, candidate, taught), candidate, fresh.samples, outcome):
+        candidate = self._made_anew(wrong, taught) if wrong or anew else live.copy()
+        for sample in () if wrong or anew else taught:
+            candidate.learn(self.seen(sample), spam=sample.spam)
+        report = self._compared(live, candidate, taught)
+        if not (report.passed or alone):
+            return False
+        self.samples.set_state(again, SampleState.SUPERSEDED, anew=False)
+        if self._settle(report, candidate, fresh.samples, outcome):
             outcome.corrected += len(wrong)
             self.samples.set_state(wrong, SampleState.SUPERSEDED)
             self.samples.add(fresh.samples, anew=anew or bool(wrong))
             if self.samples.learn_aside(MEASURED, _ROLL):
                 candidate = self._made_anew()
             self._save(candidate)
+        return True
 
     def _settle(
         self, report: gate.Report, candidate: SiteModel, fresh: list[Sample], outcome: Outcome
@@ -279,34 +293,35 @@ class Learner:
         base = self._base.score_features(features).logit if self._base else 0.0
         return Seen(buckets(client + raw), shapes(features.shape), base).pack()
 
-    def _is_new(self, sample: Sample, fresh: Fresh, wrong: list[int], outcome: Outcome) -> bool:
-        """Tell what says something new from copies and contradictions."""
+    def _replaced(
+        self, sample: Sample, fresh: Fresh, wrong: list[int], outcome: Outcome
+    ) -> list[Sample] | None:
+        """Tell what says something new from copies and contradictions: what it replaces, None if it is not.
+
+        What was refused or doubted is in no model, and stands in nobody's way but its reporter's own.
+        """
         alike = fresh.alike(sample) + self.samples.alike(sample.digest, sample.sketch)
         alike = [found for found in alike if found.number not in wrong]
-        doubted = [found for found in alike if found.state is SampleState.DOUBTED]
+        unbelieved = [found for found in alike if found.state in (SampleState.DOUBTED, SampleState.REFUSED)]
         said = (sample.digest, sample.source, sample.spam)
-        if any((one.digest, one.source, one.spam) == said for one in doubted):
+        if sample.origin not in RANK and said in ((o.digest, o.source, o.spam) for o in unbelieved):
             outcome.known += 1
-            return False
-        alike = [found for found in alike if found.state is not SampleState.DOUBTED]
+            return None
+        alike = [found for found in alike if found not in unbelieved]
         same = [found for found in alike if found.spam == sample.spam]
         others = [found for found in alike if found.spam != sample.spam]
         copies = COPIES if sample.origin == OPERATOR else 1
         if len(same) >= copies or any(found.digest == sample.digest for found in same):
             outcome.known += 1
-            return False
+            return None
         if not all(overrules(sample, found) for found in others):
             outcome.contradicting += 1
-            return False
+            return None
         overruled = [found for found in others if found.digest == sample.digest]
         if len(others) > len(overruled):
             outcome.disputed += 1  # one wants a newsletter and another does not: both labels count
-        for found in overruled:
-            if found.number:
-                wrong.append(found.number)
-            else:
-                fresh.samples.remove(found)
-        return True
+        refused = [found for found in unbelieved if found.state is SampleState.REFUSED]
+        return overruled + [o for o in refused if o.digest == sample.digest and overrules(sample, o)]
 
     def _is_doubtful(self, sample: Sample, fresh: Fresh, live: SiteModel) -> bool:
         """Tell a stranger's label that the site's model knows better, and nobody else has given."""
@@ -317,21 +332,6 @@ class Learner:
             return False
         alike = fresh.alike(sample) + self.samples.alike(sample.digest, sample.sketch)
         return not any(one.spam == sample.spam and one.source != sample.source for one in alike)
-
-    def _within_limit(self, sample: Sample, quota: dict[str, int], limit: int | None = None) -> bool:
-        """Tell whether one more may be learned today of this source, and of all together."""
-        if sample.origin == OPERATOR:
-            return True
-        settings = self._settings
-        usual = settings.reviews_per_day if sample.origin == REVIEW else settings.reports_per_day
-        for who, most in ((sample.source, usual if limit is None else limit), ("", settings.labels_per_day)):
-            if who not in quota:
-                quota[who] = self.samples.since(time.time() - _DAY, who, but=OPERATOR)
-            if quota[who] >= most:
-                return False
-        quota[sample.source] += 1
-        quota[""] += 1
-        return True
 
     # -------------------------------------------------------------- models
 

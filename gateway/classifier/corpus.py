@@ -9,6 +9,7 @@ first octets only. Nothing is decoded here.
 from __future__ import annotations
 
 import csv
+import io
 import os
 import re
 import stat
@@ -66,6 +67,7 @@ def read_index(path: Path) -> Iterator[Sample]:
         yield from _table(path)
         return
     root = path.resolve().parent
+    inside = root.parent if root.parent.parent != root.parent else root  # never all of the disk
     with _reading(path) as file:
         for number, line in enumerate(_lines(file), 1):
             fields = line.decode("utf-8", "replace").split("\t" if b"\t" in line else None, 2)
@@ -76,8 +78,11 @@ def read_index(path: Path) -> Iterator[Sample]:
                 if number == 1:
                     continue  # the head of the table
                 raise CorpusError(f"{path}:{number}: {fields[0][:40]!r} is neither ham nor spam")
-            target = (root / fields[1].strip()).resolve()
-            if not target.is_relative_to(root.parent):
+            try:
+                target = (root / fields[1].strip()).resolve()
+            except (ValueError, RuntimeError, OSError) as error:  # a NUL in it, a loop of links
+                raise CorpusError(f"{path}:{number}: {fields[1][:100]!r}: {error}") from error
+            if not target.is_relative_to(inside):
                 raise CorpusError(f"{path}:{number}: {fields[1][:100]!r} points out of the folder")
             try:
                 yield Sample(str(target), as_message(_head(target)), spam)
@@ -127,8 +132,9 @@ def from_text(text: str) -> bytes:
 
 
 def _folder(path: Path, spam: bool | None) -> Iterator[Sample]:
-    if (path / "cur").is_dir() and (path / "new").is_dir():
-        names: Iterable[Path] = [*sorted((path / "cur").iterdir()), *sorted((path / "new").iterdir())]
+    maildir = (path / "cur", path / "new")
+    if all(one.is_dir() and not one.is_symlink() for one in maildir):
+        names: Iterable[Path] = [name for one in maildir for name in sorted(one.iterdir())]
     else:
         names = _walk(path)
     count = 0
@@ -218,7 +224,7 @@ def _mbox(path: Path, spam: bool | None) -> Iterator[Sample]:
 def _table(path: Path) -> Iterator[Sample]:
     csv.field_size_limit(MESSAGE_LIMIT)
     try:
-        with path.open(encoding="utf-8", errors="replace", newline="") as file:
+        with io.TextIOWrapper(_reading(path), encoding="utf-8", errors="replace", newline="") as file:
             for number, row in enumerate(csv.DictReader(file), 1):
                 if "label" not in row or "text" not in row:
                     raise CorpusError(f"{path}: its head names no columns “label” and “text”")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from gateway.feedback.attached import attached
 from gateway.learning import Labelled
 from gateway.mail.domains import normal
+from gateway.mail.networks import same_client
 from gateway.mail.types import Direction
 from gateway.store import samples
 
@@ -81,8 +82,8 @@ class ReportAddresses:
 
 
 def reporter(session: Session) -> str:
-    """Who counts as one reporter: the login, or else the client's address."""
-    return session.login or session.client_ip or "local"
+    """Who counts as one reporter: the login, or else the client's address (of IPv6 its /64)."""
+    return session.login or same_client(session.client_ip) or "local"
 
 
 def _key(address: str) -> str:

@@ -210,8 +210,8 @@ class Samples:
         rows = self.database.read(lambda connection: connection.execute(statement).all())
         return {(state, bool(spam)): count for state, spam, count in rows}
 
-    def set_state(self, numbers: Sequence[int], state: SampleState) -> int:
-        """Change the state of samples, and with it the generation; how many there were."""
+    def set_state(self, numbers: Sequence[int], state: SampleState, *, anew: bool = True) -> int:
+        """Change the state of samples, and with it the generation if `anew`; how many there were."""
         table = schema.samples
 
         def work(connection: Connection) -> int:
@@ -221,11 +221,11 @@ class Samples:
                 changed += connection.execute(
                     update(table).where(chosen, table.c.state != state).values(state=state)
                 ).rowcount
-            if changed:
+            if changed and anew:
                 _turn(connection)
             return changed
 
-        return self.database.write(work)
+        return self.database.write(work) if numbers else 0
 
     def set_aside_after(self, number: int) -> int:
         """Refuse all that was learned after sample `number`; how many it was."""

@@ -73,11 +73,14 @@ def test_indexes(tmp_path: Path) -> None:
         ("index", "spam ../../../etc/passwd\n"),
         ("index", "ham 1\nmaybe 2\n"),
         ("index", "spam nothing\n"),
+        ("index", "spam a\0b\n"),
+        ("index", "spam loop\n"),
         ("t.csv", "a,b\n1,2\n"),
         ("t.csv", "label,text\nmaybe,x\n"),
     ],
 )
 def test_bad_indexes_are_refused(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "1").write_bytes(ONE)
     (tmp_path / name).write_text(text)
     with pytest.raises(CorpusError):
@@ -103,3 +106,14 @@ def test_text_with_a_subject_becomes_a_message() -> None:
 @pytest.mark.parametrize(("word", "spam"), [("SPAM", True), ("ham", False), ("0", False), ("x", None)])
 def test_labels(word: str, spam: bool | None) -> None:
     assert label(word) is spam
+
+
+def test_a_table_is_a_regular_file_and_a_maildir_no_links(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "t.csv")
+    with pytest.raises(CorpusError, match="not a regular file"):
+        list(read_index(tmp_path / "t.csv"))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "1").write_bytes(ONE)
+    (tmp_path / "mail" / "new").mkdir(parents=True)
+    (tmp_path / "mail" / "cur").symlink_to(tmp_path / "elsewhere")
+    assert list(read(tmp_path / "mail")) == []

@@ -379,6 +379,46 @@ def test_a_worse_model_is_refused_and_may_be_promoted_by_force(learner: Learner)
     assert learner.live().ham > before.ham
 
 
+def test_what_was_refused_may_be_taught_again_and_corrected(learner: Learner) -> None:
+    learner.learn(mail(600))
+    wrong = [replace(one, spam=not one.spam) for one in mail(200, first=2_000)]
+    first, second = learner.learn(wrong), learner.learn(wrong)
+    assert (first.learned, second.learned, second.known) == (0, 0, 0)
+    assert first.refused == second.refused == states(learner)[SampleState.REFUSED]
+    generation = learner.samples.generation()
+    right = learner.learn(mail(200, first=2_000))
+    assert right.learned + right.aside == first.refused
+    assert right.corrected == 0
+    assert SampleState.REFUSED not in states(learner)
+    assert learner.samples.generation() == generation
+    assert not learner.behind()
+
+
+def test_a_refused_label_stands_in_nobody_elses_way(learner: Learner) -> None:
+    true, false = (
+        Labelled(message(1, spam=True), spam, REPORT, source)
+        for spam, source in ((True, "bob@example.net"), (False, "m@example.com"))
+    )
+    refused = learner._sample(false, Outcome())
+    assert refused is not None
+    learner.samples.add([replace(refused, state=SampleState.REFUSED)])
+    assert learner.learn([false]).known == 1  # nor is it tried again and again
+    assert learner.learn([true]).learned == 1
+
+
+def test_one_reviewers_wrong_labels_do_not_have_the_others_refused(learner: Learner) -> None:
+    learner.learn(mail(600))
+    wrong = [replace(one, spam=not one.spam) for one in mail(200, 2_000, origin=REVIEW, source="cli:mallory")]
+    right = list(mail(20, 3_000, origin=REVIEW, source="cli:carol"))
+    assert learner.receive([*wrong, *right], limit=1_000).waiting == 440
+    outcome = learner.take_in()
+    assert outcome is not None
+    assert outcome.learned + outcome.aside == 40
+    assert outcome.refused == 400
+    assert {one.source for one in learner.samples.read(SampleState.REFUSED)} == {"cli:mallory"}
+    assert learner.take_in() is None
+
+
 def test_what_was_kept_aside_is_learned_once_newer_mail_measures(
     learner: Learner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
