@@ -12,7 +12,9 @@ Percentages are numbers: 1.5 means 1.5 %. Each set is reported by itself, none a
 - adapt_N: on the way there, after the first N messages;
 - cold: the shipped model, nothing learned; leave-one-corpus-out and Enron train anew as it was
   trained, without the set that is measured;
-- poisoned: that site after 10,000 more reports, wrong ones, from one source.
+- poisoned: that site after 10,000 more reports, wrong ones, from one source;
+- learned_and_seen_s: the longest of ten times from teaching that site one message until four processes have
+  the new model; seen_s: the same from the end of that teaching.
 
 Figures are written after each part. `--part` measures some of them and leaves the other figures of the
 file as they are: it names the model of each part, so that one of another model is not taken for this one's.

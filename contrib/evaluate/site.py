@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from contrib.evaluate import workers
 from gateway.classifier.corpus import as_message
 from gateway.classifier.evaluate import auc_loss, missed
 from gateway.classifier.features import extract
@@ -44,10 +45,11 @@ class Plan:
     steps: tuple[int, ...]
     poison: int
     sample: int  # of each set, for other filters that have learned nothing
+    seen: int  # new models, of which the one that workers see last counts
 
 
-FULL = Plan(20_000, (25_000, 30_000), 30_000, 10_000, (50, 200, 1000, 5000), 10_000, 500)
-QUICK = Plan(2_000, (2_500, 3_500), 3_500, 300, (50, 200, 1000), 300, 60)
+FULL = Plan(20_000, (25_000, 30_000), 30_000, 10_000, (50, 200, 1000, 5000), 10_000, 500, 10)
+QUICK = Plan(2_000, (2_500, 3_500), 3_500, 300, (50, 200, 1000), 300, 60, 3)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -149,6 +151,11 @@ def taught(trec: Trec, plan: Plan, base: Path, scratch: Path, say: Callable[[str
     wrong = (Labelled(_raw(path), spam, "report", "mallory@example.com") for path, spam in poison(trec, plan))
     outcome = learner.learn(wrong)
     figures |= _figures("poisoned", *_tested(learner.live(), trec, plan), "fnr01")
+    say("how soon workers see it")
+    paths, labels = trec.paths[done : plan.test[0]], trec.labels[done : plan.test[0]]
+    honest = (Labelled(_raw(path), bool(spam)) for path, spam in zip(paths, labels, strict=True))
+    whole, after = workers.longest(learner, honest, plan.seen)
+    figures |= {"learned_and_seen_s": round(whole, 3), "seen_s": round(after, 3)}
     database.close()
     return {**figures, "poisoned_learned": outcome.learned, "site_refused": refused}
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from contrib.evaluate.workers import longest
 from contrib.lab.clamd import EICAR
 from gateway import learning
 from gateway.classifier import gate, stored
@@ -618,3 +619,11 @@ def test_near_copies_have_one_sketch() -> None:
 def test_an_empty_model_is_no_model(learner: Learner) -> None:
     SiteModel().save(learner.path)
     assert learner.live().ham == 0
+
+
+def test_every_worker_has_what_was_taught_within_a_second(learner: Learner) -> None:
+    learner.learn(mail(20))
+    whole, after = longest(learner, mail(2, first=100), times=3)
+    assert after < 1  # about a quarter, since workers look four times a second
+    assert after <= whole
+    assert learner.live().ham + learner.live().spam == 43
