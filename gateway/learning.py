@@ -197,8 +197,8 @@ class Learner:
         return outcome
 
     def _learn(self, batch: list[Labelled], outcome: Outcome) -> None:
-        samples = (self._sample(message, outcome) for message in batch)
-        self._teach([sample for sample in samples if sample], outcome, limited=True)
+        samples = [one for message in batch if (one := self._sample(message, outcome))]
+        self._teach(samples, outcome, limited=True)
 
     def _teach(self, samples: list[Sample], outcome: Outcome, *, limited: bool, alone: bool = True) -> bool:
         """Learn samples behind the gate. If it refuses, and they are not `alone`: False, nothing is kept."""
@@ -263,8 +263,8 @@ class Learner:
             return True
         outcome.refused += len(fresh) - states[SampleState.DOUBTED]
         candidate.save(self.candidate)
-        believed = [sample for sample in fresh if sample.state is not SampleState.DOUBTED]
-        self.samples.add([replace(sample, state=SampleState.REFUSED) for sample in believed])
+        told = (one for one in fresh if one.state is not SampleState.DOUBTED)
+        self.samples.add([replace(one, state=SampleState.REFUSED) for one in told])
         return False
 
     def _sample(self, message: Labelled, outcome: Outcome) -> Sample | None:
@@ -344,13 +344,13 @@ class Learner:
         """What the model reads of a sample."""
         return Seen.unpack(sample.features)
 
-    def measure(self, before: SiteModel, after: SiteModel) -> gate.Report:
+    def measure(self, before: SiteModel, after: SiteModel, level: float = gate.SIGNIFICANT) -> gate.Report:
         """Compare two models on samples that neither learned, and on the fixed regression set."""
         samples = self.samples.newest_aside(MEASURED)
-        seen = [self.seen(sample) for sample in samples]
+        seen = list(map(self.seen, samples))
         labels = np.array([sample.spam for sample in samples], np.bool_)
         old, new = (np.array([_logit(model, one) for one in seen], np.float64) for model in (before, after))
-        report = gate.compare(labels, old, new, self._settings.false_positives)
+        report = gate.compare(labels, old, new, self._settings.false_positives, level)
         if self._base is None or self._fixed is None:
             return report
         if self._examined is None:
@@ -362,7 +362,8 @@ class Learner:
 
     def _compared(self, live: SiteModel, candidate: SiteModel, taught: list[Sample]) -> gate.Report:
         logits = [_logit(live, self.seen(one)) for one in taught]
-        return gate.doubt(self.measure(live, candidate), [one.spam for one in taught], logits)
+        level = gate.SIGNIFICANT if all(one.origin in RANK for one in taught) else gate.STRANGERS
+        return gate.doubt(self.measure(live, candidate, level), [one.spam for one in taught], logits)
 
     def behind(self) -> bool:
         """Whether the store has more than the model in use was made of; cheap to ask."""
@@ -425,9 +426,8 @@ class Learner:
 
     def _drop_earlier(self) -> None:
         """Remove models that know what was taken back, or are of another version."""
-        self.path.with_name(OWN_FILE).unlink(missing_ok=True)  # made again by the housekeeper
-        self.previous.unlink(missing_ok=True)
-        self.candidate.unlink(missing_ok=True)
+        for path in (self.path.with_name(OWN_FILE), self.previous, self.candidate):
+            path.unlink(missing_ok=True)  # the first is made again by the housekeeper
 
     def promote(self, *, force: bool) -> gate.Report:
         """Learn what was refused after all, if it is no worse by now or with `force`."""

@@ -420,6 +420,23 @@ def test_one_reviewers_wrong_labels_do_not_have_the_others_refused(learner: Lear
     assert learner.take_in() is None
 
 
+def test_a_stranger_is_held_to_more_than_an_operator(
+    learner: Learner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    levels: list[float] = []
+    compare = gate.compare
+
+    def noted(*given: object) -> gate.Report:
+        levels.append(float(given[-1]))  # type: ignore[arg-type]  # it is the level
+        return compare(*given)  # type: ignore[arg-type]  # passed through
+
+    monkeypatch.setattr(gate, "compare", noted)
+    learner.learn(mail(1))
+    learner.learn(mail(1, first=10, origin=REVIEW, source="cli:carol"))
+    learner.learn([*mail(1, first=20), *mail(1, first=30, origin=REPORT, source="bob@example.net")])
+    assert levels == [gate.SIGNIFICANT, gate.SIGNIFICANT, gate.STRANGERS]
+
+
 def test_what_was_kept_aside_is_learned_once_newer_mail_measures(
     learner: Learner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -597,6 +614,10 @@ def test_the_gate_tells_chance_from_worse() -> None:
         assert gate.compare(labels, worse, good, 0.5).passed
     none = np.zeros(0)
     assert gate.compare(none.astype(bool), none, none, 0.5).passed
+    three = good.copy()
+    three[np.flatnonzero(labels)[:3]] = -5.0  # missed now, by a single report
+    assert gate.compare(labels, good, three, 0.5).passed
+    assert gate.compare(labels, good, three, 0.5, gate.STRANGERS).why == "spam missed: 3 more, 0 fewer"
     assert gate.chance(5, 0) == pytest.approx(1 / 32)
 
 
