@@ -30,6 +30,11 @@ _HAM_WORDS: Final = frozenset({"ham", "0", "good", "nonspam", "legitimate"})
 _FIELD = re.compile(rb"(?im)^(?:from|to|date|received|message-id|return-path|mime-version|content-type):")
 
 
+# The line before each message of an mbox (RFC 4155), and as programs write it that leave the date out.
+_DATED = re.compile(rb"From .*\d:\d\d")
+_BARE = re.compile(rb"From ")
+
+
 class CorpusError(Exception):
     """A source of mail cannot be read; the text names it and says why."""
 
@@ -185,12 +190,18 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
         yield line
 
 
+def _between(first: bytes) -> re.Pattern[bytes]:
+    """What lines between messages look like, by the first one: text that starts with "From " has no date."""
+    return _DATED if _DATED.match(first) else _BARE
+
+
 def _is_mbox(path: Path) -> bool:
     """Tell an mbox from one message with a "From " line: a second such line after an empty one."""
     with _reading(path) as file:
         empty = False
-        for number, line in enumerate(_lines(file)):
-            if number and empty and line.startswith(b"From "):
+        between = _between(file.readline(_LINE_LIMIT))
+        for line in _lines(file):
+            if empty and between.match(line):
                 return True
             empty = line in {b"\n", b"\r\n"}
     return False
@@ -203,8 +214,10 @@ def _mbox(path: Path, spam: bool | None) -> Iterator[Sample]:
     size = 0
     empty = True
     with _reading(path) as file:
+        between = _between(file.readline(_LINE_LIMIT))
+        file.seek(0)
         for line in _lines(file):
-            if empty and line.startswith(b"From "):
+            if empty and between.match(line):
                 if message:
                     count += 1
                     yield Sample(f"{path}#{count}", as_message(b"".join(message)), spam)

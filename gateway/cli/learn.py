@@ -160,7 +160,8 @@ def tell(outcome: Outcome, *, as_json: bool) -> None:
         console().print(facts((name, count) for name, count in words if count or name == "learned"))
     if outcome.refused:
         why = next(report.why for report in outcome.reports if not report.passed)
-        raise Failure(f"the new model is not used: {why}; see mailwarden model compare", EX_TEMPFAIL)
+        mend = "see mailwarden model compare; or teach mail of the other kind as well, then run: "
+        raise Failure(f"the new model is not used: {why}; {mend}mailwarden model promote", EX_TEMPFAIL)
 
 
 @click.command()
@@ -191,6 +192,8 @@ def forget(context: Context, files: tuple[Path, ...], *, source: str, bodies: bo
             print_json({"forgotten": count})
         else:
             console().print(f"{count} {'samples' if source else 'bodies'} removed")
+        if source and not count:
+            raise Failure(f"nobody of that name has taught anything: {printable(source, 200)}", EX_NOINPUT)
         return
     with learning(context) as learner:
         found = {message.source: learner.forget(message.raw) for message in _labelled(files, spam=False)}

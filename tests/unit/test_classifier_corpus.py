@@ -47,6 +47,16 @@ def test_mbox(tmp_path: Path) -> None:
     assert len(found) == 3
 
 
+def test_text_in_an_mbox_is_no_message(tmp_path: Path) -> None:
+    path = tmp_path / "mbox"
+    line = b"From a@example.com Thu Jan  1 00:00:00 1970\n"
+    text = b"From: c@example.com\n\nHello\n\nFrom here on it is text\n\n"
+    path.write_bytes(line + text + line + ONE)
+    assert raws(read(path)) == [text.replace(b"\n", b"\r\n"), ONE]
+    path.write_bytes(line + text)
+    assert raws(read(path)) == [text.replace(b"\n", b"\r\n")]
+
+
 def test_single_file_with_an_mbox_line(tmp_path: Path) -> None:
     path = tmp_path / "1"
     path.write_bytes(b"From a Mon Jan 1\n" + ONE)

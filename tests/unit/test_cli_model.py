@@ -161,7 +161,9 @@ def test_a_site_teaches_its_model(site: Path, mail: Path) -> None:
     assert at(site, "forget", "-", data=HAM).exit_code == 66
     assert at(site, "compare").exit_code == 66  # what knew the forgotten is gone
     assert at(site, "forget").exit_code == 64
-    assert json.loads(at(site, "forget", "--source", "nobody", "--json").stdout) == {"forgotten": 0}
+    nobody = at(site, "forget", "--source", "nobody\x1b[31m", "--json")
+    assert (json.loads(nobody.stdout), nobody.exit_code) == ({"forgotten": 0}, 66)
+    assert "nobody of that name has taught anything: nobody?[31m" in nobody.stderr
     assert at(site, "forget", "--bodies").exit_code == 0
     assert json.loads(at(site, "relearn", "--json").stdout) == {"relearned": 0, "removed": 0}
     assert at(site, "learn", "--ham", "-", data=HAM).exit_code == 0
