@@ -53,9 +53,11 @@ _FACTORS: Final = (np.arange(1, 33, dtype=np.uint64) * np.uint64(0xD1342543DE82E
 def refusal(raw: bytes, features: Features, content: Content) -> str:
     """Say why a message must not be learned; "" if it may be.
 
-    Test strings are seen in what was received, and in texts and files once they are decoded.
+    Test strings are seen in what was received, and in subject, texts and files once they are decoded,
+    in all readings; not in archives.
     """
-    plain = (raw, *(text.text.encode("utf-8", "replace") for text in content.texts))
+    texts = (content.subject, *(text.text for text in content.texts))
+    plain = (raw, *content.readings, *(text.encode("utf-8", "replace") for text in texts))
     if any(test in octets for octets in (*plain, *(a.data for a in content.attachments)) for test in _TESTS):
         return "a test string for filters"
     if not features.words and not features.running.strip():

@@ -213,6 +213,7 @@ def test_the_client_is_read_from_our_own_trace_fields_and_nothing_else() -> None
         b"Subject: test\r\nContent-Type: application/zip\r\nContent-Transfer-Encoding: base64\r\n\r\n"
         + base64.b64encode(b" " + EICAR)
         + b"\r\n",
+        b"Subject: =?utf-8?B?" + base64.b64encode(GTUBE.encode()) + b"?=\r\n\r\nhello there\r\n",
         b"From: a@example.com\r\n\r\n\r\n",
         b"",
     ],
