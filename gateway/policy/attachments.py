@@ -62,7 +62,8 @@ _MAKES = (
     ".download =",
     '"download"',
 )
-_DECODES = ("atob(", "fromcharcode", "unescape(", "decodeuricomponent(", "document.write", "eval(")
+# By word: a call may have white space before its bracket, or be written window["atob"](...).
+_DECODES = re.compile(r"\b(?:atob|eval|unescape|decodeuricomponent)\b|fromcharcode|document\.write")
 _RUN = re.compile(r"[a-z0-9+/=]++")
 _ESCAPE = re.compile(r"\\x[0-9a-f]{2}|%[0-9a-f]{2}|&#\d{2,3};")
 _LONG_RUN, _MANY_ESCAPES = 2_000, 300
@@ -280,7 +281,7 @@ def _page(attachment: Attachment) -> Iterator[Signal]:
         yield Signal("ATTACHMENT_HTML_PASSWORD" if asks else "ATTACHMENT_HTML_FORM", shown)
     if scripted:
         yield Signal("ATTACHMENT_HTML_SCRIPT", shown)
-        if any(word in text for word in _MAKES) or (any(word in text for word in _DECODES) and _packed(text)):
+        if any(word in text for word in _MAKES) or (_DECODES.search(text) and _packed(text)):
             yield Signal("ATTACHMENT_HTML_SMUGGLING", shown)
             return
     if refreshes or (scripted and any(word in text for word in _GOES)):

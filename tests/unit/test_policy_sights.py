@@ -244,8 +244,11 @@ def test_pages(policy: Policy) -> None:
         "HTML_SCRIPT",
         "HTML_REDIRECT",
     }
-    assert page(f"<script>eval(atob('{'QUJD' * 1000}'))</script>") == {"HTML_SCRIPT", "HTML_SMUGGLING"}
-    assert page("<script>eval(x)</script>") == {"HTML_SCRIPT"}
+    packed = "QUJD" * 1000
+    for call in ("atob('{}')", "atob ('{}')", "window['atob']('{}')", "x='{}';self['eval'] (x)"):
+        assert page(f"<script>{call.format(packed)}</script>") == {"HTML_SCRIPT", "HTML_SMUGGLING"}
+    assert page(f"<script>evaluate('{packed}')</script>") == {"HTML_SCRIPT"}
+    assert page("<script>atob(x)</script>") == {"HTML_SCRIPT"}
     assert page(f"<script>document.write(unescape('{'%41' * 400}'))</script>") == {
         "HTML_SCRIPT",
         "HTML_SMUGGLING",
