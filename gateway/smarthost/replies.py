@@ -18,7 +18,7 @@ FIXED = {
     "NOOP": OK,
     "VRFY": Reply(252, "2.5.2", "Send some mail, it will be tried"),
     "HELP": Reply(214, "2.0.0", "See RFC 5321"),
-    **{verb: Reply(502, "5.5.1", f"{verb} is not implemented") for verb in _ABSENT},
+    **{verb: Reply(502, "5.5.1", f"{verb} is not offered") for verb in _ABSENT},
 }
 
 FAULTS = {
