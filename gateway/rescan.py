@@ -101,7 +101,7 @@ def _act(
     quarantine: Quarantine, done: Rescanned, settings: RescanSettings
 ) -> Literal["recorded", "released", "deleted"]:
     if done.infection and settings.infected == "delete":
-        gone = quarantine.delete(done.item, OURSELVES.name, why=f"a re-scan found {done.infection}")
+        gone = quarantine.delete(done.item, OURSELVES, why=f"a re-scan found {done.infection}")
         return "deleted" if gone else "recorded"
     if done.passes and not done.infection and settings.clean == "release":
         found = quarantine.find(done.item)

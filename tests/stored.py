@@ -7,6 +7,7 @@ is emptied before each.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from typing import TYPE_CHECKING
@@ -42,6 +43,8 @@ from gateway.mail.types import (
     new_id,
 )
 from gateway.store.database import StoreSettings, open_database
+from gateway.store.decisions import RefusedError
+from gateway.store.states import Actor, Role
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,6 +53,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Executable
 
     from gateway.store.database import Database
+    from gateway.store.held import Claim
     from gateway.store.quarantine import Quarantine
 
 POSTGRESQL = os.environ.get("MAILWARDEN_TEST_DATABASE", "")
@@ -146,6 +150,16 @@ def hold(
     return mail
 
 
+def claim(
+    quarantine: Quarantine, item: str, *recipients: str, who: str = "cli:me", seconds: float = 60.0
+) -> Claim | None:
+    """Order a release to these recipients (all, for none) that is due now, and claim it for `seconds`."""
+    boss = Actor(who, Role.ADMINISTRATOR)
+    with contextlib.suppress(RefusedError):  # what is being released, or gone, has no new order
+        quarantine.decisions.schedule(item, recipients or None, boss, due=time.time(), aloud=True)
+    return quarantine.claim(item, recipients or None, who, lease_seconds=seconds)
+
+
 def execute(database: Database, statement: Executable | str) -> None:
     """Run one statement behind the store's back."""
     made = text(statement) if isinstance(statement, str) else statement
@@ -158,6 +172,7 @@ __all__ = [
     "RAW",
     "REPLY",
     "SIGNALS",
+    "claim",
     "execute",
     "hold",
     "mail_for",

@@ -14,7 +14,7 @@ from gateway.cli.learn import learn_items, learning
 from gateway.cli.output import console, print_json, safe
 from gateway.store.database import StoreError
 from gateway.store.decisions import RefusedError
-from gateway.store.states import OPEN, Event, State, refusal
+from gateway.store.states import OPEN, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -161,9 +161,7 @@ def delete(
     who = actor(context)
 
     def work(item: str) -> str:
-        if no := refusal(Event.DELETE, who):
-            raise RefusedError(no)
-        if not held.delete(item, who.name, why=why):
+        if not held.delete(item, who, why=why):
             raise RefusedError("no such message, or it is gone or being released")
         return "deleted"
 

@@ -183,7 +183,7 @@ class Desk:
     def _settled(self, one: Pending) -> str:
         try:
             if one.order is None:
-                done = self._quarantine.delete(one.item, self._who.name, why="in a review")
+                done = self._quarantine.delete(one.item, self._who, why="in a review")
                 return f"{one.item} " + ("deleted" if done else "was gone already, or is being released")
             time.sleep(max(0.0, one.order.due - time.time()))
             assert self._sender is not None

@@ -144,7 +144,7 @@ def schedule(
 
 def send(quarantine: Quarantine, sender: Sender, order: Order) -> Released | None:
     """Send what was ordered; None if it is not due, undone, or somebody else sends it."""
-    claim = quarantine.claim(order.item, order.recipients, order.who, scheduled=True)
+    claim = quarantine.claim(order.item, order.recipients, order.who)
     if claim is None:
         return None
     results, outgoing = _attempt(quarantine, sender, claim, order)

@@ -20,7 +20,7 @@ from gateway.store import audit
 from gateway.store.decisions import RefusedError
 from gateway.store.grants import Deed, Grant, Grants
 from gateway.store.samples import REPORT
-from gateway.store.states import MALWARE, OPEN, Actor, Role, State
+from gateway.store.states import MALWARE, OPEN, Actor, Event, Role, refusal, unanswerable
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -57,13 +57,12 @@ def act(desk: Desk, token: str, door: str) -> tuple[Grant, Done]:
     if grant.deed is Deed.SPAM:
         return grant, _report(desk, grants, grant, item, who, token)
     mine = [item.recipients[grant.position].address]
-    if item.recipients[grant.position].state is State.DENIED:
-        raise RefusedError("a reviewer has denied it")
+    left = unanswerable(set(item.reasons) - set(item.answered), who, aloud=False)
 
     def use(connection: Connection) -> None:
         grants.spend(connection, token)
 
-    if desk.users.issuperset(set(item.reasons) - set(item.answered)):
+    if not left and not refusal(Event.RELEASE, who):
         due = time.time() + desk.undo_seconds
         desk.quarantine.decisions.schedule(item.id, mine, who, due=due, why="by digest", also=use)
         return grant, "released"

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, and_, delete, func, insert, or_, select, upda
 from gateway.mail.headers import printable
 from gateway.mail.types import ID_PATTERN, new_id
 from gateway.store import audit, held, schema
-from gateway.store.states import MALWARE, OPEN, Actor, Event, State, refusal, unanswerable
+from gateway.store.states import MALWARE, OPEN, Actor, Event, State, of_item, refusal, unanswerable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -141,9 +141,10 @@ class Decisions:
             if also is not None:
                 also(connection)
             people = held.lock(connection, item)
-            moved = held.move(connection, item, held.positions(people, recipients), event, now)
+            asked = held.positions(people, recipients)
+            moved = held.move(connection, item, asked, event, who, now)
             if not moved:
-                raise RefusedError(_absent(connection, item))
+                raise RefusedError(_absent(connection, item, asked))
             _answer(connection, item, _open_reasons(connection, item), who, why, aloud=aloud)
             rest = {"batch": batch, "due": due, "who": printable(who.name, 100), "send_to": to}
             rows = [
@@ -181,12 +182,12 @@ class Decisions:
             undone: dict[str, list[str]] = {}
             for row in rows:
                 people = held.lock(connection, row.item)
-                if not held.move(connection, row.item, [row.position], Event.UNDO, now):
+                if not held.move(connection, row.item, [row.position], Event.UNDO, who, now):
                     continue
                 if row.was == State.REQUESTED:
-                    held.move(connection, row.item, [row.position], Event.REQUEST, now)
+                    held.move(connection, row.item, [row.position], Event.REQUEST, who, now)
                 elif row.was == State.DENIED:
-                    held.move(connection, row.item, [row.position], Event.DENY, now)
+                    held.move(connection, row.item, [row.position], Event.DENY, who, now)
                 mine = and_(orders.c.item == row.item, orders.c.position == row.position)
                 connection.execute(delete(orders).where(mine))
                 undone.setdefault(row.item, []).append(people[row.position])
@@ -283,9 +284,10 @@ class Decisions:
             if also is not None:
                 also(connection)
             people = held.lock(connection, item)
-            moved = held.move(connection, item, held.positions(people, recipients), event, time.time())
+            asked = held.positions(people, recipients)
+            moved = held.move(connection, item, asked, event, who, time.time())
             if not moved:
-                raise RefusedError(_absent(connection, item))
+                raise RefusedError(_absent(connection, item, asked))
             chosen = tuple(people[n] for n in moved)
             audit.append(connection, item, who.name, event, held.listed(chosen, why))
             return chosen
@@ -298,10 +300,13 @@ def _allowed(event: Event, who: Actor) -> None:
         raise RefusedError(why)
 
 
-def _absent(connection: Connection, item: str) -> str:
-    """Why nothing happens to an item."""
-    table = schema.quarantine
-    state = connection.execute(select(table.c.state).where(table.c.id == item)).scalar()
+def _absent(connection: Connection, item: str, asked: Sequence[int] = ()) -> str:
+    """Why nothing happens to an item, or to the copies that it was `asked` for."""
+    table, rows = schema.quarantine, schema.quarantine_recipients
+    these = select(rows.c.state).where(rows.c.item == item, rows.c.position.in_(asked))
+    state = of_item(State(one) for one in connection.execute(these).scalars())
+    if state is None:
+        state = connection.execute(select(table.c.state).where(table.c.id == item)).scalar()
     return {
         None: "no such message is held",
         State.SCHEDULED: "it is released already and about to be sent",

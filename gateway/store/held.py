@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Insert
 
     from gateway.mail.types import Content, Envelope, Evidence, Mail, Session, Signal, Verdict, Versions
+    from gateway.store.states import Actor
 
 
 # Built once: most of a statement's cost is building it.
@@ -249,11 +250,11 @@ def leased(connection: Connection, claim: Claim, people: Sequence[str]) -> set[s
 
 
 def move(
-    connection: Connection, item: str, chosen: Sequence[int], event: Event, now: float
+    connection: Connection, item: str, chosen: Sequence[int], event: Event, who: Actor, now: float
 ) -> dict[int, State]:
-    """Let `event` happen to those of the `chosen` copies to which it may; which, and where they were."""
+    """Let `who` do `event` to those of the `chosen` copies where it may be; which, and where they were."""
     rows = schema.quarantine_recipients
-    mine = and_(rows.c.item == item, rows.c.position.in_(chosen), rows.c.state.in_(sources(event)))
+    mine = and_(rows.c.item == item, rows.c.position.in_(chosen), rows.c.state.in_(sources(event, who)))
     found = connection.execute(select(rows.c.position, rows.c.state).where(mine).order_by(rows.c.position))
     moved = {row.position: State(row.state) for row in found}
     for state in set(moved.values()):
@@ -261,7 +262,7 @@ def move(
         connection.execute(
             update(rows)
             .where(rows.c.item == item, rows.c.position.in_(these))
-            .values(state=after(event, state), changed=now)
+            .values(state=after(event, state, who), changed=now)
         )
     if moved:
         settle_item(connection, item, now)

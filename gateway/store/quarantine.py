@@ -31,12 +31,12 @@ from gateway.mail.types import (
 )
 from gateway.store import audit, held, queued, schema, tokens
 from gateway.store.database import Database, StoreError, StoreSettings
-from gateway.store.decisions import Decisions
+from gateway.store.decisions import Decisions, RefusedError
 from gateway.store.encoding import to_json
 from gateway.store.held import Claim, Item, Judgement, Original
 from gateway.store.keys import shared_key
 from gateway.store.search import Search, statement
-from gateway.store.states import OPEN, OURSELVES, WAITING, Event, State
+from gateway.store.states import OPEN, OURSELVES, Event, State, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Select
 
     from gateway.store.queued import Outgoing
+    from gateway.store.states import Actor
 
 MAX_REASONS = 200
 MAX_JUDGEMENTS = 20  # later verdicts kept of one item, beside the first
@@ -208,13 +209,10 @@ class Quarantine:
         who: str,
         *,
         lease_seconds: float | None = None,
-        why: str = "",
-        scheduled: bool = False,
     ) -> Claim | None:
-        """Take those of `recipients` (None: all) that wait, so that nobody else delivers to them.
+        """Take those of `recipients` (None: all) whose release is due, so that nobody else delivers to them.
 
-        With `scheduled` those that were released and are due. Of two claims at once one gets a
-        recipient, the other does not. None if nothing was left.
+        Of two claims at once one gets a recipient, the other does not. None if nothing was left.
         """
         if not ID_PATTERN.fullmatch(item):
             return None
@@ -230,9 +228,7 @@ class Quarantine:
                 table.c.item == item,
                 table.c.position.in_(held.positions(people, recipients)),
                 or_(
-                    and_(table.c.state == State.SCHEDULED, table.c.position.in_(due))
-                    if scheduled
-                    else table.c.state.in_(WAITING),
+                    and_(table.c.state == State.SCHEDULED, table.c.position.in_(due)),
                     and_(table.c.state == State.RELEASING, table.c.lease_until < now),
                 ),
             ]
@@ -240,13 +236,13 @@ class Quarantine:
             chosen = list(free.scalars())
             if not chosen:
                 return None
-            held.move(connection, item, chosen, Event.CLAIM, now)
+            held.move(connection, item, chosen, Event.CLAIM, OURSELVES, now)
             leased = {"lease": lease, "lease_until": now + seconds}
             connection.execute(
                 update(table).where(table.c.item == item, table.c.position.in_(chosen)).values(**leased)
             )
             taken = tuple(people[n] for n in chosen)
-            audit.append(connection, item, who, Event.CLAIM, held.listed(taken, why))
+            audit.append(connection, item, who, Event.CLAIM, held.listed(taken))
             return Claim(item, lease, taken, now + seconds)
 
         return self.database.write(work)
@@ -288,7 +284,7 @@ class Quarantine:
                 values = {"delivered_to": printable(to, 320), "note": printable(note, 500)}
                 settled = connection.execute(still.values(**values, lease="", lease_until=0.0)).rowcount
                 if settled:
-                    held.move(connection, claim.item, [position], event, now)
+                    held.move(connection, claim.item, [position], event, OURSELVES, now)
                     ordered = (orders.c.item == claim.item, orders.c.position == position)
                     connection.execute(delete(orders).where(*ordered))
                 else:
@@ -350,11 +346,14 @@ class Quarantine:
 
     # -------------------------------------------------------------- removing
 
-    def delete(self, item: str, who: str, *, why: str = "") -> bool:
+    def delete(self, item: str, who: Actor, *, why: str = "") -> bool:
         """Remove a message and its content for good; an empty row stays, saying so.
 
-        False if there is no such item, it is gone already, or it is being released right now.
+        False if there is no such item, it is gone already, or it is being released right now. Raises
+        RefusedError.
         """
+        if no := refusal(Event.DELETE, who):
+            raise RefusedError(no)
         if not ID_PATTERN.fullmatch(item):
             return False
 
@@ -363,7 +362,7 @@ class Quarantine:
             if not held.free(connection, [item], now, *OPEN, State.RELEASED):
                 return False
             held.remove(connection, [item], State.DELETED, now)
-            audit.append(connection, item, who, Event.DELETE, why)
+            audit.append(connection, item, who.name, Event.DELETE, why)
             return True
 
         done = self.database.write(work)

@@ -79,7 +79,7 @@ TRANSITIONS: Final[Mapping[Event, Mapping[State, State]]] = {
     Event.APPROVE: {State.REQUESTED: State.SCHEDULED},
     Event.UNDO: {State.SCHEDULED: State.HELD},
     # From RELEASING only when the lease of the one who had it is over.
-    Event.CLAIM: _ANY((*WAITING, State.SCHEDULED, State.RELEASING), State.RELEASING),
+    Event.CLAIM: _ANY((State.SCHEDULED, State.RELEASING), State.RELEASING),
     Event.DELIVER: {State.RELEASING: State.RELEASED},
     Event.FAIL: {State.RELEASING: State.HELD},
     Event.DELETE: _ANY(OPEN, State.DELETED),
@@ -117,14 +117,18 @@ _FIRST = (
 )
 
 
-def after(event: Event, state: State) -> State | None:
-    """The state that `event` leads to from `state`; None where it must not happen."""
-    return TRANSITIONS[event].get(state)
+def after(event: Event, state: State, who: Actor) -> State | None:
+    """The state that `event`, done by `who`, leads to from `state`; None where it must not happen.
+
+    What a reviewer has denied goes out only if a reviewer thinks otherwise, whatever users may answer.
+    """
+    denied = state is State.DENIED and event is Event.RELEASE and who.role < Role.REVIEWER
+    return None if denied or refusal(event, who) else TRANSITIONS[event].get(state)
 
 
-def sources(event: Event) -> tuple[State, ...]:
-    """The states in which `event` may happen."""
-    return tuple(TRANSITIONS[event])
+def sources(event: Event, who: Actor) -> tuple[State, ...]:
+    """The states from which `who` may let `event` happen."""
+    return tuple(state for state in State if after(event, state, who) is not None)
 
 
 def of_item(copies: Iterable[State]) -> State | None:

@@ -201,7 +201,7 @@ class HeldMail:
     def delete(self, item: str, *, why: str = "") -> None:
         """Delete it for good, for all its recipients."""
         self._allowed(item, Act.DELETE)
-        if not self._quarantine.delete(item, self._actor.name, why=why):
+        if not self._quarantine.delete(item, self._actor, why=why):
             raise RefusedError("it is gone, or being released")
 
     def learn(self, items: Sequence[str], *, spam: bool) -> Mapping[str, int]:
@@ -270,9 +270,8 @@ class HeldMail:
         return bool(open_ones) and open_ones <= self._actor.answers
 
     def _own(self, item: str) -> list[str]:
-        """A user's own copies, but for those that a reviewer has denied."""
-        mine = self.find(item).recipients
-        return [one.address for one in mine if one.state is not State.DENIED]
+        """A user's own copies."""
+        return [one.address for one in self.find(item).recipients]
 
     def _allowed(self, item: str, act: Act) -> list[str] | None:
         """The recipients within reach (None: all), if the act is allowed."""

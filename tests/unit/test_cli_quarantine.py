@@ -28,7 +28,7 @@ from gateway.store.database import Database, StoreSettings, open_database
 from gateway.store.journal import Journal
 from gateway.store.quarantine import Quarantine
 from gateway.store.search import Search
-from gateway.store.states import State
+from gateway.store.states import Actor, State
 from gateway.tls.settings import TlsSettings
 from tests.stored import EVIDENCE, RAW, REPLY, SIGNALS, execute, hold, mail_for, settings_for, verdict_for
 
@@ -151,7 +151,7 @@ def test_an_empty_list_says_so(bench: Bench) -> None:
 def test_list_takes_filters(bench: Bench, options: tuple[str, ...], count: int) -> None:
     hold(bench.quarantine)
     hold(bench.quarantine, mail_for(CAROL, sender="eve@example.org"), reasons=["VIRUS"])
-    bench.quarantine.delete(hold(bench.quarantine, mail_for(sender="old@example.org")).id, "me")
+    bench.quarantine.delete(hold(bench.quarantine, mail_for(sender="old@example.org")).id, Actor("me"))
     assert len(bench.json("list", *options)) == count
 
 
@@ -215,7 +215,7 @@ def test_show_json_has_everything(bench: Bench) -> None:
 
 def test_show_of_what_is_gone(bench: Bench) -> None:
     mail = hold(bench.quarantine)
-    bench.quarantine.delete(mail.id, "me")
+    bench.quarantine.delete(mail.id, Actor("me"))
     done = bench.run("show", mail.id)
     assert done.exit_code == 0
     assert "deleted" in done.stdout

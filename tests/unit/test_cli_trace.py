@@ -25,8 +25,9 @@ from gateway.store.queue import Queue
 from gateway.store.queued import Addressee, Outcome, Outgoing
 from gateway.store.queued import Filter as QueueFilter
 from gateway.store.queued import State as QueueState
+from gateway.store.states import Actor
 from tests.recorded import fill, hold_record, judged, mail_of, policy_of
-from tests.stored import execute, settings_for
+from tests.stored import claim, execute, settings_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -141,13 +142,14 @@ def test_what_became_of_each_copy(bench: Bench) -> None:
     found = bench.json("--recipient", LENIENT)[0]
     assert [copy["item"] for copy in found["copies"]] == [both.id, ""]
     assert found["copies"][1]["to"] == "Postfix"
-    claim = bench.quarantine.claim(both.id, None, "cli:carol")
-    assert claim
+    taken = claim(bench.quarantine, both.id, who="cli:carol")
+    assert taken
     assert bench.states("--recipient", LENIENT) == [["releasing", "relayed"]]
-    bench.quarantine.settle(claim, who="cli:carol", delivered={BOB: "post@example.com"})
+    bench.quarantine.settle(taken, who="cli:carol", delivered={BOB: "post@example.com"})
     found = bench.json("--recipient", LENIENT)[0]
     assert [found["copies"][0][key] for key in ("state", "to")] == ["released", "post@example.com"]
-    assert [event["action"] for event in found["history"]] == ["held", "claimed", "released"]
+    told = [event["action"] for event in found["history"]]
+    assert told == ["held", "answered", "scheduled", "claimed", "released"]
     done = bench.run("--recipient", LENIENT)
     for text in ("released", "post@example.com", "cli:carol", both.id, "relay: score", "explain"):
         assert text in done.stdout, text
@@ -159,12 +161,12 @@ def test_what_was_stripped_and_where_the_original_is(bench: Bench) -> None:
     assert made.verdict.action is Action.STRIP
     found = bench.json("--action", "strip")[0]["copies"][0]
     assert [found[key] for key in ("state", "item", "note")] == ["stripped", made.id, "the original is held"]
-    claim = bench.quarantine.claim(made.id, None, "cli:carol")
-    assert claim
-    bench.quarantine.settle(claim, who="cli:carol", delivered={BOB: BOB})
+    taken = claim(bench.quarantine, made.id, who="cli:carol")
+    assert taken
+    bench.quarantine.settle(taken, who="cli:carol", delivered={BOB: BOB})
     [found] = bench.json()[0]["copies"]
     assert [found[key] for key in ("state", "note", "to")] == ["stripped", "the original is released", BOB]
-    bench.quarantine.delete(made.id, "me")
+    bench.quarantine.delete(made.id, Actor("me"))
     assert bench.quarantine.forget(mail_of().received + 10) == 1
     [found] = bench.json()[0]["copies"]
     assert (found["state"], "does not know the original" in found["note"]) == ("stripped", True)
@@ -172,21 +174,21 @@ def test_what_was_stripped_and_where_the_original_is(bench: Bench) -> None:
 
 def test_what_is_gone_is_said_to_be(bench: Bench) -> None:
     kept, deleted, expired = (bench.add(*HELD, subject=name) for name in ("kept", "deleted", "expired"))
-    bench.quarantine.delete(deleted.id, "me")
+    bench.quarantine.delete(deleted.id, Actor("me"))
     table = schema.quarantine
     execute(bench.database, update(table).where(table.c.id == expired.id).values(held_at=1.0))
     assert bench.quarantine.expire(2.0) == 1
     assert bench.states() == [["expired"], ["deleted"], ["held"]]
-    bench.quarantine.delete(kept.id, "me")
+    bench.quarantine.delete(kept.id, Actor("me"))
     assert bench.quarantine.forget(mail_of().received + 10) == 3
     assert bench.states() == [["forgotten"]] * 3
 
 
 def test_a_failed_release_is_told(bench: Bench) -> None:
     made = bench.add(*HELD)
-    claim = bench.quarantine.claim(made.id, None, "me")
-    assert claim
-    bench.quarantine.settle(claim, who="me", failed={BOB: "451 4.3.0 later"})
+    taken = claim(bench.quarantine, made.id, who="me")
+    assert taken
+    bench.quarantine.settle(taken, who="me", failed={BOB: "451 4.3.0 later"})
     (copy,) = bench.json()[0]["copies"]
     assert (copy["state"], copy["note"]) == ("held", "451 4.3.0 later")
 

@@ -174,7 +174,7 @@ def test_what_a_later_scan_convicts_is_not_in_them(quarantine: Quarantine) -> No
 
 def test_what_is_settled_is_not_in_them(quarantine: Quarantine) -> None:
     gone, denied, asked = clean(quarantine), clean(quarantine), clean(quarantine)
-    quarantine.delete(gone, "cli:eve")
+    quarantine.delete(gone, Actor("cli:eve"))
     quarantine.decisions.deny(denied, None, Actor("cli:eve"))
     quarantine.decisions.request(asked, None, Actor("cli:eve"))
     hop = Hop()
@@ -463,7 +463,7 @@ def test_the_link_to_all_of_them_does_nothing(quarantine: Quarantine) -> None:
 def test_a_deleted_message_is_not_asked_for(quarantine: Quarantine) -> None:
     item = clean(quarantine)
     desk, found = grants_of(quarantine)
-    quarantine.delete(item, "cli:eve")
+    quarantine.delete(item, Actor("cli:eve"))
     with pytest.raises(RefusedError, match="no more"):
         act(desk, found["R"], "web")
 

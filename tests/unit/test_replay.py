@@ -24,8 +24,9 @@ from gateway.store.database import Database, StoreError, open_database
 from gateway.store.encoding import from_json, to_json
 from gateway.store.journal import Filter, Journal, Record
 from gateway.store.quarantine import Quarantine
+from gateway.store.states import Actor
 from tests.recorded import PEOPLE, fill, hold_record, judged, mail_of, policy_of, records
-from tests.stored import execute, settings_for
+from tests.stored import claim, execute, settings_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -281,11 +282,11 @@ def test_labels_come_from_the_quarantine(bench: Bench) -> None:
     for record in made:
         hold_record(bench.quarantine, record)
     for record, to in ((made[0], PEOPLE[0].upper()), (made[1], "postmaster@example.com")):
-        claim = bench.quarantine.claim(record.id, None, "me")
-        assert claim
-        bench.quarantine.settle(claim, who="me", delivered={PEOPLE[0]: to})
-    bench.quarantine.delete(made[0].id, "me")
-    bench.quarantine.delete(made[2].id, "me")
+        taken = claim(bench.quarantine, record.id)
+        assert taken
+        bench.quarantine.settle(taken, who="me", delivered={PEOPLE[0]: to})
+    bench.quarantine.delete(made[0].id, Actor("me"))
+    bench.quarantine.delete(made[2].id, Actor("me"))
     known = bench.quarantine.known([record.id for record in made] + ["0" * 16])
     assert [label_of(known[record.id]) for record in made] == ["ham", "", "spam", ""]
     assert len(known) == 4
@@ -306,7 +307,7 @@ def test_the_original_of_a_stripped_message_may_be_deleted(bench: Bench) -> None
     stripping = policy_of(actions={"ATTACHMENT_EXECUTABLE": "strip"})
     record = judged(mail_of(), (Signal("ATTACHMENT_EXECUTABLE"),), stripping)
     hold_record(bench.quarantine, record)
-    bench.quarantine.delete(record.id, "me")
+    bench.quarantine.delete(record.id, Actor("me"))
     found = bench.quarantine.find(record.id)
     assert found
     assert label_of(found) == ""

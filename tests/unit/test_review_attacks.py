@@ -184,7 +184,7 @@ def test_an_id_is_ours_or_none(site: Site, text: str) -> None:
     before = site.everything()
     assert site.quarantine.find(text) is None
     assert site.quarantine.claim(text, None, "cli:eve") is None
-    assert not site.quarantine.delete(text, "cli:eve")
+    assert not site.quarantine.delete(text, Actor("cli:eve"))
     assert site.quarantine.decisions.undo(Actor("cli:eve"), item=text) == []
     if "\x00" not in text:
         for command in ("show", "release", "delete", "request", "deny", "undo", "rescan"):

@@ -20,6 +20,7 @@ from gateway.metrics import Metrics
 from gateway.pipeline import Gateway, judge_safely
 from gateway.policy.examine import GTUBE
 from gateway.store.quarantine import Quarantine
+from gateway.store.states import Actor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -209,7 +210,7 @@ def test_report_against_what_reviewers_said(site: Site) -> None:
     quarantine = gateway.quarantine
     assert isinstance(quarantine, Quarantine)
     if quarantine.find(record.id) is not None:
-        assert quarantine.delete(record.id, "cli:eve")
+        assert quarantine.delete(record.id, Actor("cli:eve"))
         found = site.json("report", "loose", status=1)
         assert found["known"]["spam"]["messages"] == 1
 

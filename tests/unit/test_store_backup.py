@@ -20,8 +20,8 @@ from gateway.store.backup import copy, verify
 from gateway.store.database import Database, StoreError, StoreSettings, open_database
 from gateway.store.quarantine import Quarantine
 from gateway.store.search import Search
-from gateway.store.states import State
-from tests.stored import POSTGRESQL, RAW, hold, mail_for, settings_for
+from gateway.store.states import Actor, State
+from tests.stored import POSTGRESQL, RAW, claim, hold, mail_for, settings_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,7 +73,7 @@ def test_a_backup_is_the_state_of_one_moment_while_others_write(site: Site) -> N
     def writing() -> None:
         while not stop.is_set():
             item = hold(site.quarantine).id
-            site.quarantine.delete(item, "cli:eve")
+            site.quarantine.delete(item, Actor("cli:eve"))
 
     threads = [threading.Thread(target=writing) for _ in range(2)]
     for thread in threads:
@@ -96,7 +96,7 @@ def test_a_backup_is_restored_by_putting_it_in_place(site: Site) -> None:
     made = site.json("backup", site.folder / "copy.db")
     assert made["octets"] > 0
     assert (site.folder / "copy.db").stat().st_mode & 0o777 == 0o600
-    site.quarantine.delete(mail.id, "cli:eve")
+    site.quarantine.delete(mail.id, Actor("cli:eve"))
     restored = Quarantine(open_database(StoreSettings(database=f"sqlite:///{site.folder}/copy.db")))
     assert restored.raw(mail.id) == RAW
     assert restored.verify_audit() is None
@@ -185,9 +185,9 @@ def test_what_is_exported_is_held_again_elsewhere(site: Site, tmp_path: Path) ->
 
 def test_nobody_gets_by_an_import_what_was_settled(site: Site, tmp_path: Path) -> None:
     mail = hold(site.quarantine, mail_for("bob@example.com", "carol@example.com"))
-    claim = site.quarantine.claim(mail.id, ["bob@example.com"], "cli:eve")
-    assert claim is not None
-    site.quarantine.settle(claim, who="cli:eve", delivered={"bob@example.com": "bob@example.com"})
+    taken = claim(site.quarantine, mail.id, "bob@example.com")
+    assert taken is not None
+    site.quarantine.settle(taken, who="cli:eve", delivered={"bob@example.com": "bob@example.com"})
     out = site.folder / "held.tar.gz"
     site.run("quarantine", "export", mail.id, "--out", out)
     (tmp_path / "other").mkdir()

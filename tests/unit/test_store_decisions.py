@@ -106,12 +106,11 @@ def test_a_release_is_claimed_only_when_it_is_due(quarantine: Quarantine, decisi
     mail = hold(quarantine)
     decisions.schedule(mail.id, None, REVIEWER, due=time.time() + 60)
     assert quarantine.claim(mail.id, None, "x") is None
-    assert quarantine.claim(mail.id, None, "x", scheduled=True) is None
     assert decisions.due(time.time()) == []
     assert decisions.undo(REVIEWER, item=mail.id) == [mail.id]
     order = decisions.schedule(mail.id, None, REVIEWER, due=time.time(), to="post@example.org", wrapped=True)
     assert decisions.due(time.time() + 1) == [order]
-    claim = quarantine.claim(mail.id, None, "x", scheduled=True)
+    claim = quarantine.claim(mail.id, None, "x")
     assert claim is not None
     assert decisions.due(time.time() + 1) == []
     assert quarantine.settle(claim, who="x", delivered={BOB: "post@example.org"}) == ()
@@ -122,16 +121,16 @@ def test_an_order_outlives_who_claimed_it(quarantine: Quarantine, decisions: Dec
     """A crash while sending leaves the order; when the lease is over it is due again."""
     mail = hold(quarantine)
     order = decisions.schedule(mail.id, None, REVIEWER, due=time.time())
-    assert quarantine.claim(mail.id, None, "x", scheduled=True, lease_seconds=0.01)
+    assert quarantine.claim(mail.id, None, "x", lease_seconds=0.01)
     time.sleep(0.02)
     assert decisions.due(time.time()) == [order]
-    assert quarantine.claim(mail.id, None, "y", scheduled=True)
+    assert quarantine.claim(mail.id, None, "y")
 
 
 def test_a_failed_delivery_is_held_again(quarantine: Quarantine, decisions: Decisions) -> None:
     mail = hold(quarantine)
     decisions.schedule(mail.id, None, REVIEWER, due=time.time())
-    claim = quarantine.claim(mail.id, None, "x", scheduled=True)
+    claim = quarantine.claim(mail.id, None, "x")
     assert claim
     quarantine.settle(claim, who="x", failed={BOB: "550 no"})
     assert states(quarantine, mail.id) == ["held", "held"]
@@ -223,7 +222,7 @@ def test_what_is_scheduled_goes_with_the_message(
 ) -> None:
     mail = hold(quarantine)
     decisions.schedule(mail.id, None, REVIEWER, due=0.0)
-    assert quarantine.delete(mail.id, "eve")
+    assert quarantine.delete(mail.id, Actor("eve"))
     assert decisions.due(time.time()) == []
     rows = database.read(lambda c: c.execute(select(schema.quarantine_orders)).all())
     assert rows == []
@@ -232,7 +231,7 @@ def test_what_is_scheduled_goes_with_the_message(
 def test_figures(quarantine: Quarantine, decisions: Decisions) -> None:
     first = hold(quarantine)
     hold(quarantine, mail_for(sender="eve@example.org"), reasons=["VIRUS"])
-    quarantine.delete(hold(quarantine).id, "x")
+    quarantine.delete(hold(quarantine).id, Actor("x"))
     found = decisions.figures()
     assert found.states == {"held": 2, "deleted": 1}
     assert found.octets == 2 * len(RAW)
@@ -295,3 +294,22 @@ def test_saved_filters(database: Database) -> None:
             filters.save(bad, {}, "me")
     assert filters.remove("news")
     assert not filters.remove("news")
+
+
+def test_users_do_not_release_what_was_denied(quarantine: Quarantine, decisions: Decisions) -> None:
+    """Whatever they may answer, and whoever asks for them: the store refuses it."""
+    bob = Actor("web:bob", Role.USER, frozenset({"score", "CLASSIFIER"}))
+    mail = hold(quarantine, mail_for(BOB, CAROL))
+    decisions.deny(mail.id, [BOB], REVIEWER)
+    with pytest.raises(RefusedError, match="denied"):
+        decisions.schedule(mail.id, [BOB], bob, due=0.0)
+    assert decisions.schedule(mail.id, None, bob, due=0.0).recipients == (CAROL,)
+    assert states(quarantine, mail.id) == ["scheduled", "denied", "scheduled"]
+    assert decisions.schedule(mail.id, [BOB], REVIEWER, due=0.0).recipients == (BOB,)
+
+
+def test_users_delete_nothing(quarantine: Quarantine) -> None:
+    mail = hold(quarantine)
+    with pytest.raises(RefusedError, match="role"):
+        quarantine.delete(mail.id, USER)
+    assert states(quarantine, mail.id) == ["held", "held"]

@@ -17,7 +17,7 @@ from gateway.store.database import Database, StoreError, StoreSettings, open_dat
 from gateway.store.journal import Filter, Journal
 from gateway.store.quarantine import Quarantine
 from gateway.store.search import Search
-from gateway.store.states import State
+from gateway.store.states import Actor, State
 from tests.stored import POSTGRESQL, execute, settings_for
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def check(database: Database) -> None:
     found = [item.id for item in quarantine.search(Search(subject="CHANCE", recipient="CAROL"))]
     assert found == [PARTLY, HELD]
     assert len(Journal(database).search(Filter())) == 3
-    assert quarantine.delete(HELD, "cli:eve")
+    assert quarantine.delete(HELD, Actor("cli:eve"))
     assert quarantine.expire(4e9) == 1
     assert quarantine.verify_audit() is None
 

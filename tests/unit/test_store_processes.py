@@ -20,7 +20,7 @@ import pytest
 from gateway.store.database import Database, StoreSettings, open_database
 from gateway.store.quarantine import Quarantine
 from gateway.store.search import Search
-from tests.stored import RAW, hold, mail_for, settings_for
+from tests.stored import RAW, claim, hold, mail_for, settings_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,7 +65,8 @@ def test_of_twenty_processes_one_releases(settings: StoreSettings, database: Dat
     for item in items:
         takers = [taken for name, taken in won if name == item and taken != "0"]
         assert takers == ["2"]
-        assert [e.action for e in quarantine.history(item)] == ["held", "claimed", "released", "released"]
+        told = [e.action for e in quarantine.history(item)]
+        assert told == ["held", "answered", "scheduled", "claimed", "released", "released"]
     assert quarantine.verify_audit() is None
 
 
@@ -88,9 +89,9 @@ def test_what_a_killed_releaser_claimed_is_free_after_its_lease(
         process.send_signal(signal.SIGKILL)
     assert quarantine.claim(mail.id, None, "me") is None
     time.sleep(1.05)
-    claim = quarantine.claim(mail.id, None, "me")
-    assert claim is not None
-    assert claim.recipients == (BOB,)
+    again = quarantine.claim(mail.id, None, "me")
+    assert again is not None
+    assert again.recipients == (BOB,)
     assert quarantine.raw(mail.id) == RAW
 
 
@@ -146,12 +147,12 @@ def _release_all(settings: StoreSettings, items: list[str]) -> list[str]:
     quarantine = Quarantine(open_database(settings))
     lines = []
     for item in items:
-        claim = quarantine.claim(item, None, f"cli:{os.getpid()}")
-        if claim is not None:
+        mine = claim(quarantine, item, who=f"cli:{os.getpid()}")
+        if mine is not None:
             time.sleep(0.02)
-            delivered = {recipient: recipient for recipient in claim.recipients}
-            assert quarantine.settle(claim, who="me", delivered=delivered) == ()
-        lines.append(f"{item} {len(claim.recipients) if claim else 0}\n")
+            delivered = {recipient: recipient for recipient in mine.recipients}
+            assert quarantine.settle(mine, who="me", delivered=delivered) == ()
+        lines.append(f"{item} {len(mine.recipients) if mine else 0}\n")
     return lines
 
 
@@ -161,7 +162,7 @@ def _main(url: str, what: str, *words: str) -> None:
         _storm(settings, int(words[0]), list(words[1:]))
     quarantine = Quarantine(open_database(settings))
     if what == "claim":
-        assert quarantine.claim(words[0], None, "dead", lease_seconds=float(words[1])) is not None
+        assert claim(quarantine, words[0], who="dead", seconds=float(words[1])) is not None
         print("claimed", flush=True)
         time.sleep(60)
     while what == "hold":

@@ -18,12 +18,13 @@ from gateway.store import schema
 from gateway.store.database import Database, StoreError, open_database
 from gateway.store.quarantine import Quarantine
 from gateway.store.search import Search
-from gateway.store.states import State
+from gateway.store.states import Actor, State
 from tests.stored import (
     EVIDENCE,
     POSTGRESQL,
     RAW,
     SIGNALS,
+    claim,
     execute,
     hold,
     mail_for,
@@ -54,9 +55,9 @@ def quarantine(database: Database) -> Quarantine:
 
 
 def claimed(quarantine: Quarantine, item: str, *recipients: str, seconds: float = 60.0) -> Claim:
-    claim = quarantine.claim(item, recipients or None, ME, lease_seconds=seconds)
-    assert claim is not None
-    return claim
+    taken = claim(quarantine, item, *recipients, who=ME, seconds=seconds)
+    assert taken is not None
+    return taken
 
 
 def states(quarantine: Quarantine, item: str) -> tuple[str, dict[str, str]]:
@@ -126,7 +127,7 @@ def test_foreign_ids_are_refused(quarantine: Quarantine, bad: str) -> None:
     with pytest.raises(StoreError):
         hold(quarantine, replace(mail_for(), id=bad))
     assert quarantine.find(bad) is None
-    assert quarantine.delete(bad, ME) is False
+    assert quarantine.delete(bad, Actor(ME)) is False
     assert quarantine.claim(bad, None, ME) is None
     with pytest.raises(StoreError):
         quarantine.raw(bad)
@@ -225,7 +226,7 @@ def test_items_are_found_by(quarantine: Quarantine, wanted: dict[str, Any], expe
         hold(quarantine),
     ]
     order = sorted(range(3), key=lambda n: mails[n].id)
-    assert quarantine.delete(mails[2].id, ME)
+    assert quarantine.delete(mails[2].id, Actor(ME))
     if "subject" in wanted:  # a deleted message has none any more
         expected = [n for n in expected if n != 2]
     found = [item.id for item in quarantine.search(Search(**wanted))]
@@ -262,7 +263,8 @@ def test_the_way_of_a_release(quarantine: Quarantine) -> None:
     ]
     assert quarantine.claim(mail.id, None, ME) is None
     told = [e.action for e in quarantine.history(mail.id)]
-    assert told == ["held", "claimed", "released", "failed", "claimed", "released", "released"]
+    first = ["held", "answered", "scheduled", "claimed", "released", "failed"]
+    assert told == [*first, "scheduled", "claimed", "released", "released"]
 
 
 def test_a_failure_is_noted(quarantine: Quarantine) -> None:
@@ -303,12 +305,20 @@ def test_an_expired_lease_that_nobody_took_still_settles(quarantine: Quarantine)
 @pytest.mark.parametrize("recipients", [["nobody@example.com"], [], ["' OR '1'='1"]])
 def test_only_held_recipients_can_be_claimed(quarantine: Quarantine, recipients: list[str]) -> None:
     mail = hold(quarantine)
+    quarantine.decisions.schedule(mail.id, None, Actor(ME), due=time.time())
     assert quarantine.claim(mail.id, recipients, ME) is None
+    assert states(quarantine, mail.id) == ("scheduled", {BOB: "scheduled"})
+
+
+def test_what_nobody_released_cannot_be_claimed(quarantine: Quarantine) -> None:
+    mail = hold(quarantine)
+    assert quarantine.claim(mail.id, None, ME) is None
     assert states(quarantine, mail.id) == ("held", {BOB: "held"})
 
 
 def test_of_twenty_threads_one_wins(quarantine: Quarantine) -> None:
     mail = hold(quarantine, mail_for(BOB, CAROL))
+    quarantine.decisions.schedule(mail.id, None, Actor(ME), due=time.time())
     with ThreadPoolExecutor(20) as pool:
         claims = list(pool.map(lambda n: quarantine.claim(mail.id, None, f"cli:{n}"), range(20)))
     assert sum(claim is not None for claim in claims) == 1
@@ -320,7 +330,7 @@ def test_of_twenty_threads_one_wins(quarantine: Quarantine) -> None:
 def test_deleting_leaves_an_empty_row(quarantine: Quarantine) -> None:
     mail = hold(quarantine, mail_for(BOB, CAROL))
     quarantine.settle(claimed(quarantine, mail.id, BOB), who=ME, delivered={BOB: BOB})
-    assert quarantine.delete(mail.id, ME, why="asked to")
+    assert quarantine.delete(mail.id, Actor(ME), why="asked to")
     assert states(quarantine, mail.id) == ("deleted", {BOB: "released", CAROL: "deleted"})
     item = quarantine.find(mail.id)
     assert item is not None
@@ -329,7 +339,7 @@ def test_deleting_leaves_an_empty_row(quarantine: Quarantine) -> None:
     for ask in (quarantine.raw, quarantine.original):
         with pytest.raises(StoreError, match="no message any more"):
             ask(mail.id)
-    assert quarantine.delete(mail.id, ME) is False
+    assert quarantine.delete(mail.id, Actor(ME)) is False
     assert quarantine.claim(mail.id, None, ME) is None
     assert [(e.who, e.action, e.why) for e in quarantine.history(mail.id)][-1] == (ME, "deleted", "asked to")
 
@@ -350,7 +360,7 @@ def test_deleted_bytes_are_gone_from_the_disk(
 
     assert on_disk()
     if way == "delete":
-        quarantine.delete(mail.id, ME)
+        quarantine.delete(mail.id, Actor(ME))
     else:
         assert quarantine.expire(time.time() + 1) == 4
         database.purge()
@@ -360,7 +370,7 @@ def test_deleted_bytes_are_gone_from_the_disk(
 def test_what_is_being_released_is_not_removed(quarantine: Quarantine) -> None:
     mail = hold(quarantine)
     claim = claimed(quarantine, mail.id)
-    assert quarantine.delete(mail.id, ME) is False
+    assert quarantine.delete(mail.id, Actor(ME)) is False
     assert quarantine.expire(time.time() + 1) == 0
     assert quarantine.raw(mail.id) == RAW
     quarantine.settle(claim, who=ME, delivered={BOB: BOB})
@@ -370,7 +380,7 @@ def test_what_is_being_released_is_not_removed(quarantine: Quarantine) -> None:
 def test_what_was_claimed_by_the_dead_can_be_removed(quarantine: Quarantine) -> None:
     mail = hold(quarantine)
     claimed(quarantine, mail.id, seconds=-1.0)
-    assert quarantine.delete(mail.id, ME) is True
+    assert quarantine.delete(mail.id, Actor(ME)) is True
 
 
 def test_expiry_goes_in_batches_and_spares_the_young(quarantine: Quarantine, database: Database) -> None:

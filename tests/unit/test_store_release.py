@@ -160,8 +160,10 @@ def test_only_to_one_of_them(quarantine: Quarantine) -> None:
     done = release_item(quarantine, sender(Sink()), mail.id, ME, only=[CAROL])
     assert done.delivered == {CAROL: CAROL}
     assert states(quarantine, mail.id) == [State.HELD, State.RELEASED]
-    with pytest.raises(ReleaseError, match="not held for that recipient"):
+    with pytest.raises(ReleaseError, match="released already"):
         release_item(quarantine, sender(Sink()), mail.id, ME, only=[CAROL])
+    with pytest.raises(ReleaseError, match="not held for that recipient"):
+        release_item(quarantine, sender(Sink()), mail.id, ME, only=["dave@example.com"])
 
 
 def test_a_refused_recipient_is_held_again(quarantine: Quarantine) -> None:
@@ -232,7 +234,7 @@ def test_what_is_not_held_is_not_released(quarantine: Quarantine, item: str) -> 
 
 def test_a_deleted_message_is_not_released(quarantine: Quarantine) -> None:
     mail = hold(quarantine)
-    quarantine.delete(mail.id, "me")
+    quarantine.delete(mail.id, Actor("me"))
     with pytest.raises(ReleaseError, match="deleted"):
         release_item(quarantine, sender(Sink()), mail.id, ME)
 

@@ -24,7 +24,7 @@ from gateway.store.retention import Keeping
 from gateway.store.samples import Sample, Samples
 from gateway.store.states import Actor, State
 from tests.recorded import judged, mail_of, policy_of
-from tests.stored import POSTGRESQL, execute, hold, mail_for, settings_for
+from tests.stored import POSTGRESQL, claim, execute, hold, mail_for, settings_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -140,7 +140,7 @@ def test_the_quota_takes_the_oldest(quarantine: Quarantine) -> None:
 
 def test_the_quota_leaves_what_is_being_released(quarantine: Quarantine) -> None:
     item = held_days_ago(quarantine, 9, "b@example.com")
-    assert quarantine.claim(item, None, "cli:eve") is not None
+    assert claim(quarantine, item) is not None
     assert retention.make_room(quarantine, 1)[1] == 0
     assert states(quarantine, item) == [State.RELEASING]
 
@@ -199,7 +199,7 @@ def test_what_is_deleted_is_gone_from_the_disk(
     assert found(packed)
     assert found(secret.encode())
     if how == "delete":
-        assert quarantine.delete(mail.id, "cli:eve")
+        assert quarantine.delete(mail.id, Actor("cli:eve"))
     else:
         past = update(schema.quarantine).where(schema.quarantine.c.id == mail.id).values(held_at=1.0)
         database.write(lambda c: c.execute(past))

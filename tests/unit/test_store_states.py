@@ -32,25 +32,42 @@ def test_the_table_is_whole() -> None:
 
 
 def test_nothing_comes_back_from_where_it_went() -> None:
-    for event, state in product(Event, (State.RELEASED, *GONE)):
-        assert after(event, state) is None
+    for event, state, role in product(Event, (State.RELEASED, *GONE), Role):
+        assert after(event, state, Actor("x", role)) is None
 
 
 def test_what_is_open_can_end() -> None:
     """From each open state some way leads out, and deletion and expiry always do."""
     for state in OPEN:
-        assert after(Event.DELETE, state) is State.DELETED
-        assert after(Event.EXPIRE, state) is State.EXPIRED
-        assert {Event.CLAIM, Event.DELIVER} & {event for event in Event if state in sources(event)}
+        assert after(Event.DELETE, state, OURSELVES) is State.DELETED
+        assert after(Event.EXPIRE, state, OURSELVES) is State.EXPIRED
+        out = {event for event in Event if state in sources(event, OURSELVES)}
+        assert {Event.RELEASE, Event.CLAIM, Event.DELIVER} & out
 
 
 def test_a_message_goes_out_only_through_a_claim() -> None:
-    ways = {
-        (event, state) for event in Event for state in sources(event) if after(event, state) is State.RELEASED
-    }
-    assert ways == {(Event.DELIVER, State.RELEASING)}
-    into = {event for event in Event for state in sources(event) if after(event, state) is State.RELEASING}
-    assert into == {Event.CLAIM}
+    def ways(to: State) -> set[tuple[Event, State]]:
+        return {(e, s) for e, s in product(Event, State) if after(e, s, OURSELVES) is to}
+
+    assert ways(State.RELEASED) == {(Event.DELIVER, State.RELEASING)}
+    assert ways(State.RELEASING) == {(Event.CLAIM, State.SCHEDULED), (Event.CLAIM, State.RELEASING)}
+
+
+def test_what_a_reviewer_denied_only_a_reviewer_releases() -> None:
+    for role, answers in product(Role, (frozenset[str](), frozenset({"score"}))):
+        who = Actor("x", role, answers)
+        ways = {event for event in Event if (to := after(event, State.DENIED, who)) and to not in GONE}
+        assert ways == ({Event.RELEASE} if role >= Role.REVIEWER else set())
+        free = after(Event.RELEASE, State.HELD, who) is State.SCHEDULED
+        assert free == (role >= Role.REVIEWER or bool(answers))
+
+
+def test_what_may_not_be_done_leads_nowhere() -> None:
+    for event, state, role in product(Event, State, Role):
+        who = Actor("x", role)
+        if refusal(event, who):
+            assert after(event, state, who) is None
+            assert sources(event, who) == ()
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from gateway.mail.types import Release
 from gateway.store import schema, tokens
 from gateway.store.database import Database, StoreError, open_database
 from gateway.store.quarantine import Quarantine
-from tests.stored import RAW, execute, hold, mail_for, settings_for
+from gateway.store.states import Actor
+from tests.stored import RAW, claim, execute, hold, mail_for, settings_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,7 +44,7 @@ def quarantine(database: Database) -> Quarantine:
 @pytest.fixture
 def token(quarantine: Quarantine) -> str:
     mail = hold(quarantine, mail_for(BOB, CAROL), reasons=["CLASSIFIER", "SPF_FAIL"])
-    quarantine.claim(mail.id, [BOB], "me")
+    claim(quarantine, mail.id, BOB)
     return quarantine.issue_token(mail.id, [BOB])
 
 
@@ -92,7 +93,7 @@ def test_any_changed_character_spoils_it(quarantine: Quarantine, token: str) -> 
 
 def test_a_token_of_another_item_is_worth_nothing(quarantine: Quarantine, token: str) -> None:
     other = hold(quarantine, mail_for(BOB))
-    quarantine.claim(other.id, None, "me")
+    claim(quarantine, other.id)
     item, nonce, mac = token.split(".")
     theirs = quarantine.issue_token(other.id, [BOB]).split(".")
     assert quarantine.check_token(f"{other.id}.{nonce}.{mac}", RAW, [BOB]) is None
@@ -114,7 +115,7 @@ def test_it_expires(tmp_path: Path) -> None:
     database = open_database(settings)
     quarantine = Quarantine(database, settings)
     mail = hold(quarantine)
-    quarantine.claim(mail.id, None, "me")
+    claim(quarantine, mail.id)
     token = quarantine.issue_token(mail.id, [BOB])
     assert quarantine.check_token(token, RAW, [BOB]) is not None
     time.sleep(0.25)
@@ -143,17 +144,17 @@ def test_only_what_is_being_released_gets_one(quarantine: Quarantine) -> None:
 
 def test_it_dies_with_the_release(quarantine: Quarantine) -> None:
     mail = hold(quarantine)
-    claim = quarantine.claim(mail.id, None, "me")
-    assert claim is not None
+    taken = claim(quarantine, mail.id)
+    assert taken is not None
     token = quarantine.issue_token(mail.id, [BOB])
-    quarantine.settle(claim, who="me", failed={BOB: "550 no"})
+    quarantine.settle(taken, who="me", failed={BOB: "550 no"})
     assert quarantine.check_token(token, RAW, [BOB]) is None
-    again = quarantine.claim(mail.id, None, "me")
+    again = claim(quarantine, mail.id)
     assert again is not None
     token = quarantine.issue_token(mail.id, [BOB])
     quarantine.settle(again, who="me", delivered={BOB: BOB})
     assert quarantine.check_token(token, RAW, [BOB]) is not None
-    quarantine.delete(mail.id, "me")
+    quarantine.delete(mail.id, Actor("me"))
     assert quarantine.check_token(token, RAW, [BOB]) is None
 
 

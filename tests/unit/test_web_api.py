@@ -12,7 +12,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from gateway.store.filters import Filters
-from gateway.store.states import State
+from gateway.store.states import Actor, State
 from gateway.web.api import BASE, OPERATIONS
 from gateway.web.app import _routes
 from gateway.web.openapi import ANSWERS, description
@@ -320,7 +320,7 @@ def test_many_learning_and_senders(place: Place) -> None:
 def test_figures_are_of_ones_own_mail(place: Place) -> None:
     other = place.hold(OTHER)
     place.hold(BOB)
-    place.quarantine.delete(other.id, "cli:x")
+    place.quarantine.delete(other.id, Actor("cli:x"))
     told = program(place, "bob").call("GET", "/statistics")
     assert told["states"] == {"held": 1}
     assert told["judged"] == []

@@ -12,6 +12,7 @@ import pytest
 from gateway.store import statistics
 from gateway.store.journal import Journal
 from gateway.store.reach import EVERYTHING, Reach
+from gateway.store.states import Actor
 from gateway.store.statistics import DAY, Day
 from gateway.web.plot import HEIGHT, WIDTH, plot
 from tests.stored import EVIDENCE, REPLY, SIGNALS, execute, verdict_for
@@ -37,7 +38,7 @@ def test_days_are_counted_within_reach(place: Place) -> None:
     late = (today - 1) * DAY - 0.25  # the last moment of the day before yesterday
     for table, key in (("quarantine", "id"), ("quarantine_words", "item")):
         execute(place.database, f"UPDATE {table} SET held_at = {late} WHERE {key} = '{old.id}'")
-    place.quarantine.delete(new.id, "cli:x")
+    place.quarantine.delete(new.id, Actor("cli:x"))
 
     def counted(reach: Reach) -> list[dict[str, int]]:
         return [day.counts for day in statistics.held(place.database, reach, today - 2, today)]

@@ -4,14 +4,19 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
+from click.testing import CliRunner
 
+from gateway.cli.main import cli
+from gateway.delivery.release import ReleaseError, Sender, release_item
 from gateway.delivery.settings import ReleaseSettings
+from gateway.digest.act import Desk
+from gateway.digest.answers import AnswerAddress
 from gateway.store.grants import Deed, Grant, Grants
 from gateway.store.people import Person
-from gateway.store.states import Role, State
+from gateway.store.states import Actor, Role, State
 from gateway.web.settings import WebSettings
 from tests.websites import HASH, Place
 
@@ -36,6 +41,11 @@ def link(place: Place, deed: Deed, mail: Mail | None = None, position: int = 0, 
     expires = time.time() + 86_400
     grant = Grant(deed, who, expires, mail.id if mail else "", position)
     return f"/act/{Grants(place.database).seal(grant)}"
+
+
+def never(*_what: object) -> NoReturn:
+    """What a release goes out with, where none may."""
+    raise AssertionError
 
 
 def states(place: Place, mail: Mail) -> list[State]:
@@ -90,16 +100,42 @@ def test_malware_is_neither_released_nor_asked_for(place: Place, reason: str) ->
     assert states(place, mail) == [State.HELD]
 
 
-def test_what_was_denied_stays_denied(place: Place) -> None:
+def test_what_was_denied_stays_denied_at_every_door(place: Place) -> None:
+    """Users may answer the score here; a reviewer's no stands until a reviewer thinks otherwise."""
     mail = place.hold(BOB)
     place.browser("rita").post(f"/held/{mail.id}/deny")
-    path = link(place, Deed.RELEASE, mail)
     bob = place.browser("bob")
+    for act in ("release", "request", "approve"):
+        bob.post(f"/held/{mail.id}/{act}", 409)
+    bob.post("/held", 200, what="release", item=[mail.id], sure="1")
+    assert "a reviewer has denied it" in bob.page
+    path = link(place, Deed.RELEASE, mail)
     bob.get(path)
     bob.post(path, 409)
-    bob = place.browser("bob")
-    bob.post(f"/held/{mail.id}/release", 409)
+    token = {"authorization": f"Bearer {place.people.log_in('bob', 'token', seconds=600)}"}
+    for act in ("release", "request", "approve"):
+        answer = bob.client.post(f"/api/v1/messages/{mail.id}/{act}", headers=token, json={})
+        assert answer.status_code == 409, answer.text
+    many = {"action": "release", "items": [mail.id]}
+    assert bob.client.post("/api/v1/decisions", headers=token, json=many).json()["done"] == []
+    answers = AnswerAddress("held@example.com", Desk(place.quarantine, frozenset({"score"})))
+    taken = answers.take([f"held+{path.rpartition('/')[2]}@example.com"])
+    assert (taken.useful, taken.why) == (False, "a reviewer has denied it")
+    user = Actor("cli:bob", Role.USER, frozenset({"score"}))
+    with pytest.raises(ReleaseError, match="denied"):
+        release_item(place.quarantine, Sender(never, never), mail.id, user)
     assert states(place, mail) == [State.DENIED]
+    config = place.directory / "mailwarden.toml"
+    config.write_text(f'next_hop = "smtp:192.0.2.9:25"\n[store]\ndatabase = "{place.parts.store.database}"\n')
+
+    def run(*words: str) -> int:
+        """The exit status of `mailwarden quarantine`."""
+        return CliRunner().invoke(cli, ["--config", str(config), "quarantine", *words, mail.id]).exit_code
+
+    assert run("approve", "--no-wait") == 1
+    assert states(place, mail) == [State.DENIED]
+    assert run("release", "--no-wait") == 0  # whoever has the database is a reviewer
+    assert states(place, mail) == [State.SCHEDULED]
 
 
 def test_spam_is_reported(place: Place) -> None:
