@@ -26,9 +26,11 @@ from typing import TYPE_CHECKING, Literal
 from gateway import assembly, config, listeners, socketmap
 from gateway.config import Config, ConfigError
 from gateway.delivery import runner
+from gateway.ledger import Ledger, Presence
 from gateway.mail.headers import printable
 from gateway.metrics import Metrics
 from gateway.smarthost import server
+from gateway.smarthost.limits import Crowd
 from gateway.store.database import StoreError, open_database
 
 if TYPE_CHECKING:
@@ -70,6 +72,22 @@ class Worker:
     ends: float | None = None  # told to finish, and ended by force after this time
 
 
+@dataclass(frozen=True, slots=True)
+class Common:
+    """Memory that all workers share: their counters, and what they know of clients."""
+
+    metrics: Metrics = field(default_factory=lambda: Metrics(SLOTS))
+    ledger: Ledger = field(default_factory=Ledger)
+    presence: Presence = field(default_factory=lambda: Presence(SLOTS))
+
+    def shared(self, door: Door, slot: int, counters: Counters) -> Door:
+        """The smart host's door with it, for the worker in this slot."""
+        crowd = Crowd(self.presence, slot)
+        return replace(
+            door, count=lambda what: counters.add(what, "smarthost"), ledger=self.ledger, crowd=crowd
+        )
+
+
 class Supervisor:
     """Holds the sockets, and the workers by process id."""
 
@@ -79,8 +97,8 @@ class Supervisor:
         self.sockets: dict[str, socket.socket] = {}
         self.workers: dict[int, Worker] = {}
         self.vacant: dict[Post, float] = {}  # when a post may be filled again
-        self.metrics = Metrics(SLOTS)
-        self.counters = self.metrics.slot(0)
+        self.common = Common()
+        self.counters = self.common.metrics.slot(0)
         self.stopping = False
         self.life, self.alive = os.pipe()
         self.wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)  # from the smart host to the delivery agents
@@ -211,9 +229,7 @@ class Supervisor:
             os.setpgid(0, 0)  # Ctrl-C is the supervisor's business
             os.close(self.alive)
             _follow(self.life, signal.SIGUSR2 if post.kind == "milter" else signal.SIGTERM)
-            run_worker(
-                post, self.loaded, self.sockets, self.metrics, self.metrics.slot(slot), self.log, self.wake
-            )
+            run_worker(post, self.loaded, self.sockets, self.common, slot, self.log, self.wake)
             status = 0
         except BaseException as error:  # a worker reports, whatever it died of
             self.log.error("worker failed", kind=post.kind, error=printable(repr(error), 300), exc_info=error)
@@ -231,6 +247,7 @@ class Supervisor:
             worker = self.workers.pop(pid, None)
             if worker is None:
                 continue
+            self.common.presence.clear(worker.slot)
             if worker.ends is not None:
                 self.log.debug("worker drained", pid=pid, kind=worker.post.kind)
                 continue
@@ -270,18 +287,18 @@ def run_worker(
     post: Post,
     loaded: Loaded,
     sockets: dict[str, socket.socket],
-    metrics: Metrics,
-    counters: Counters,
+    common: Common,
+    slot: int,
     log: Log,
     wake: tuple[int, int],
 ) -> None:
     """Do the work of one post until SIGTERM. `wake` are the ends of the pipe to the delivery agents."""
-    settings = loaded.config
+    settings, counters = loaded.config, common.metrics.slot(slot)
     if post.kind == "housekeeper":
         from gateway import housekeeper  # noqa: PLC0415  # only this process pays for the import
 
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        housekeeper.serve(loaded, metrics, counters, log)
+        housekeeper.serve(loaded, common.metrics, counters, log)
         return
     if post.kind == "web":
         from gateway.web import server as pages  # noqa: PLC0415  # as above
@@ -313,9 +330,8 @@ def run_worker(
             submitter = assembly.submitter(loaded, opened.database, wake[1])
             try:
                 door = assembly.door(loaded, opened.gateway, submitter, opened.database)
-                door = replace(door, count=lambda what: counters.add(what, "smarthost"))
                 bound = [(how, sockets[where]) for where, how in settings.smarthost.listeners.items()]
-                asyncio.run(_serve_smarthost(bound, door, loaded.tls))
+                asyncio.run(_serve_smarthost(bound, common.shared(door, slot, counters), loaded.tls))
                 door.ways.close()
             finally:
                 if submitter is not None:

@@ -3,13 +3,13 @@
 
 Reads names and passwords of strangers. A wrong one is answered late, and later with each one of late from the
 same client or for the same login. A client that was wrong too often is not checked for a while; a
-login never is shut, since that would let strangers shut it. What is remembered is bounded.
+login never is shut, since that would let strangers shut it. What is remembered lies in `ledger`, which all
+workers share, and whose size is fixed.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -18,12 +18,10 @@ from gateway.logins.sources import NO, Answer, Credentials
 from gateway.mail.headers import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
-
+    from gateway.ledger import Ledger
     from gateway.log import Log
     from gateway.logins.sources import Logins
 
-_REMEMBERED = 65_536  # clients and logins
 _WAITING = 16  # checks that may wait for each thread
 _DOUBLINGS = 3
 _LONGEST_NAME = 255
@@ -32,17 +30,18 @@ _LONGEST_NAME = 255
 class Guard:
     """For one event loop. `client` is what counts as one client."""
 
-    def __init__(self, logins: Logins, log: Log) -> None:
+    def __init__(self, logins: Logins, log: Log, ledger: Ledger) -> None:
         self._source = logins.source
         self._settings = settings = logins.settings
         self._log = log
         self._pool = ThreadPoolExecutor(settings.threads, "login")
         self._busy = 0
-        self._failures: OrderedDict[Hashable, tuple[int, float]] = OrderedDict()
+        self._ledger = ledger
 
     async def check(self, claim: Credentials, client: str) -> Answer:
         """Whether it is so; "no" comes late."""
-        if self._count(("client", client)) >= self._settings.client_failures:
+        guessing = f"failures of client {client}"
+        if self._failures(guessing) >= self._settings.client_failures:
             answer = Answer("later", why="too many wrong passwords from this client")
         elif self._busy >= _WAITING * self._settings.threads:
             answer = Answer("later", why="too many checks at a time")
@@ -52,13 +51,12 @@ class Guard:
             answer = await self._ask(claim)
         facts = {"login": printable(claim.name, 100), "client": claim.client_ip}
         if answer.status == "yes":
-            self._failures.pop(("login", answer.login), None)
+            self._forget(f"failures of login {answer.login}")
             self._log.info("logged in", **facts)
             return answer
         self._log.warning("login failed", **facts, why=answer.why or "wrong name or password")
         if answer.status == "no":
-            keys = (("client", client), ("login", claim.name.lower()))
-            many = max(self._add(key) for key in keys)
+            many = max(self._failed(key) for key in (guessing, f"failures of login {claim.name.lower()}"))
             await asyncio.sleep(self._settings.delay * 2 ** min(many - 1, _DOUBLINGS))
         return answer
 
@@ -81,17 +79,21 @@ class Guard:
         if not asked.cancelled():
             asked.exception()  # it is not "never retrieved"
 
-    def _count(self, key: Hashable) -> int:
-        many, last = self._failures.get(key, (0, 0.0))
-        return many if asyncio.get_running_loop().time() - last < self._settings.forget_seconds else 0
+    def _failures(self, key: str) -> int:
+        with self._ledger as ledger:
+            return int(ledger.get(key, asyncio.get_running_loop().time()))
 
-    def _add(self, key: Hashable) -> int:
-        many = self._count(key) + 1
-        self._failures[key] = (many, asyncio.get_running_loop().time())
-        self._failures.move_to_end(key)
-        while len(self._failures) > _REMEMBERED:
-            self._failures.popitem(last=False)
+    def _failed(self, key: str) -> int:
+        """Count a wrong password; how many there were of late."""
+        now = asyncio.get_running_loop().time()
+        with self._ledger as ledger:
+            many = int(ledger.get(key, now)) + 1
+            ledger.put(key, many, now + self._settings.forget_seconds)
         return many
+
+    def _forget(self, key: str) -> None:
+        with self._ledger as ledger:
+            ledger.drop(key)
 
     def close(self) -> None:
         """Ask nothing more."""

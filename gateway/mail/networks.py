@@ -41,6 +41,7 @@ def same_client(ip: str) -> str:
     return ip if found is None else str(found)
 
 
+@lru_cache(maxsize=4096)
 def network_of(ip: str) -> str:
     """The network around a client: the /24 of an IPv4 address, the /48 of an IPv6 one or its /64; or ""."""
     found = address(ip.partition("/")[0])

@@ -2,27 +2,25 @@
 """How many connections one client may have, and how fast it may go. No I/O; the clock is passed in.
 
 Reads client addresses, an IPv6 client being its /64, and its network the /24 or /48 around it. What is
-remembered is bounded: of too many clients the one that was seen longest ago is forgotten.
+remembered lies in `ledger`, which all workers share, and whose size is fixed.
 """
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING, Literal
 
 from gateway.mail.networks import network_of
 from gateway.settings import Count, Positive, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from gateway.ledger import Ledger, Presence
 
 What = Literal["connections", "messages", "recipients", "errors"]
 _MINUTE = 60.0
-_REMEMBERED = 65_536  # clients and networks
 
 
 class RateSettings(Settings, frozen=True, kw_only=True):
-    """The [smarthost.rates] table: what one client may do in a minute, in each worker; 0 is no limit.
+    """The [smarthost.rates] table: what one client may do in a minute, in all workers; 0 is no limit.
 
     Peers in relay_networks, xclient_networks and xforward_networks, and those on this machine, have none.
     Who has logged in is counted by login, and not by address.
@@ -43,9 +41,9 @@ class RateSettings(Settings, frozen=True, kw_only=True):
 class Rates:
     """What each client did lately, as the time when it will be as if it had done nothing."""
 
-    def __init__(self, settings: RateSettings) -> None:
+    def __init__(self, settings: RateSettings, ledger: Ledger) -> None:
         self._settings = settings
-        self._until: OrderedDict[Hashable, float] = OrderedDict()
+        self._ledger = ledger
 
     def take(self, what: What, client: str, now: float, *, network: bool = True) -> bool:
         """Count one of `what` for `client`; whether it is within the limits.
@@ -56,41 +54,40 @@ class Rates:
         if not limit:
             return True
         wide = network_of(client) if network else ""
-        keys = [((what, client), limit)]
+        keys = [(f"{what} {client}", limit)]
         if wide:
-            keys.append(((what, wide), limit * self._settings.network_factor))
-        new = [(key, max(self._until.get(key, now), now) + _MINUTE / many) for key, many in keys]
-        if any(until - now > _MINUTE for _, until in new):
-            return False
-        for key, until in new:
-            self._until[key] = until
-            self._until.move_to_end(key)
-        while len(self._until) > _REMEMBERED:
-            self._until.popitem(last=False)
+            keys.append((f"{what} {wide}", limit * self._settings.network_factor))
+        with self._ledger as ledger:
+            new = [(key, max(ledger.get(key, now), now) + _MINUTE / many) for key, many in keys]
+            if any(until - now > _MINUTE for _, until in new):
+                return False
+            for key, until in new:
+                ledger.put(key, until, until)
         return True
 
     def spent(self, what: What, client: str, now: float) -> bool:
         """Whether `client` has nothing left of `what`."""
         limit: int = getattr(self._settings, what)
-        return bool(limit) and self._until.get((what, client), now) - now > _MINUTE - _MINUTE / limit
+        if not limit:
+            return False
+        with self._ledger as ledger:
+            return ledger.get(f"{what} {client}", now) - now > _MINUTE - _MINUTE / limit
 
 
 class Crowd:
-    """Who is here: connections by client and by network."""
+    """Who is here: connections by client and by network, of all workers; this one's are in `row`."""
 
-    def __init__(self) -> None:
-        self._here: Counter[str] = Counter()
+    def __init__(self, presence: Presence, row: int = 0) -> None:
+        self._presence, self._row = presence, row
 
     def enter(self, client: str) -> tuple[int, int]:
         """Count `client` in; how many it has now, and how many its network has."""
-        wide = network_of(client)
-        self._here[client] += 1
-        self._here[wide] += 1
-        return self._here[client], self._here[wide]
+        keys = (client, network_of(client))
+        for key in keys:
+            self._presence.enter(self._row, key)
+        return self._presence.count(keys[0]), self._presence.count(keys[1])
 
     def leave(self, client: str) -> None:
         """Count `client` out."""
         for key in (client, network_of(client)):
-            self._here[key] -= 1
-            if not self._here[key]:
-                del self._here[key]
+            self._presence.leave(self._row, key)

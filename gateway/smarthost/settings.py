@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from gateway.delivery.client import RelayTimeouts
 from gateway.delivery.ways import Ways
+from gateway.ledger import Ledger, Presence
 from gateway.mail.networks import network
 from gateway.settings import Count, Positive, Seconds, Settings
-from gateway.smarthost.limits import RateSettings
+from gateway.smarthost.limits import Crowd, RateSettings
 from gateway.tls.inbound import OfferedVersion
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Listener:
 
 
 class SmarthostSettings(Settings, frozen=True, kw_only=True):
-    """The [smarthost] table. Limits on connections and memory are those of each worker."""
+    """The [smarthost] table. Limits on one client and its network are those of all workers together."""
 
     # Addresses to listen on, such as "127.0.0.1:10024" or "[::]:25". Empty: the door stays shut.
     listen: tuple[str, ...] = ()
@@ -73,7 +74,7 @@ class SmarthostSettings(Settings, frozen=True, kw_only=True):
     junk_limit: Positive = 100
     # Most Received fields of a message; more are a loop.
     hop_limit: Positive = 50
-    # Most connections in all, and of one client (an IPv6 client is its /64). Peers in
+    # Most connections of each worker, and of one client (an IPv6 client is its /64). Peers in
     # relay_networks or one of the networks above are not counted as one client.
     connection_limit: Positive = 1000
     client_connection_limit: Positive = 50
@@ -91,7 +92,7 @@ class SmarthostSettings(Settings, frozen=True, kw_only=True):
     workers: Positive = 2
     # Judgements at a time in each worker; twice as many more may wait for their archives.
     threads: Positive = 8
-    # Octets of messages held in memory; above it, new ones are put off with 452.
+    # Octets of messages held in memory in each worker; above it, new ones are put off with 452.
     memory_limit: Positive = 536_870_912
     # true: a message is on disk before the client hears 250, and the agents of [queue] deliver it.
     # false: there is no queue, and the client hears 250 when the next hop has taken the message.
@@ -167,6 +168,9 @@ class Door:
     lifetime: float = 432_000.0  # seconds that queued mail is tried
     count: Callable[[str], None] = field(default=lambda _what: None, repr=False)  # "connections", "refused"
     grace: float = 30.0  # seconds that messages on their way get when a worker is told to stop
+    # What all workers know of clients together.
+    ledger: Ledger = field(default_factory=Ledger, repr=False)
+    crowd: Crowd = field(default_factory=lambda: Crowd(Presence()), repr=False)
 
 
 def listen_address(text: str) -> tuple[str, int]:

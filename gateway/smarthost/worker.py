@@ -13,7 +13,7 @@ from gateway.delivery.verify import Verifier
 from gateway.logins.guard import Guard
 from gateway.mail.networks import inside, is_here
 from gateway.mail.types import Reply
-from gateway.smarthost.limits import Crowd, Rates
+from gateway.smarthost.limits import Rates
 from gateway.smarthost.replies import CLOSING
 from gateway.smarthost.wire import BLOCK
 
@@ -67,12 +67,12 @@ class Worker:
         self.sessions: set[Guest] = set()
         self.empty = asyncio.Event()  # set when the last session has ended
         self.scratch = memoryview(bytearray(BLOCK))
-        self._crowd = Crowd()
+        self._crowd = door.crowd
         self._counted: dict[Guest, str] = {}
         settings = door.settings
-        self._rates = Rates(settings.rates)
+        self._rates = Rates(settings.rates, door.ledger)
         self._listed = (*door.relay_networks, *settings.xclient_networks, *settings.xforward_networks)
-        self.guard = Guard(door.logins, door.log) if door.logins is not None else None
+        self.guard = Guard(door.logins, door.log, door.ledger) if door.logins is not None else None
         self.verifier = (
             Verifier(door.hostname, door.ways, settings.relay, settings.verify_seconds)
             if door.submit is not None and settings.verify_recipients

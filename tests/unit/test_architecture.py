@@ -21,7 +21,7 @@ ROOMS = (
     ("__init__",),
     ("settings", "data"),
     ("mail",),
-    ("log", "listeners", "metrics"),
+    ("log", "listeners", "metrics", "ledger"),
     ("dns",),
     ("auth", "scanners", "classifier", "tls"),
     ("lists", "logins"),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gateway.ledger import Ledger
 from gateway.logins.guard import Guard
 from gateway.logins.hashes import HashError, is_right, known, new
 from gateway.logins.owners import LIMITS, Owners
@@ -220,7 +221,7 @@ def guarded(scene: Any, **settings: Any) -> tuple[Scripted, str]:
     values = LoginSettings(**{"delay": 0.05, "timeout": 0.2, **settings})
 
     async def go() -> None:
-        guard = Guard(Logins(values, scripted, Owners(values)), lines)  # type: ignore[arg-type]  # a log of sorts
+        guard = Guard(Logins(values, scripted, Owners(values)), lines, Ledger())  # type: ignore[arg-type]  # a log of sorts
         try:
             await scene(guard)
         finally:

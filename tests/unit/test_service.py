@@ -131,7 +131,7 @@ def test_a_dead_worker_leaves_its_post(supervisor: Supervisor) -> None:
         supervisor.workers[pid] = Worker(pid, post, 1, started=time.monotonic() - lived)
         wait_for(lambda: supervisor._reap() or not supervisor.workers, 5, "the child")  # type: ignore[func-returns-value]
         assert supervisor.vacant[post] == pytest.approx(time.monotonic() + pause, abs=0.5)
-    assert supervisor.metrics.total("restarts") == 2
+    assert supervisor.common.metrics.total("restarts") == 2
 
 
 def test_a_drained_worker_is_no_loss(supervisor: Supervisor) -> None:
@@ -141,7 +141,7 @@ def test_a_drained_worker_is_no_loss(supervisor: Supervisor) -> None:
     supervisor.workers[pid] = Worker(pid, Post("housekeeper"), 1, ends=time.monotonic() + 5)
     wait_for(lambda: supervisor._reap() or not supervisor.workers, 5, "the child")  # type: ignore[func-returns-value]
     assert supervisor.vacant == {}
-    assert supervisor.metrics.total("restarts") == 0
+    assert supervisor.common.metrics.total("restarts") == 0
 
 
 def test_late_workers_end_by_force(supervisor: Supervisor) -> None:

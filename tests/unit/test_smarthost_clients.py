@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from contrib.lab.certificates import Authority
+from gateway.ledger import Ledger, Presence
 from gateway.mail.networks import network_of
 from gateway.smarthost.limits import Crowd, Rates, RateSettings
 from gateway.smarthost.proxy import ProxyError, version_1, version_2
@@ -231,7 +232,7 @@ def test_the_network_of_a_client(ip: str, network: str) -> None:
 
 
 def test_rates_by_client_and_network() -> None:
-    rates = Rates(RateSettings(messages=60, network_factor=2))
+    rates = Rates(RateSettings(messages=60, network_factor=2), Ledger())
     taken = sum(rates.take("messages", "192.0.2.1", 0.0) for _ in range(100))
     assert taken == 60
     assert rates.take("messages", "192.0.2.1", 1.1), "one a second later"
@@ -242,19 +243,20 @@ def test_rates_by_client_and_network() -> None:
     assert all(rates.take("recipients", "192.0.2.1", 2.0) for _ in range(200))
 
 
-def test_what_is_remembered_of_clients_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.smarthost.limits._REMEMBERED", 50)
-    rates = Rates(RateSettings())
-    for n in range(1000):
-        rates.take("connections", f"2001:db8:{n:x}::1", 0.0)
-    assert len(rates._until) == 50
-    crowd = Crowd()
+def test_connections_of_clients_and_networks_are_counted_for_all_workers() -> None:
+    presence = Presence(3)
+    one, other = Crowd(presence, 1), Crowd(presence, 2)
     for n in range(100):
-        crowd.enter(f"192.0.2.{n}")
-    assert crowd.enter("192.0.2.1") == (2, 101)
-    for n in (*range(100), 1):
-        crowd.leave(f"192.0.2.{n}")
-    assert not crowd._here
+        one.enter(f"192.0.2.{n}")
+    assert other.enter("192.0.2.1") == (2, 101)
+    for n in range(100):
+        one.leave(f"192.0.2.{n}")
+    assert one.enter("192.0.2.1") == (2, 2)
+    presence.clear(1)  # it has died
+    assert other.enter("192.0.2.9") == (1, 2)
+    other.leave("192.0.2.1")
+    other.leave("192.0.2.9")
+    assert not any(presence._counts)
 
 
 def clients(*addresses: str) -> list[bytes]:
