@@ -6,6 +6,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -23,11 +24,26 @@ class StartError(Exception):
 
 
 def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    """Return a TCP port of 127.0.0.1 on which nothing listens; no other caller on this machine gets it.
+
+    It lies below those the kernel gives to clients, of which any connection may take one before the
+    server is up that was promised it, or while that is down. It is reserved by a name in the abstract
+    namespace, as long as this process lives.
+    """
+    clients = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    ports = range(10_240, clients if clients > 11_240 else 65_536)
+    for port in random.choices(ports, k=1000):
+        name = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            name.bind(f"\0mailwarden-lab-port-{port}")
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", port))
+        except OSError:
+            name.close()
+            continue
+        name.detach()  # stays open
         return port
+    raise OSError("no port is free")
 
 
 def program(name: str) -> str | None:

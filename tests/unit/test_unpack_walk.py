@@ -303,7 +303,17 @@ def test_words_that_may_be_passwords() -> None:
         (Limits(ratio=5), gzip.compress(bytes(9_000_000)), "ratio"),
         (Limits(parts=60), zipped([("a", EICAR)], zipfile.ZIP_LZMA), "parts"),
     ],
-    ids=str,
+    # archives bear the time, and a name must be the same in every process that collects
+    ids=[
+        "files of a zip",
+        "files of a tar",
+        "bytes of a zip",
+        "bytes of gzip",
+        "depth",
+        "time",
+        "ratio",
+        "parts",
+    ],
 )
 def test_limits(limits: Limits, data: bytes, said: str) -> None:
     result, _ = opened(data, "a", limits)
