@@ -21,13 +21,13 @@ from gateway.data import data_dir
 from gateway.feedback.owners import make_models
 from gateway.learning import Labelled, Learner
 from gateway.mail.mime import parse
-from gateway.store.database import StoreSettings, open_database
 from gateway.store.samples import Samples
 from tests.unit.test_learning import mail, message
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
+
+    from gateway.store.database import Database
 
 WANTS, REPORTS = ("ann@wants.example",), ("bob@reports.example",)
 
@@ -43,10 +43,9 @@ def newsletter(number: int) -> bytes:
 
 
 @pytest.fixture(params=["domain", "recipient"])
-def taught(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[tuple[Learner, Classifier]]:
+def taught(tmp_path: Path, database: Database, request: pytest.FixtureRequest) -> tuple[Learner, Classifier]:
     """A site with much mail of its own, and two owners who do not agree."""
     settings = ClassifierSettings(per=request.param, site=str(tmp_path / "site-model.npy"))
-    database = open_database(StoreSettings(database=f"sqlite:///{tmp_path}/store.db"))
     base = Model.load(data_dir("models") / "base")
     learner = Learner(Samples(database), settings, base, tmp_path / "site-model.npy")
     learner.learn(mail(40))
@@ -58,8 +57,7 @@ def taught(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[tuple[Lea
     make_models(learner)
     classifier = Classifier.open(settings, data_dir("models"), tmp_path)
     assert classifier is not None
-    yield learner, classifier
-    database.close()
+    return learner, classifier
 
 
 def logit(classifier: Classifier, raw: bytes, *recipients: str) -> float:

@@ -17,20 +17,19 @@ from gateway.cli.screen import Help, Review
 from gateway.delivery.relay import RecipientResult
 from gateway.delivery.release import Sender
 from gateway.delivery.wrap import wrapper
-from gateway.store.database import Database, open_database
 from gateway.store.decisions import RefusedError
 from gateway.store.quarantine import Quarantine
 from gateway.store.senders import Senders
 from gateway.store.states import Actor, State
-from tests.stored import RAW, hold, mail_for, settings_for
+from tests.stored import RAW, hold, mail_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator, Mapping
-    from pathlib import Path
+    from collections.abc import Callable, Coroutine, Mapping
 
     from textual.pilot import Pilot
 
     from gateway.mail.types import Envelope
+    from gateway.store.database import Database
     from gateway.store.held import Item
 
 BOB = "bob@example.com"
@@ -62,13 +61,6 @@ class Table:
         found = self.quarantine.find(item)
         assert found is not None
         return found.state
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    opened = open_database(settings_for(tmp_path))
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

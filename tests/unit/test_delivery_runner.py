@@ -28,7 +28,7 @@ from gateway.store.queued import Addressee, Entry, Filter, Outgoing, State
 from gateway.tls.outbound import OutboundTlsRule
 from tests.hop import Hop, running
 from tests.smarthost_lab import FAST
-from tests.stored import execute, open_database, settings_for
+from tests.stored import execute
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -120,13 +120,6 @@ async def until(condition: Callable[[], bool], seconds: float = 8) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110  # it looks at what others do
             await asyncio.sleep(0.01)
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Any:
-    opened = open_database(settings_for(tmp_path))
-    yield opened
-    opened.close()
 
 
 def play(agency: Agency, scene: Callable[[Agency], Awaitable[None]]) -> None:

@@ -36,20 +36,21 @@ from gateway.metrics import Metrics
 from gateway.pipeline import judge_safely
 from gateway.policy.patterns import RuleError
 from gateway.scanners.clamd import ClamdSettings
-from gateway.store.database import Database, open_database
 from gateway.store.decisions import RefusedError
 from gateway.store.digests import Digests
 from gateway.store.grants import GrantError, Grants
 from gateway.store.journal import Filter as JournalFilter
-from gateway.store.quarantine import Quarantine
 from gateway.store.queue import Queue
 from gateway.store.queued import Filter
 from gateway.store.states import Actor, State
 from tests.stored import EVIDENCE, POSTGRESQL, RAW, SIGNALS, mail_for, settings_for, verdict_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
+
+    from gateway.store.database import Database
+    from gateway.store.quarantine import Quarantine
 
 BOB, CAROL, DAN = "bob@example.com", "carol@example.com", "dan@example.org"
 SETTINGS = DigestSettings(
@@ -74,18 +75,6 @@ class Hop:
         if self.status == "delivered":
             self.got.append((recipient, raw))
         return {recipient: RecipientResult(self.status, 250, "2.0.0", "as told")}  # type: ignore[arg-type]
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    opened = open_database(settings_for(tmp_path))
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def quarantine(database: Database) -> Quarantine:
-    return Quarantine(database)
 
 
 def clean(

@@ -18,13 +18,14 @@ from gateway.feedback import folders
 from gateway.feedback.folders import FolderError, mailbox, poll, read_password
 from gateway.feedback.settings import ImapSettings
 from gateway.learning import Learner, Outcome
-from gateway.store.database import StoreSettings, open_database
 from gateway.store.samples import Samples
 from tests.unit.test_learning import message
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
+
+    from gateway.store.database import Database
 
 RAW = message(1, spam=True)
 IMAP = '[[learning.imap]]\nhost = "h"\nuser = "u"\npassword_file = "/p"\n'
@@ -74,10 +75,8 @@ class FakeImap:
 
 
 @pytest.fixture
-def learner(tmp_path: Path) -> Iterator[Learner]:
-    database = open_database(StoreSettings(database=f"sqlite:///{tmp_path}/store.db"))
-    yield Learner(Samples(database), ClassifierSettings(), None, tmp_path / "site.npy")
-    database.close()
+def learner(tmp_path: Path, database: Database) -> Learner:
+    return Learner(Samples(database), ClassifierSettings(), None, tmp_path / "site.npy")
 
 
 @pytest.fixture

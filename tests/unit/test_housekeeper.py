@@ -11,24 +11,23 @@ import pytest
 
 from gateway import housekeeper
 from gateway.metrics import Metrics
-from gateway.store.database import StoreSettings, open_database
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from gateway.store.database import Database
+
 ROOM = SimpleNamespace(f_flag=0, f_bavail=housekeeper.LEAST_FREE, f_frsize=1)
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[housekeeper._Server]:
+def server(database: Database) -> Iterator[housekeeper._Server]:
     metrics = Metrics(4)
     metrics.slot(0).set("alive", value=3)
-    database = open_database(StoreSettings(database=f"sqlite:///{tmp_path}/mail.db"))
     made = housekeeper._Server(("127.0.0.1", 0), None, metrics, database)  # type: ignore[arg-type]  # no metrics here
     yield made
     made.server_close()
-    database.close()
 
 
 @pytest.mark.parametrize(

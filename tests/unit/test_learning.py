@@ -26,8 +26,9 @@ from gateway.classifier.site import SiteFile, SiteModel
 from gateway.learning import Labelled, Learner, Outcome
 from gateway.mail.mime import parse
 from gateway.policy.examine import GTUBE
-from gateway.store.database import Database, StoreError, StoreSettings, open_database
+from gateway.store.database import Database, StoreError, StoreSettings
 from gateway.store.samples import FOLDER, OPERATOR, REPORT, REVIEW, Samples, SampleState
+from tests.stored import POSTGRESQL
 
 WORDS = {
     False: "agenda minutes budget kernel patch review meeting project quarter report lunch",
@@ -52,13 +53,6 @@ def mail(count: int, first: int = 0, origin: str = "operator", source: str = "")
     for number in range(first, first + count):
         for spam in (False, True):
             yield Labelled(message(number, spam=spam), spam, origin, source)
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    opened = open_database(StoreSettings(database=f"sqlite:///{tmp_path}/store.db"))
-    yield opened
-    opened.close()
 
 
 @pytest.fixture
@@ -476,6 +470,7 @@ def test_bodies_are_kept_only_if_the_settings_say_so(tmp_path: Path, database: D
         assert bool(list(learner.samples.read(SampleState.LEARNED))[-1].body) is kept
 
 
+@pytest.mark.skipif(bool(POSTGRESQL), reason="reads the files of SQLite")
 def test_what_is_forgotten_is_gone_from_the_disk(tmp_path: Path, database: Database) -> None:
     learner = Learner(
         Samples(database), ClassifierSettings(samples="bodies"), None, tmp_path / "store" / "site.npy"
@@ -572,17 +567,21 @@ def test_readers_in_other_processes_see_whole_versions_soon(learner: Learner) ->
     assert sorted(delays)[len(delays) // 2] < 1.0
 
 
-def test_writers_of_several_processes_take_turns(tmp_path: Path, learner: Learner) -> None:
+def test_writers_of_several_processes_take_turns(
+    tmp_path: Path, store_settings: StoreSettings, learner: Learner
+) -> None:
     code = (
-        "import sys; sys.path.insert(0, sys.argv[3]); from pathlib import Path\n"
-        "from tests.unit.test_learning import *\n"
-        "db = open_database(StoreSettings(database=f'sqlite:///{sys.argv[1]}/store.db'))\n"
+        "import sys; sys.path.insert(0, sys.argv[4]); from pathlib import Path\n"
+        "from gateway.store.database import open_database; from tests.unit.test_learning import *\n"
+        "db = open_database(StoreSettings(database=sys.argv[3]))\n"
         "one = Learner(Samples(db), ClassifierSettings(), None, Path(sys.argv[1]) / 'site.npy')\n"
         "[one.learn(mail(1, first=int(sys.argv[2]) + n)) for n in range(8)]\n"
     )
     root = str(Path(__file__).resolve().parents[2])
     running = [
-        subprocess.Popen([sys.executable, "-c", code, str(tmp_path), str(start), root])
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path), str(start), store_settings.database, root]
+        )
         for start in (1_000, 2_000)
     ]
     assert [process.wait(60) for process in running] == [0, 0]

@@ -15,7 +15,7 @@ from gateway.classifier.settings import ClassifierSettings
 from gateway.classifier.site import SiteModel
 from gateway.data import data_dir
 from gateway.learning import Labelled, Learner
-from gateway.store.database import StoreSettings, open_database
+from gateway.store.database import Database
 from gateway.store.samples import Samples, SampleState
 
 FIXED = data_dir("models") / "regression"
@@ -34,10 +34,8 @@ def examined(base: Model) -> tuple[regression.Examined, ...]:
 
 
 @pytest.fixture
-def learner(tmp_path: Path, base: Model) -> Iterator[Learner]:
-    database = open_database(StoreSettings(database=f"sqlite:///{tmp_path}/store.db"))
-    yield Learner(Samples(database), ClassifierSettings(), base, tmp_path / "site.npy", FIXED)
-    database.close()
+def learner(tmp_path: Path, database: Database, base: Model) -> Learner:
+    return Learner(Samples(database), ClassifierSettings(), base, tmp_path / "site.npy", FIXED)
 
 
 def mail(count: int, first: int = 0) -> Iterator[tuple[bytes, bool]]:

@@ -18,36 +18,23 @@ from gateway.delivery.ways import Ways
 from gateway.delivery.wrap import wrapper
 from gateway.scanners.clamd import ClamdSettings
 from gateway.smarthost.settings import SmarthostSettings
-from gateway.store.database import Database, StoreError, open_database
-from gateway.store.quarantine import Quarantine
+from gateway.store.database import Database, StoreError
 from gateway.store.queue import Queue
 from gateway.store.queued import Filter
 from gateway.store.states import Actor, Role, State
-from tests.stored import RAW, execute, hold, mail_for, settings_for
+from tests.stored import RAW, execute, hold, mail_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Mapping, Sequence
 
     from gateway.delivery.relay import RecipientResult
     from gateway.mail.types import Envelope
+    from gateway.store.quarantine import Quarantine
     from gateway.store.queued import Entry, Outgoing
 
 BOB, CAROL, DAVE = "bob@example.com", "carol@example.com", "dave@example.org"
 ME = Actor("me", Role.ADMINISTRATOR)
 TABLE = routes([RouteSettings(domains=("example.com",), next_hop="smtp:192.0.2.1:25")])
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    opened = open_database(settings_for(tmp_path))
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def quarantine(database: Database) -> Quarantine:
-    return Quarantine(database)
 
 
 def never(_envelope: Envelope, _raw: bytes, _token: str) -> Mapping[str, RecipientResult]:

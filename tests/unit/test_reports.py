@@ -37,17 +37,16 @@ from gateway.reports.observe import Observer, disposition, is_domain, observatio
 from gateway.reports.send import Reporter, send
 from gateway.reports.settings import ReportSettings
 from gateway.store.counts import DAY
-from gateway.store.database import Database, open_database
 from gateway.store.dmarc import Observation, Observations, summaries
 from tests.shared import SHARED
-from tests.stored import RAW, mail_for, settings_for, verdict_for
+from tests.stored import RAW, mail_for, verdict_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from gateway.mail.types import Mail, Verdict
     from gateway.reports.aggregate import Format
+    from gateway.store.database import Database
 
 RECORD = "v=DMARC1; p=reject; sp=quarantine; adkim=s; pct=40; fo=1:d; rua=mailto:rua@example.net"
 SETTINGS = ReportSettings(enabled=True, email="dmarc@example.org", envelope_sender="bounces@example.org")
@@ -604,10 +603,8 @@ class Office:
 
 
 @pytest.fixture
-def office(tmp_path: Path, lookup: Lookup) -> Iterator[Office]:
-    database = open_database(settings_for(tmp_path))
-    yield Office(database, lookup.resolver)
-    database.close()
+def office(database: Database, lookup: Lookup) -> Office:
+    return Office(database, lookup.resolver)
 
 
 def test_a_report_is_sent_once(office: Office) -> None:

@@ -18,17 +18,16 @@ from gateway.metrics import Metrics
 from gateway.pipeline import Gateway
 from gateway.policy.rescan import RescanSettings
 from gateway.rescan import rescan, rescan_all
-from gateway.store.database import Database, open_database
 from gateway.store.quarantine import Quarantine
 from gateway.store.states import Actor, State
 from tests.recorded import policy_of
-from tests.stored import hold, mail_for, settings_for
+from tests.stored import hold, mail_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from gateway.rescan import Rescanned
+    from gateway.store.database import Database
     from gateway.store.held import Item
 
 
@@ -83,11 +82,9 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    database = open_database(settings_for(tmp_path))
+def bench(database: Database) -> Iterator[Bench]:
     with ThreadPoolExecutor(4) as pool:
         yield Bench(database, pool)
-    database.close()
 
 
 @pytest.fixture(autouse=True)

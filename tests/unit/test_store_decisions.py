@@ -11,32 +11,18 @@ import pytest
 from sqlalchemy import select
 
 from gateway.store import schema
-from gateway.store.database import Database, StoreError, open_database
+from gateway.store.database import Database, StoreError
 from gateway.store.decisions import Decisions, RefusedError
 from gateway.store.filters import Filters
-from gateway.store.quarantine import Quarantine
 from gateway.store.search import Search
 from gateway.store.states import OPEN, OURSELVES, Actor, Role, State
-from tests.stored import RAW, hold, mail_for, settings_for
+from tests.stored import RAW, hold, mail_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from gateway.store.quarantine import Quarantine
 
 BOB, CAROL = "bob@example.com", "carol@example.com"
 USER, REVIEWER, ADMIN = Actor("bob", Role.USER), Actor("eve"), Actor("root", Role.ADMINISTRATOR)
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    opened = open_database(settings_for(tmp_path))
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def quarantine(database: Database) -> Quarantine:
-    return Quarantine(database)
 
 
 @pytest.fixture

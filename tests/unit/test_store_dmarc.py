@@ -6,7 +6,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -15,14 +15,10 @@ from gateway.housekeeper import tidy
 from gateway.reports.settings import ReportSettings
 from gateway.store import reported, schema
 from gateway.store.counts import DAY, Counts
-from gateway.store.database import Database, StoreError, open_database
+from gateway.store.database import Database, StoreError
 from gateway.store.dmarc import Observation, Observations, observations, prune, summaries
 from gateway.store.reported import LEASE
-from tests.stored import execute, settings_for
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+from tests.stored import execute
 
 SEEN = Observation(
     "192.0.2.1",
@@ -36,13 +32,6 @@ SEEN = Observation(
     signatures=(("a.example", "s", "pass"), ("ü.example", "", "fail")),
 )
 DOMAIN = "example.net"
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    made = open_database(settings_for(tmp_path))
-    yield made
-    made.close()
 
 
 def counts(database: Database, day: int = 1) -> dict[Observation, int]:

@@ -13,24 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.digest.settings import MOST_BEFORE_TOKEN
-from gateway.store.database import Database, open_database
 from gateway.store.grants import LONGEST, Deed, Grant, GrantError, Grants
 from gateway.store.quarantine import Quarantine
-from tests.stored import hold, mail_for, settings_for
+from tests.stored import hold, mail_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from gateway.store.database import Database
 
 BOB, CAROL = "bob@example.com", "carol@example.com"
 DIGITS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    opened = open_database(settings_for(tmp_path))
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

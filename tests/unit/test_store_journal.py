@@ -18,25 +18,17 @@ from gateway.mail.mime import parse
 from gateway.mail.types import Action, Envelope, Evidence, Session, Signal, Spf
 from gateway.store import journal as journal_module
 from gateway.store import schema
-from gateway.store.database import Database, StoreError, open_database
+from gateway.store.database import Database, StoreError
 from gateway.store.encoding import from_json, to_json
 from gateway.store.journal import Filter, Journal, record_of
-from tests.stored import EVIDENCE, RAW, REPLY, SIGNALS, mail_for, settings_for, verdict_for
+from tests.stored import EVIDENCE, RAW, REPLY, SIGNALS, mail_for, verdict_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from gateway.mail.types import Mail
 
 HOSTILE = "\x1b[31m\r\nX: y\x00\u202e\udce9%s'\"; DROP TABLE journal;--"
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    opened = open_database(settings_for(tmp_path))
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

@@ -4,32 +4,20 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import select
 
 from gateway.store import options, schema
-from gateway.store.database import Database, StoreError, open_database
+from gateway.store.database import Database, StoreError
 from gateway.store.people import People, Person
 from gateway.store.quarantine import Quarantine
 from gateway.store.reach import EVERYTHING, Reach
 from gateway.store.search import Search
 from gateway.store.states import Role
-from tests.stored import hold, mail_for, settings_for
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+from tests.stored import hold, mail_for
 
 BOB = Person("bob", Role.USER, ("bob@example.com",))
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    opened = open_database(settings_for(tmp_path))
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

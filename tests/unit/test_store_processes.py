@@ -13,32 +13,16 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 import pytest
 
 from gateway.store.database import Database, StoreSettings, open_database
 from gateway.store.quarantine import Quarantine
 from gateway.store.search import Search
-from tests.stored import RAW, claim, hold, mail_for, settings_for
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+from tests.stored import RAW, claim, hold, mail_for
 
 BOB = "bob@example.com"
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> StoreSettings:
-    return settings_for(tmp_path)
-
-
-@pytest.fixture
-def database(settings: StoreSettings) -> Iterator[Database]:
-    opened = open_database(settings)
-    yield opened
-    opened.close()
 
 
 def start(settings: StoreSettings, *words: str) -> subprocess.Popen[str]:
@@ -55,10 +39,12 @@ def read(process: subprocess.Popen[str]) -> IO[str]:
 
 
 @pytest.mark.parametrize("round_", range(2))
-def test_of_twenty_processes_one_releases(settings: StoreSettings, database: Database, round_: int) -> None:
+def test_of_twenty_processes_one_releases(
+    store_settings: StoreSettings, database: Database, round_: int
+) -> None:
     quarantine = Quarantine(database)
     items = [hold(quarantine, mail_for(BOB, "carol@example.com")).id for _ in range(3)]
-    with start(settings, "storm", "20", *items) as process:
+    with start(store_settings, "storm", "20", *items) as process:
         lines = read(process).read().splitlines()
     won = [line.split() for line in lines]
     assert len(won) == 60, round_
@@ -70,21 +56,21 @@ def test_of_twenty_processes_one_releases(settings: StoreSettings, database: Dat
     assert quarantine.verify_audit() is None
 
 
-def test_twenty_processes_may_create_it_at_once(settings: StoreSettings) -> None:
-    with start(settings, "storm", "20") as process:
+def test_twenty_processes_may_create_it_at_once(store_settings: StoreSettings) -> None:
+    with start(store_settings, "storm", "20") as process:
         assert read(process).read() == ""
     assert process.returncode == 0
-    database = open_database(settings)
+    database = open_database(store_settings)
     hold(Quarantine(database))
     database.close()
 
 
 def test_what_a_killed_releaser_claimed_is_free_after_its_lease(
-    settings: StoreSettings, database: Database
+    store_settings: StoreSettings, database: Database
 ) -> None:
     quarantine = Quarantine(database)
     mail = hold(quarantine)
-    with start(settings, "claim", mail.id, "1.0") as process:
+    with start(store_settings, "claim", mail.id, "1.0") as process:
         assert read(process).readline() == "claimed\n"
         process.send_signal(signal.SIGKILL)
     assert quarantine.claim(mail.id, None, "me") is None
@@ -95,12 +81,14 @@ def test_what_a_killed_releaser_claimed_is_free_after_its_lease(
     assert quarantine.raw(mail.id) == RAW
 
 
-def test_what_was_held_before_a_kill_is_there_after_it(settings: StoreSettings, database: Database) -> None:
+def test_what_was_held_before_a_kill_is_there_after_it(
+    store_settings: StoreSettings, database: Database
+) -> None:
     quarantine = Quarantine(database)
     told: list[str] = []
     seed = random.Random(7)
     for _ in range(4):
-        with start(settings, "hold") as process:
+        with start(store_settings, "hold") as process:
             told += [read(process).readline() for _ in range(seed.randint(1, 12))]
             time.sleep(seed.uniform(0.0, 0.01))
             process.send_signal(signal.SIGKILL)

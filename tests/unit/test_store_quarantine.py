@@ -15,8 +15,7 @@ from sqlalchemy import delete, insert, select, update
 
 from gateway.mail.types import Evidence
 from gateway.store import schema
-from gateway.store.database import Database, StoreError, open_database
-from gateway.store.quarantine import Quarantine
+from gateway.store.database import Database, StoreError
 from gateway.store.search import Search
 from gateway.store.states import Actor, State
 from tests.stored import (
@@ -28,30 +27,17 @@ from tests.stored import (
     execute,
     hold,
     mail_for,
-    settings_for,
     verdict_for,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from gateway.store.held import Claim
+    from gateway.store.quarantine import Quarantine
 
 BOB, CAROL, DAVE = "bob@example.com", "carol@example.com", "dave@example.com"
 ME = "cli:me"
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    opened = open_database(settings_for(tmp_path))
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def quarantine(database: Database) -> Quarantine:
-    return Quarantine(database)
 
 
 def claimed(quarantine: Quarantine, item: str, *recipients: str, seconds: float = 60.0) -> Claim:

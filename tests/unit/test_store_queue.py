@@ -28,24 +28,14 @@ from gateway.store.queued import (
     unpack,
 )
 from gateway.store.submit import Submitter
-from tests.stored import execute, open_database, settings_for
+from tests.stored import execute
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
     from gateway.store.queue import Owner
     from gateway.store.queued import Claim
 
 MESSAGE = b"Subject: x\r\n\r\n.\r\n\xe9\r\n"
 HOP, OTHER = "smtp:mx.example.com:25", "smtp:mx.example.org:25"
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    opened = open_database(settings_for(tmp_path))
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

@@ -33,18 +33,17 @@ from gateway.log import LogSettings, open_log
 from gateway.mail.headers import split
 from gateway.mail.types import Envelope, Scan
 from gateway.store import schema
-from gateway.store.database import Database, StoreError, open_database
+from gateway.store.database import Database, StoreError
 from gateway.store.quarantine import Quarantine
 from gateway.store.states import Actor, Role, State
 from gateway.tls.outbound import OutboundTlsRule
 from tests.hop import Hop as ScriptedHop
 from tests.hop import running
-from tests.stored import RAW, execute, hold, mail_for, settings_for
+from tests.stored import RAW, execute, hold, mail_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from email.message import Message
-    from pathlib import Path
 
 BOB, CAROL, DAVE = "bob@example.com", "carol@example.com", "dave@example.org"
 ME = Actor("me", Role.ADMINISTRATOR)
@@ -65,18 +64,6 @@ class Sink:
 
 def sender(deliver: Deliver, scan: Callable[[bytes], Scan] | None = None) -> Sender:
     return Sender(deliver, wrapper("gw.example.com"), scan)
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    opened = open_database(settings_for(tmp_path))
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def quarantine(database: Database) -> Quarantine:
-    return Quarantine(database)
 
 
 def states(quarantine: Quarantine, item: str) -> list[State]:

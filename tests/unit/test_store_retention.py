@@ -17,18 +17,16 @@ from gateway.classifier.stored import Sketch
 from gateway.config import Config
 from gateway.metrics import Metrics
 from gateway.store import retention, schema
-from gateway.store.database import Database, RetentionRow, StoreSettings, open_database
+from gateway.store.database import Database, RetentionRow, StoreSettings
 from gateway.store.journal import Filter, Journal
-from gateway.store.quarantine import Quarantine
 from gateway.store.retention import Keeping
 from gateway.store.samples import Sample, Samples
 from gateway.store.states import Actor, State
 from tests.recorded import judged, mail_of, policy_of
-from tests.stored import POSTGRESQL, claim, execute, hold, mail_for, settings_for
+from tests.stored import POSTGRESQL, claim, execute, hold, mail_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from gateway.store.quarantine import Quarantine
 
 DAY = 86_400.0
 ROWS = (
@@ -36,23 +34,6 @@ ROWS = (
     RetentionRow(domain=".long.example", quarantine_days=100),
 )
 SETTINGS = StoreSettings(quarantine_days=30, journal_days=30, retention=ROWS)
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> StoreSettings:
-    return settings_for(tmp_path)
-
-
-@pytest.fixture
-def database(settings: StoreSettings) -> Iterator[Database]:
-    opened = open_database(settings)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def quarantine(database: Database) -> Quarantine:
-    return Quarantine(database)
 
 
 def held_days_ago(quarantine: Quarantine, days: float, *people: str) -> str:
@@ -145,19 +126,19 @@ def test_the_quota_leaves_what_is_being_released(quarantine: Quarantine) -> None
     assert states(quarantine, item) == [State.RELEASING]
 
 
-def test_the_quota_is_told_loudly(quarantine: Quarantine, settings: StoreSettings) -> None:
+def test_the_quota_is_told_loudly(quarantine: Quarantine, store_settings: StoreSettings) -> None:
     for _ in range(3):
         hold(quarantine)
     metrics = Metrics(1)
     output = structlog.testing.CapturingLogger()
     log = structlog.wrap_logger(output, processors=[])
-    config = Config(store=_with(settings, quota=1))
+    config = Config(store=_with(store_settings, quota=1))
     assert housekeeper.bound(config, quarantine.database, metrics.slot(0), log) == 3
     assert metrics.total("quota_expired") == 3
     assert [call.method_name for call in output.calls] == ["error"]
     hold(quarantine)
     size = retention.make_room(quarantine, 0)[0]
-    config = Config(store=_with(settings, quota=size))
+    config = Config(store=_with(store_settings, quota=size))
     assert housekeeper.bound(config, quarantine.database, metrics.slot(0), log) == 0
     assert metrics.highest("held_octets") == size
     assert [call.method_name for call in output.calls] == ["error", "warning"]
@@ -183,7 +164,7 @@ def test_samples_grow_old(database: Database) -> None:
 @pytest.mark.skipif(bool(POSTGRESQL), reason="looks at files of SQLite")
 @pytest.mark.parametrize("how", ["delete", "expire", "forget"])
 def test_what_is_deleted_is_gone_from_the_disk(
-    database: Database, quarantine: Quarantine, settings: StoreSettings, how: str
+    database: Database, quarantine: Quarantine, store_settings: StoreSettings, how: str
 ) -> None:
     """Neither the octets nor a word of it are in any file of the store."""
     secret = "Kwizzlebrook"
@@ -203,7 +184,7 @@ def test_what_is_deleted_is_gone_from_the_disk(
     else:
         past = update(schema.quarantine).where(schema.quarantine.c.id == mail.id).values(held_at=1.0)
         database.write(lambda c: c.execute(past))
-        config = Config(store=_with(settings, quarantine_days=1, tombstone_days=1))
+        config = Config(store=_with(store_settings, quarantine_days=1, tombstone_days=1))
         assert housekeeper.tidy(config, database)[1] == 1
     if how == "forget":
         assert quarantine.forget(time.time() + 1) == 1

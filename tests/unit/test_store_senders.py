@@ -17,22 +17,14 @@ from gateway.mail.senderrule import SenderRule
 from gateway.mail.types import Action, Dmarc, Envelope, Evidence, Mail, Session, Spf, Versions
 from gateway.policy.decide import decide
 from gateway.policy.examine import examine
-from gateway.store.database import Database, StoreError, open_database
+from gateway.store.database import Database, StoreError
 from gateway.store.quarantine import Quarantine
 from gateway.store.senders import Senders, normal, patterns
 from tests.recorded import policy_of
 from tests.stored import execute, settings_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    opened = open_database(settings_for(tmp_path))
-    yield opened
-    opened.close()
 
 
 def test_the_most_specific_rules(database: Database) -> None:

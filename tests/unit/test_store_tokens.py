@@ -19,7 +19,6 @@ from gateway.store.states import Actor
 from tests.stored import RAW, claim, execute, hold, mail_for, settings_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 BOB, CAROL = "bob@example.com", "carol@example.com"
@@ -27,18 +26,6 @@ TRACE = (
     b"Received: from a by b\r\n\tfor c; today\r\nReturn-Path: <x@example.net>\r\n"
     b"Delivered-To: bob@example.com\r\n"
 )
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    opened = open_database(settings_for(tmp_path))
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def quarantine(database: Database) -> Quarantine:
-    return Quarantine(database)
 
 
 @pytest.fixture

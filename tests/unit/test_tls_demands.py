@@ -13,14 +13,12 @@ from contrib.lab.certificates import Authority
 from contrib.lab.dns import DnsStub
 from contrib.lab.web import WebServer
 from gateway.dns import DnsSettings, Resolver
-from gateway.store.database import open_database
 from gateway.store.hosts import Hosts, StsPolicies, prune
 from gateway.tls.demands import Demands
 from gateway.tls.fetch import FetchError, Web
 from gateway.tls.outbound import OutboundTlsRule, policy_for
 from gateway.tls.policies import InMemory, Policies
 from gateway.tls.settings import TlsSettings
-from tests.stored import settings_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -430,13 +428,6 @@ def test_memory(world: World, downgrade: str, before: Security, level: str, prob
 
 
 # ---------------------------------------------------------------- the store
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    database = open_database(settings_for(tmp_path))
-    yield database
-    database.close()
 
 
 def test_policies_are_stored(world: World, database: Database) -> None:
