@@ -180,13 +180,13 @@ def test_a_deadline_ends_the_wait_and_is_not_remembered(stub: DnsStub) -> None:
 
 
 def test_prefetch_asks_all_at_once(stub: DnsStub) -> None:
-    resolver = resolver_at(stub, timeout=0.3)
+    resolver = resolver_at(stub, timeout=1.0)
     lookup = Lookup(resolver, soon())
     start = time.monotonic()
     assert lookup.prefetch(
         [("silent.example.com", "A"), ("silent.example.com", "MX"), ("example.com", "TXT")]
     )
-    assert time.monotonic() - start < 0.6
+    assert time.monotonic() - start < 2.0
     stub.queries.clear()
     assert lookup.txt("example.com")
     assert not lookup.prefetch([("example.com", "TXT"), ("..", "A")])

@@ -136,7 +136,7 @@ def test_skeleton_and_drawn() -> None:
 
 
 def test_long_links_are_quick() -> None:
-    started = time.monotonic()
+    started = time.process_time()
     for url in (
         "http://" + "a." * 100_000,
         "http" * 100_000,
@@ -145,4 +145,4 @@ def test_long_links_are_quick() -> None:
     ):
         found = place(url)
         inner(found.rest if found else url)
-    assert time.monotonic() - started < 0.5
+    assert time.process_time() - started < 0.5

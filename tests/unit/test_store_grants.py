@@ -160,8 +160,8 @@ def test_other_text_is_refused(text: str) -> None:
 
 
 def test_long_text_costs_nothing(database: Database) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(GrantError):
         Grants(database).look("R" * 10_000_000)
-    assert time.monotonic() - began < 0.5
+    assert time.process_time() - began < 0.5
     assert LONGEST < 1_000
