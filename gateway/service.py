@@ -23,6 +23,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import uvloop
+
 from gateway import assembly, config, listeners, socketmap
 from gateway.config import Config, ConfigError
 from gateway.delivery import runner
@@ -308,14 +310,14 @@ def run_worker(
     if post.kind == "delivery":
         database = open_database(settings.store)
         try:
-            asyncio.run(_deliver(assembly.courier(loaded, database, counters, log, wake[0])))
+            uvloop.run(_deliver(assembly.courier(loaded, database, counters, log, wake[0])))
         finally:
             database.close()
         return
     if post.kind == "socketmap":
         database = open_database(settings.store)
         try:
-            asyncio.run(_answer(sockets[post.address], assembly.answerer(loaded, database, counters, log)))
+            uvloop.run(_answer(sockets[post.address], assembly.answerer(loaded, database, counters, log)))
         finally:
             database.close()
         return
@@ -331,7 +333,7 @@ def run_worker(
             try:
                 door = assembly.door(loaded, opened.gateway, submitter, opened.database)
                 bound = [(how, sockets[where]) for where, how in settings.smarthost.listeners.items()]
-                asyncio.run(_serve_smarthost(bound, common.shared(door, slot, counters), loaded.tls))
+                uvloop.run(_serve_smarthost(bound, common.shared(door, slot, counters), loaded.tls))
                 door.ways.close()
             finally:
                 if submitter is not None:

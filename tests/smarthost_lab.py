@@ -11,6 +11,8 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import uvloop
+
 from gateway.delivery.client import RelayTimeouts
 from gateway.delivery.protocol import stuffed_blocks
 from gateway.delivery.routes import RouteSettings, routes
@@ -145,7 +147,8 @@ class Raw:
                 await self.writer.wait_closed()
 
     def send(self, data: bytes) -> None:
-        self.writer.write(data)
+        if not self.writer.transport.is_closing():
+            self.writer.write(data)
 
     async def reply(self, seconds: float = 5) -> str:
         """The next reply, all its lines; "" if the server has closed."""
@@ -228,7 +231,7 @@ def play(
                     assert (await client.ask("EHLO c")).endswith("250 HELP")
                 assert time.monotonic() - started < 2
 
-    asyncio.run(go())
+    uvloop.run(go())
     return hop, bench
 
 

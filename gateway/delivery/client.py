@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 _NOTHING: Mapping[str, Sequence[str]] = {}
 _BATCH = 100  # commands in one pipelined group
+_DATA = b"DATA\r\n"
 
 
 class RelayTimeouts(Settings, frozen=True, kw_only=True):
@@ -98,6 +99,7 @@ class Transaction:
         self._timeouts = timeouts
         self._smtputf8 = False
         self._in_data = False
+        self._go: HopReply | None = None  # the answer to a DATA that was sent with the envelope
 
     # ---------------------------------------------------------------- opening
 
@@ -138,7 +140,7 @@ class Transaction:
                     transport, _ = await loop.create_unix_connection(lambda: wire, hop.path)
                 else:
                     where = hop.address or hop.host
-                    transport, _ = await loop.create_connection(lambda: wire, where, hop.port, interleave=1)
+                    transport, _ = await loop.create_connection(lambda: wire, where, hop.port)
         except TimeoutError:
             raise HopLost("4.4.1", f"connecting to {hop} timed out") from None
         except OSError as error:
@@ -301,12 +303,15 @@ class Transaction:
         options: Sequence[str] = (),
         size: int = 0,
         asked: Mapping[str, Sequence[str]] = _NOTHING,
+        message: bytes = b"",
     ) -> tuple[HopReply, dict[str, HopReply]]:
         """MAIL and all RCPT, in pipelined groups where the hop offers PIPELINING (RFC 2920).
 
         `asked` are recipients' NOTIFY and ORCPT, which go on to who offers DSN. Returns the answer to MAIL
-        and those to each RCPT; no RCPT counts if MAIL was not accepted.
+        and those to each RCPT; no RCPT counts if MAIL was not accepted. Where `message` is sent next, and
+        by DATA, that goes with the last group.
         """
+        self._go = None
         if "PIPELINING" not in self.extensions:
             first = await self.mail(sender, options, size)
             if first.status != "accepted":
@@ -316,18 +321,33 @@ class Transaction:
         lines += [self._rcpt_line(r, asked.get(r, ())) for r in recipients]
         if isinstance(lines[0], HopReply):
             return lines[0], {}
+        ahead = bool(message) and any(isinstance(line, bytes) for line in lines[1:])
+        ahead = ahead and "CHUNKING" not in self.extensions and self._unfit(message) is None
         replies: list[HopReply] = []
         for start in range(0, len(lines), _BATCH):
             group = lines[start : start + _BATCH]
-            self._send(b"".join(line for line in group if isinstance(line, bytes)))
+            last = ahead and start + _BATCH >= len(lines)
+            self._send(b"".join(line for line in group if isinstance(line, bytes)) + (_DATA if last else b""))
             for line in group:
                 local = isinstance(line, HopReply)
                 replies.append(line if local else await self._reply(self._timeouts.command))  # type: ignore[arg-type]  # `local` says which
+            if last:
+                self._go = await self._reply(self._timeouts.data)
             if replies[0].status != "accepted":
+                await self._send_nothing()
                 return replies[0], {}
         answers = dict(zip(recipients, replies[1:], strict=True))
         self.accepted = [r for r, reply in answers.items() if reply.status == "accepted"]
+        if not self.accepted:
+            await self._send_nothing()
         return replies[0], answers
+
+    async def _send_nothing(self) -> None:
+        """End a message that is for nobody, if the hop waits for one: it refuses that (RFC 2920 §3.1)."""
+        go, self._go = self._go, None
+        if go is not None and go.code == 354:
+            with contextlib.suppress(HopLost):  # the answers to the envelope stand
+                await self._ask_line(b".\r\n", self._timeouts.end_of_data)
 
     # ---------------------------------------------------------------- the message
 
@@ -337,11 +357,12 @@ class Transaction:
         Raises HopLost only if nothing of the message was sent. A session that breaks later
         answers "later" for every recipient without an answer: it may have taken the message.
         """
-        refusal = self._unfit(message)
+        go, self._go = self._go, None
+        refusal = self._unfit(message) if go is None else None
         if refusal is None and "CHUNKING" in self.extensions:
             return await self._deliver(chunk_blocks(message))
         if refusal is None:
-            go = await self._ask("DATA", "", self._timeouts.data)
+            go = go or await self._ask("DATA", "", self._timeouts.data)
             if go.code != 354:
                 if go.status == "accepted":
                     raise HopLost("4.5.0", f"{self.hop} answers DATA with: {go}")
@@ -377,9 +398,10 @@ class Transaction:
         """Write all of them; how it failed, or None. An early refusal of the hop is its answer."""
         try:
             for block in blocks:
-                async with asyncio.timeout(self._timeouts.data):
-                    self._transport.write(block)
-                    await self._wire.writable()
+                if self._transport.is_closing():
+                    raise ConnectionError  # as `writable` says it
+                self._transport.write(block)
+                await self._wire.writable(self._timeouts.data)
         except (OSError, TimeoutError):
             early = self._wire.reader.next()
             if early is not None and early.status != "accepted":
@@ -439,14 +461,13 @@ class Transaction:
         return await self._reply(seconds or self._timeouts.command)
 
     def _send(self, data: bytes) -> None:
-        if self.lost:
+        if self.lost or self._transport.is_closing():
             raise HopLost("4.4.2", f"lost the connection to {self.hop}")
         self._transport.write(data)
 
     async def _reply(self, seconds: float) -> HopReply:
         try:
-            async with asyncio.timeout(seconds):
-                reply = await self._wire.reply()
+            reply = await self._wire.reply(seconds)
         except TimeoutError:
             self.abort()
             raise HopLost("4.4.2", f"{self.hop} did not answer in time") from None

@@ -305,7 +305,7 @@ class _Session:
         self._dirty = True
         self._sent += 1
         options = declared(facts.options, hop.extensions, message)
-        first, answers = await hop.envelope(facts.sender, tuple(asked), options, len(message), asked)
+        first, answers = await hop.envelope(facts.sender, tuple(asked), options, len(message), asked, message)
         if first.status == "deferred" and not last:
             raise HopLost(first.enhanced, str(first))
         if first.status != "accepted":

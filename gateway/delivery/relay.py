@@ -66,7 +66,11 @@ async def relay(
     replies: Mapping[str, HopReply] = {}
     try:
         first, replies = await transaction.envelope(
-            envelope_sender, wanted, declared(options, transaction.extensions, message), len(message)
+            envelope_sender,
+            wanted,
+            declared(options, transaction.extensions, message),
+            len(message),
+            message=message,
         )
         if first.status != "accepted":
             return dict.fromkeys(wanted, result(first))

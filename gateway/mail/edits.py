@@ -21,6 +21,7 @@ Everything else stays byte for byte as it was received.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from gateway.mail.headers import split
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from gateway.mail.types import Cut
+
+# A header section with fields alone, and an empty line behind it, as `split` would find it.
+_ORDINARY = re.compile(rb"(?:[!-9;-~]++[ \t]*+:[^\n]*+(?:\n[ \t][^\n]*+)*+\n)*+\r?+\n")
 
 
 def field_bytes(edit: Edit) -> bytes:
@@ -69,6 +73,8 @@ def apply(raw: bytes, edits: tuple[Edit, ...], cuts: tuple[Cut, ...] = ()) -> by
 
     Raises ValueError for cuts that are not within the body, or overlap; nothing else.
     """
+    if not (edits or cuts) and _ORDINARY.match(raw):
+        return raw
     section = split(raw)
     unended = not section.empty_line and section.end < len(raw)
     if not (edits or cuts or unended or section.start):

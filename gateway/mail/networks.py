@@ -11,6 +11,7 @@ import ipaddress
 from functools import lru_cache
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_LONGEST = 64  # characters of an address that is remembered: no stranger fills the memory
 
 
 @lru_cache(maxsize=1024)
@@ -24,6 +25,10 @@ def network(text: str) -> Network:
 
 def address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     """The IP address `text`, an IPv4-mapped IPv6 address as the IPv4 address it is; None if not one."""
+    return _remembered(text) if len(text) <= _LONGEST else _address(text)
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         found = ipaddress.ip_address(text)
     except ValueError:
@@ -33,6 +38,10 @@ def address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     return found
 
 
+_remembered = lru_cache(maxsize=4096)(_address)
+
+
+@lru_cache(maxsize=4096)
 def same_client(ip: str) -> str:
     """What counts as one client: an IPv4 address, the /64 of an IPv6 address, else `ip` itself."""
     found = address(ip)

@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import re
 from email.utils import formatdate
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gateway.mail.types import Mail
 
-_RECEIVED = re.compile(rb"^received[ \t]*:", re.IGNORECASE | re.MULTILINE)
+_RECEIVED = re.compile(rb"\nreceived[ \t]*+:")  # with octets to begin with, it is searched for fast
 _NOT_A_WORD = re.compile(r"[^!#-'*+\-./0-9:=?@A-\[\]^_`a-{}~|]")
 
 
 def received_count(raw: bytes) -> int:
     """How many Received fields the header section of `raw` has."""
     end = raw.find(b"\r\n\r\n")
-    return len(_RECEIVED.findall(raw, 0, len(raw) if end < 0 else end))
+    return len(_RECEIVED.findall(b"\n" + (raw if end < 0 else raw[:end]).lower()))
 
 
 def received_field(mail: Mail, hostname: str, *, extended: bool) -> bytes:
@@ -40,8 +41,13 @@ def received_field(mail: Mail, hostname: str, *, extended: bool) -> bytes:
     if len(recipients) == 1 and recipients[0].isascii() and '"' not in recipients[0]:
         lines.append(f"for <{recipients[0]}>")
     lines[-1] += ";"
-    lines.append(formatdate(mail.received, localtime=True))
+    lines.append(_date(int(mail.received)))
     return "\r\n\t".join(lines).encode("ascii") + b"\r\n"
+
+
+@lru_cache(maxsize=64)
+def _date(second: int) -> str:
+    return formatdate(second, localtime=True)
 
 
 def _literal(ip: str) -> str:

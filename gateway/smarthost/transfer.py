@@ -42,11 +42,11 @@ async def transfer(
         return Reply(554, "5.4.6", f"Too many hops, this looks like a loop (id {mail.id})")
     loop = asyncio.get_running_loop()
     try:
-        async with asyncio.timeout(door.settings.judge_timeout):
-            if judged:
+        if judged:
+            async with asyncio.timeout(door.settings.judge_timeout):
                 verdict, reply = await loop.run_in_executor(pool, door.judgement.judge, mail)
-            else:
-                verdict, reply = _unjudged(mail, door)
+        else:
+            verdict, reply = _unjudged(mail, door)
     except Exception as error:  # noqa: BLE001  # whatever failed, the client hears "later" and never "clean"
         door.log.error("judging failed", id=mail.id, error=printable(repr(error), 300))
         await hop.forget()

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+from gateway.delivery.change import Change
 from gateway.smarthost.replies import wire as written
 
 if TYPE_CHECKING:
@@ -46,15 +47,14 @@ class Wire(asyncio.BufferedProtocol):
         self._ended = False  # the client sends no more
         self._lost = False
         self._securing = False
-        self._waiter: asyncio.Future[None] | None = None
+        self._change = Change()
         self._stopped = False  # the transport does not read
         self._clogged = False  # the transport takes no more
 
     # ---------------------------------------------------------------- called by the loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)  # what kind it is, is the loop's own business
 
     def get_buffer(self, sizehint: int) -> memoryview:
         del sizehint
@@ -65,39 +65,25 @@ class Wire(asyncio.BufferedProtocol):
         if len(self._buffer) >= self._room and self.transport is not None:
             self.transport.pause_reading()
             self._stopped = True
-        self._wake()
+        self._change.tell()
 
     def eof_received(self) -> bool:
         # A client that closes its sending side still waits for its replies, but not over TLS.
         self._ended = True
-        self._wake()
+        self._change.tell()
         return self.tls is None
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc  # how it ended makes no difference
         self._ended = self._lost = True
-        self._wake()
+        self._change.tell()
 
     def pause_writing(self) -> None:
         self._clogged = True
 
     def resume_writing(self) -> None:
         self._clogged = False
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    async def _changed(self, until: float) -> None:
-        """Wait until something has come, gone or ended. Raises TimeoutError."""
-        waiter = self._waiter = self._loop.create_future()
-        timer = self._loop.call_at(until, _expire, waiter)
-        try:
-            await waiter
-        finally:
-            timer.cancel()
-            self._waiter = None
+        self._change.tell()
 
     # ---------------------------------------------------------------- reading
 
@@ -144,7 +130,7 @@ class Wire(asyncio.BufferedProtocol):
             self.transport.resume_reading()
         before = len(self._buffer)
         while len(self._buffer) == before and not self._ended:
-            await self._changed(until)
+            await self._change.wait(until)
         if len(self._buffer) == before:
             raise EOFError
 
@@ -157,7 +143,7 @@ class Wire(asyncio.BufferedProtocol):
         self.transport.write(data)
         until = self._loop.time() + seconds
         while self._clogged:
-            await self._changed(until)
+            await self._change.wait(until)
             if self._lost:
                 raise ConnectionResetError
 
@@ -218,8 +204,3 @@ class Wire(asyncio.BufferedProtocol):
         if secured is None:
             raise ConnectionResetError
         self.transport = secured
-
-
-def _expire(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_exception(TimeoutError())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from gateway.mail.networks import address, inside
 from gateway.mail.types import Direction, Session, Tls
@@ -60,6 +61,7 @@ def merged(old: Client, new: Client) -> Client:
     )
 
 
+@lru_cache(maxsize=512)
 def session_of(
     peer: Client, known: Client, *, tls: Tls | None, listener: str, relay_networks: tuple[str, ...]
 ) -> Session:

@@ -36,5 +36,7 @@ def with_field(options: tuple[str, ...], message: bytes) -> tuple[str, ...]:
         return options
     end = message.find(b"\r\n\r\n")
     head = message[: end if end >= 0 else len(message)]
+    if b"tls-required" not in head.lower():
+        return options
     once = len(_ANY.findall(head)) == 1  # several fields are none
     return (*options, NOT_REQUIRED) if once and _NO.search(head) else options

@@ -8,6 +8,7 @@ import ssl
 from typing import TYPE_CHECKING
 
 import pytest
+import uvloop
 
 from contrib.lab.certificates import Authority
 from gateway.delivery.client import HopLost, RelayTimeouts, Transaction
@@ -47,7 +48,7 @@ def send(
                 timeouts=FAST,
             )
 
-    return asyncio.run(go())
+    return uvloop.run(go())
 
 
 def test_bytes_arrive_as_they_are() -> None:
@@ -117,7 +118,7 @@ def test_lmtp_over_a_unix_socket_that_breaks_after_the_first_answer(tmp_path: Pa
         finally:
             server.close()
 
-    result = asyncio.run(go())
+    result = uvloop.run(go())
     assert str(result["a@x"]) == "250 2.0.0 ok"
     assert result["b@x"].status == "deferred"
 
@@ -328,7 +329,7 @@ def test_a_transaction_is_used_again_after_reset() -> None:
             await transaction.close()
             return hop
 
-    hop = asyncio.run(go())
+    hop = uvloop.run(go())
     assert [t.rcpts for t in hop.taken] == [[b"RCPT TO:<b@x>"]]
     assert hop.sessions == 1
 
@@ -344,4 +345,4 @@ def test_a_stale_transaction_says_so_before_anything_is_sent() -> None:
             with pytest.raises(HopLost):
                 await transaction.data(MESSAGE)
 
-    asyncio.run(go())
+    uvloop.run(go())

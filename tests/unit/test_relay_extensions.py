@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from typing import TYPE_CHECKING
 
 import pytest
+import uvloop
 
 from contrib.lab.certificates import Authority
 from gateway.delivery.client import HopLost, Transaction
@@ -42,7 +42,7 @@ def play(hop: Hop, scene: Callable[[Transaction], Awaitable[None]], **opening: o
             finally:
                 await session.close()
 
-    asyncio.run(go())
+    uvloop.run(go())
 
 
 # ---------------------------------------------------------------- DSN

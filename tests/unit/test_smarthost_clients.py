@@ -9,6 +9,7 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import uvloop
 
 from contrib.lab.certificates import Authority
 from gateway.ledger import Ledger, Presence
@@ -139,7 +140,7 @@ def test_behind_a_proxy_the_client_is_whom_it_names(header: bytes, client: str, 
             await raw.envelope()
             assert (await raw.message(SENT)).startswith("250")
 
-    asyncio.run(go())
+    uvloop.run(go())
     assert bench.mails[0].session.client_ip == client
 
 
@@ -160,7 +161,7 @@ def test_a_proxy_without_a_header_is_not_served(start: bytes) -> None:
             raw.send(start)
             return await raw.rest()
 
-    assert asyncio.run(go()) == ""
+    assert uvloop.run(go()) == ""
 
 
 def test_a_proxy_that_says_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +172,7 @@ def test_a_proxy_that_says_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyP
             raw.send(V2[:6])
             return await raw.rest()
 
-    assert asyncio.run(go()) == ""
+    assert uvloop.run(go()) == ""
 
 
 @pytest.mark.parametrize("header", [b"PROXY TCP4 198.51.100.7 192.0.2.1 4711 25\r\n", header_2()])
@@ -181,7 +182,7 @@ def test_from_others_a_header_is_no_header(header: bytes) -> None:
             raw.send(header)
             return await raw.rest() if header.startswith(b"\r") else await raw.reply()
 
-    assert asyncio.run(go()).startswith("500")
+    assert uvloop.run(go()).startswith("500")
 
 
 def test_tls_from_the_first_octet_also_behind_a_proxy(tmp_path: Path) -> None:
@@ -207,7 +208,7 @@ def test_tls_from_the_first_octet_also_behind_a_proxy(tmp_path: Path) -> None:
                 raw.send(header_2() + b"EHLO in.clear\r\n")
                 assert not (await raw.rest()).startswith("2")
 
-    asyncio.run(go())
+    uvloop.run(go())
     (mail,) = bench.mails
     assert (mail.session.client_ip, mail.session.listener) == ("198.51.100.7", "relay")
     assert mail.session.tls is not None
@@ -277,7 +278,7 @@ def test_connections_that_come_too_fast_are_put_off() -> None:
         async with opened(Bench(), rates=rates, **PROXIES) as port:
             return [await greeting(port, header) for header in (near, near, near, near, far)]
 
-    answers = asyncio.run(go())
+    answers = uvloop.run(go())
     assert [a[:3] for a in answers] == ["220", "220", "220", "421", "220"]
     assert "4.7.0" in answers[3]
 
@@ -293,7 +294,7 @@ def test_who_errs_too_often_is_not_let_in_for_a_while() -> None:
                 await raw.dialogue("X", "X", "X", "X")
             return [await greeting(port, header) for header in (near, far)]
 
-    assert [a[:3] for a in asyncio.run(go())] == ["421", "220"]
+    assert [a[:3] for a in uvloop.run(go())] == ["421", "220"]
 
 
 def test_messages_and_recipients_have_a_rate() -> None:
@@ -309,8 +310,8 @@ def test_messages_and_recipients_have_a_rate() -> None:
             words = ("MAIL FROM:<a@b>", "RCPT TO:<u@example.com>", "RCPT TO:<v@example.com>")
             return [one[:9] for one in (*replies, *await raw.dialogue(*words))]
 
-    assert asyncio.run(go(messages=1))[:2] == ["250 2.0.0", "451 4.7.1"]
-    assert asyncio.run(go(recipients=2))[1:] == ["250 2.1.0", "250 2.0.0", "451 4.7.1"]
+    assert uvloop.run(go(messages=1))[:2] == ["250 2.0.0", "451 4.7.1"]
+    assert uvloop.run(go(recipients=2))[1:] == ["250 2.1.0", "250 2.0.0", "451 4.7.1"]
 
 
 def test_a_network_has_a_limit_of_connections() -> None:
@@ -325,7 +326,7 @@ def test_a_network_has_a_limit_of_connections() -> None:
                 answers.append(await raw.reply())
             return answers
 
-    assert [a[:3] for a in asyncio.run(go())] == ["220", "220", "421", "220"]
+    assert [a[:3] for a in uvloop.run(go())] == ["220", "220", "421", "220"]
 
 
 # ---------------------------------------------------------------- slow ones, in every phase
@@ -393,7 +394,7 @@ def test_slow_clients_make_room_in_every_phase(
             assert (await raw.message(SENT)).startswith("250")
             assert asyncio.get_running_loop().time() - begun < 2
 
-    asyncio.run(go())
+    uvloop.run(go())
 
 
 def test_slow_handshakes_make_room_and_leave_nothing_behind(
@@ -426,4 +427,4 @@ def test_slow_handshakes_make_room_and_leave_nothing_behind(
             for _ in range(12):
                 await served(port)
 
-    asyncio.run(go())
+    uvloop.run(go())

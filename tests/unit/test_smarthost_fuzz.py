@@ -9,6 +9,7 @@ import random
 from typing import Any
 
 import pytest
+import uvloop
 
 from gateway.delivery.protocol import is_sound
 from gateway.mail.types import Action
@@ -140,7 +141,7 @@ def test_random_dialogues(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
                 hop.final.clear()
                 assert (await client.message(b"Subject: fresh\r\n\r\n.\r\n")).startswith("250")
 
-    asyncio.run(go())
+    uvloop.run(go())
     assert not recorder.errors
     assert not faults
     assert is_sound(bytes(hop.octets))

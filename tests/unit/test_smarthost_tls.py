@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+import uvloop
 
 from contrib.lab.certificates import Authority
 from gateway.tls.inbound import server_context
@@ -211,7 +212,7 @@ def test_stop_finishes_what_is_on_its_way_and_dismisses_the_idle() -> None:
             with pytest.raises(OSError, match=r"Connect call failed|refused"):
                 await asyncio.open_connection("127.0.0.1", port)
 
-    asyncio.run(go())
+    uvloop.run(go())
 
 
 def test_a_client_that_goes_away_leaves_nothing_behind() -> None:
