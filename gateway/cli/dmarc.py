@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from datetime import UTC, datetime
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -22,21 +21,21 @@ from gateway.cli.main import (
     config_option,
 )
 from gateway.cli.output import console, facts, print_json
-from gateway.cli.reporting import chosen_day, opened, posting, print_rows
+from gateway.cli.reporting import Kind, options, posting, run
 from gateway.dns import Lookup, Resolver
 from gateway.mail.domains import to_ascii
 from gateway.mail.headers import printable
 from gateway.reports.observe import is_domain
-from gateway.store.counts import DAY
-from gateway.store.dmarc import Summary, summaries
+from gateway.store.dmarc import summaries
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable
 
     from gateway.config import Config
     from gateway.reports.destinations import Destination
-    from gateway.reports.send import Reporter
+    from gateway.reports.sending import Sending
     from gateway.store.database import Database
+    from gateway.store.reported import Summary
 
 _DNS_SECONDS = 20.0
 
@@ -59,21 +58,9 @@ def dmarc() -> None:
 
 @dmarc.command()
 @config_option
-@click.option(
-    "--day", type=click.DateTime(["%Y-%m-%d"]), help="Only this day (UTC); without it, all that are kept."
-)
-@click.option("--domain", default="", help="Only this policy domain.")
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Write the reports into this directory; nothing is sent or marked as sent.",
-)
-@click.option("--send", "sending", is_flag=True, help="Send what was not sent yet, of days that are over.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options("policy")
 @click.pass_obj
-def report(
-    context: Context, /, *, day: datetime | None, domain: str, out: Path | None, sending: bool, as_json: bool
-) -> None:
+def report(context: Context, /, **chosen: Any) -> None:
     """List the reports there are to send, write them to files, or send them.
 
     One report for each policy domain and day. Run it with --send once a day, some time after
@@ -86,82 +73,23 @@ def report(
       mailwarden dmarc report --day 2026-01-31 --domain example.com --out reports
       mailwarden dmarc report --send
     """
-    number, today = chosen_day(day, out, sending=sending)
-    with opened(context.config) as database:
-        wanted = summaries(database, day=number, domain=to_ascii(domain) or "" if domain else "")
-        if out:
-            rows = _write(context.config, database, wanted, out)
-        elif sending:
-            rows = _send(context.config, database, [one for one in wanted if one.day < today])
-        else:
-            rows = [_listed(one, today) for one in wanted]
-    print_rows(rows, "messages", as_json=as_json)
-    if any(row.get("status") in ("deferred", "failed") for row in rows):
-        sys.exit(1)
+    run(context.config, Kind("messages", summaries, _packed, _sender), **chosen)
 
 
-def _row(summary: Summary) -> dict[str, Any]:
-    return {
-        "day": datetime.fromtimestamp(summary.day * DAY, UTC).date().isoformat(),
-        "domain": summary.domain,
-        "messages": summary.messages,
-        "records": summary.rows,
-    }
-
-
-def _listed(summary: Summary, today: int) -> dict[str, Any]:
-    return _row(summary) | {"state": summary.state if summary.day < today else "today"}
-
-
-def _write(config: Config, database: Database, wanted: Sequence[Summary], out: Path) -> list[dict[str, Any]]:
-    """Write each report to a file of its own."""
+def _packed(config: Config, database: Database, summary: Summary) -> tuple[str, bytes]:
     from gateway.reports.aggregate import packed  # noqa: PLC0415  # a list needs none of it
-    from gateway.reports.send import NoReportError, make  # noqa: PLC0415  # as above
+    from gateway.reports.send import make  # noqa: PLC0415  # as above
 
-    rows = []
     submitter = config.report.submitter(config.name)
-    for summary in wanted:
-        row = _row(summary)
-        try:
-            made = make(database, summary, config.report, submitter, config.auth.dmarc_method)
-            out.mkdir(parents=True, exist_ok=True)
-            file = out / made.filename
-            file.write_bytes(packed(made, config.report.format))
-            row |= {"file": str(file), "status": "written"}
-        except NoReportError as error:
-            row |= {"status": "skipped", "note": str(error)}
-        except OSError as error:
-            row |= {"status": "failed", "note": f"{out}: {error.strerror}"}
-        rows.append(row)
-    return rows
+    made = make(database, summary, config.report, submitter, config.auth.dmarc_method)
+    return made.filename, packed(made, config.report.format)
 
 
-def _send(config: Config, database: Database, wanted: Sequence[Summary]) -> list[dict[str, Any]]:
-    """Send what is due; one row for each destination."""
-    from gateway.reports.send import send  # noqa: PLC0415  # as above
-
-    reporter = _reporter(config, database)
-    rows: list[dict[str, Any]] = []
-    for summary in wanted:
-        if summary.state == "done":
-            continue
-        outcomes = send(database, summary, reporter)
-        if outcomes is None:
-            rows.append(_row(summary) | {"status": "skipped", "note": "somebody else is sending it"})
-            continue
-        rows += [
-            _row(summary) | {"destination": one.address, "status": one.status, "note": one.note}
-            for one in outcomes
-        ]
-    return rows
-
-
-def _reporter(config: Config, database: Database) -> Reporter:
-    """Who reports, and by which way, as the configuration says."""
-    from gateway.reports.send import Reporter  # noqa: PLC0415  # only sending needs it
+def _sender(config: Config, database: Database) -> Callable[[Database, Summary], list[Sending] | None]:
+    from gateway.reports.send import Reporter, send  # noqa: PLC0415  # as above
 
     deliver, signing = posting(config, config.report, "report", database)
-    return Reporter(
+    reporter = Reporter(
         settings=config.report,
         submitter=config.report.submitter(config.name),
         method=config.auth.dmarc_method,
@@ -169,6 +97,7 @@ def _reporter(config: Config, database: Database) -> Reporter:
         deliver=deliver,
         signing=signing,
     )
+    return partial(send, reporter=reporter)
 
 
 # ---------------------------------------------------------------- what a domain publishes

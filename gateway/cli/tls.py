@@ -9,27 +9,27 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from gateway.cli.main import EX_DATAERR, Context, Failure, config_option
 from gateway.cli.output import console, facts, moment, print_json, table
-from gateway.cli.reporting import chosen_day, opened, posting, print_rows
+from gateway.cli.reporting import Kind, opened, options, posting, run
 from gateway.dns import Resolver
 from gateway.mail.domains import to_ascii
 from gateway.mail.headers import printable
-from gateway.store.counts import DAY
-from gateway.store.tlsrpt import Summary, summaries
+from gateway.store.tlsrpt import summaries
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from gateway.config import Config
+    from gateway.reports.sending import Sending
     from gateway.store.database import Database
     from gateway.store.hosts import Hosts
+    from gateway.store.reported import Summary
     from gateway.tls.destination import Destination, Exchanger
     from gateway.tls.outbound import TlsPolicy
 
@@ -217,21 +217,9 @@ def forget(context: Context, /, hosts: tuple[str, ...]) -> None:
 
 @tls.command()
 @config_option
-@click.option(
-    "--day", type=click.DateTime(["%Y-%m-%d"]), help="Only this day (UTC); without it, all that are kept."
-)
-@click.option("--domain", default="", help="Only this recipient domain.")
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Write the reports into this directory; nothing is sent or marked as sent.",
-)
-@click.option("--send", "sending", is_flag=True, help="Send what was not sent yet, of days that are over.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options("recipient")
 @click.pass_obj
-def report(
-    context: Context, /, *, day: datetime | None, domain: str, out: Path | None, sending: bool, as_json: bool
-) -> None:
+def report(context: Context, /, **chosen: Any) -> None:
     """List the TLS reports there are to send (RFC 8460), write them to files, or send them.
 
     One report for each recipient domain and day, by mail or HTTPS as its TLSRPT record says. Run it with
@@ -244,53 +232,18 @@ def report(
       mailwarden tls report --day 2026-01-31 --domain example.com --out reports
       mailwarden tls report --send
     """
-    number, today = chosen_day(day, out, sending=sending)
-    with opened(context.config) as database:
-        wanted = summaries(database, day=number, domain=to_ascii(domain) or "" if domain else "")
-        if out:
-            rows = _write(context.config, database, wanted, out)
-        elif sending:
-            rows = _send(context.config, database, [one for one in wanted if one.day < today])
-        else:
-            rows = [_listed(one) | {"state": one.state if one.day < today else "today"} for one in wanted]
-    print_rows(rows, "connections", as_json=as_json)
-    if any(row.get("status") in ("deferred", "failed") for row in rows):
-        sys.exit(1)
+    run(context.config, Kind("connections", summaries, _packed, _sender), **chosen)
 
 
-def _listed(summary: Summary) -> dict[str, Any]:
-    return {
-        "day": datetime.fromtimestamp(summary.day * DAY, UTC).date().isoformat(),
-        "domain": summary.domain,
-        "connections": summary.connections,
-        "records": summary.rows,
-    }
-
-
-def _write(config: Config, database: Database, wanted: Sequence[Summary], out: Path) -> list[dict[str, Any]]:
-    """Write each report to a file of its own."""
+def _packed(config: Config, database: Database, summary: Summary) -> tuple[str, bytes]:
     from gateway.reports.tls_send import make  # noqa: PLC0415  # a list needs none of it
     from gateway.reports.tlsrpt import packed  # noqa: PLC0415  # as above
 
-    rows = []
-    for summary in wanted:
-        row = _listed(summary)
-        made = make(database, summary, config.tls_report, config.tls_report.submitter(config.name))
-        try:
-            if made is None:
-                row |= {"status": "skipped", "note": "not a plain domain"}
-            else:
-                out.mkdir(parents=True, exist_ok=True)
-                (out / made.filename).write_bytes(packed(made))
-                row |= {"file": str(out / made.filename), "status": "written"}
-        except OSError as error:
-            row |= {"status": "failed", "note": f"{out}: {error.strerror}"}
-        rows.append(row)
-    return rows
+    made = make(database, summary, config.tls_report, config.tls_report.submitter(config.name))
+    return made.filename, packed(made)
 
 
-def _send(config: Config, database: Database, wanted: Sequence[Summary]) -> list[dict[str, Any]]:
-    """Send what is due; one row for each destination."""
+def _sender(config: Config, database: Database) -> Callable[[Database, Summary], list[Sending] | None]:
     from gateway.reports.tls_send import TlsReporter, send  # noqa: PLC0415  # as above
     from gateway.tls.fetch import Web  # noqa: PLC0415  # as above
 
@@ -298,19 +251,7 @@ def _send(config: Config, database: Database, wanted: Sequence[Summary]) -> list
     resolver = Resolver(config.dns)
     submitter = config.tls_report.submitter(config.name)
     reporter = TlsReporter(config.tls_report, submitter, resolver, Web(resolver), deliver, signing)
-    rows: list[dict[str, Any]] = []
-    for summary in wanted:
-        if summary.state == "done":
-            continue
-        outcomes = send(database, summary, reporter)
-        if outcomes is None:
-            rows.append(_listed(summary) | {"status": "skipped", "note": "somebody else is sending it"})
-            continue
-        rows += [
-            _listed(summary) | {"destination": one.address, "status": one.status, "note": one.note}
-            for one in outcomes
-        ]
-    return rows
+    return partial(send, reporter=reporter)
 
 
 @contextmanager

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final, Literal
@@ -26,14 +25,15 @@ from gateway.store.digests import Digests
 from gateway.store.queued import Addressee, Outgoing
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
     from gateway.auth.outgoing import Signing
-    from gateway.delivery.relay import RecipientResult
+    from gateway.delivery.release import Deliver
     from gateway.delivery.routes import Routes
     from gateway.digest.settings import DigestSettings
     from gateway.digest.words import Language
     from gateway.store.quarantine import Quarantine
 
-Deliver = Callable[[Envelope, bytes, str], Mapping[str, "RecipientResult"]]
 LATEST: Final = 3 * 3_600.0  # seconds after its time at which a digest is still sent
 _BACK: Final = 7 * 86_400.0  # how old what somebody was never told of may be
 _AGAIN: Final = 300.0  # seconds until one that could not be sent is tried again

@@ -9,7 +9,6 @@ of ten thousand records would cost more, and the schema fixes the order of eleme
 from __future__ import annotations
 
 import gzip
-import hashlib
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
@@ -17,12 +16,13 @@ from xml.sax.saxutils import escape  # writes only; nothing is parsed
 
 from gateway import __version__
 from gateway.mail.headers import printable
-from gateway.store.counts import DAY
+from gateway.reports.heading import Attached
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from gateway.auth.dmarc import Method, Record
+    from gateway.reports.heading import Heading
     from gateway.store.dmarc import Observation
 
 Format = Literal["rfc7489", "rfc9990"]
@@ -33,38 +33,18 @@ _OPTIONS: Final = re.compile(r";[ \t]*fo[ \t]*=[ \t]*([01ds](?:[ \t]*:[ \t]*[01d
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One report: what `submitter` saw of the policy domain `domain` on `day` (since 1970, UTC)."""
+    """One report: what was seen of a policy domain on a day, and how often, under its record."""
 
-    domain: str
-    day: int
+    about: Heading
     record: Record
     method: Method
     rows: Sequence[tuple[Observation, int]]
-    submitter: str
-    organization: str
-    email: str
-    contact: str = ""
-
-    @property
-    def begin(self) -> int:
-        """The first second, since 1970."""
-        return self.day * DAY
-
-    @property
-    def end(self) -> int:
-        """The last second."""
-        return self.begin + DAY - 1
-
-    @property
-    def id(self) -> str:
-        """The Report-ID: the same whenever this report is made again (RFC 9990)."""
-        text = f"{self.submitter}\n{self.domain}\n{self.day}"
-        return f"{hashlib.sha256(text.encode()).hexdigest()[:20]}@{self.submitter}"
 
     @property
     def filename(self) -> str:
         """The name that RFC 7489 §7.2.1.1 prescribes. Both domains are plain: no slash, no space."""
-        return f"{self.submitter}!{self.domain}!{self.begin}!{self.end}.xml.gz"
+        about = self.about
+        return f"{about.submitter}!{about.domain}!{about.begin}!{about.end}.xml.gz"
 
 
 def packed(report: Report, form: Format) -> bytes:
@@ -86,18 +66,33 @@ def xml(report: Report, form: Format) -> str:
     return "\n".join([*lines, "</feedback>", ""])
 
 
+def attached(report: Report, form: Format) -> Attached:
+    """The report as the mail of RFC 7489 §7.2.1.1 carries it."""
+    domain, submitter = report.about.domain, report.about.submitter
+    return Attached(
+        id=report.about.id(),
+        filename=report.filename,
+        data=packed(report, form),
+        part="application/gzip",
+        whole="multipart/mixed",
+        told=f"This is a DMARC aggregate report by {submitter} about mail from {domain}",
+        record="policy",
+    )
+
+
 def _element(name: str, value: object) -> str:
     return f"<{name}>{escape(printable(str(value), _LONGEST))}</{name}>"
 
 
 def _metadata(report: Report, form: Format) -> Iterator[str]:
+    about = report.about
     yield "<report_metadata>"
-    yield _element("org_name", report.organization)
-    yield _element("email", report.email)
-    if report.contact:
-        yield _element("extra_contact_info", report.contact)
-    yield _element("report_id", report.id)
-    yield f"<date_range>{_element('begin', report.begin)}{_element('end', report.end)}</date_range>"
+    yield _element("org_name", about.organization)
+    yield _element("email", about.email)
+    if about.contact:
+        yield _element("extra_contact_info", about.contact)
+    yield _element("report_id", about.id())
+    yield f"<date_range>{_element('begin', about.begin)}{_element('end', about.end)}</date_range>"
     if form == "rfc9990":
         yield _element("generator", f"Mailwarden {__version__}")
     yield "</report_metadata>"
@@ -107,7 +102,7 @@ def _policy(report: Report, form: Format) -> Iterator[str]:
     record = report.record
     fo = _OPTIONS.search(record.text.lower())
     yield "<policy_published>"
-    yield _element("domain", report.domain)
+    yield _element("domain", report.about.domain)
     if form == "rfc9990":
         yield _element("discovery_method", "treewalk" if report.method == "tree-walk" else "psl")
     yield _element("adkim", record.adkim)

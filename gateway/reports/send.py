@@ -1,44 +1,36 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Make the report about one domain and day, and bring it to those who asked for it.
 
-Sends to addresses that strangers publish, after `destinations` has checked them. A report is
-claimed before it is sent and settled afterwards, so that two runs at once, or a run after a
-crash, do not send it twice to anybody; what a next hop deferred goes out in the next run.
+Sends to addresses that strangers publish, after `destinations` has checked them.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 from gateway.auth.dmarc import MalformedRecordError, Method, Record, read_record
 from gateway.auth.outgoing import signed_by_us
 from gateway.dns import Lookup
 from gateway.mail.types import Envelope
-from gateway.reports.aggregate import Report, packed
+from gateway.reports.aggregate import Report, attached
 from gateway.reports.destinations import Destination, destinations
-from gateway.reports.message import message
-from gateway.store import dmarc, reported, schema
+from gateway.reports.heading import heading, mail
+from gateway.reports.sending import NoReportError, Sending, once, outcome
+from gateway.store import dmarc, schema
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from gateway.auth.outgoing import Signing
-    from gateway.delivery.relay import RecipientResult
+    from gateway.delivery.release import Deliver
     from gateway.dns import Resolver
     from gateway.reports.settings import ReportSettings
     from gateway.store.database import Database
-    from gateway.store.dmarc import Summary
+    from gateway.store.reported import Summary
 
-# Envelope, message, nothing: what became of each recipient, as `release.deliverer` makes it.
-Deliver = Callable[[Envelope, bytes, str], Mapping[str, "RecipientResult"]]
 DNS_SECONDS: Final = 10.0  # for all questions about one report
-
-Status = Literal["sent", "refused", "deferred", "skipped"]
-
-
-class NoReportError(Exception):
-    """There is no report to make; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +43,6 @@ class Reporter:
     resolver: Resolver
     deliver: Deliver
     signing: Signing
-
-
-@dataclass(frozen=True, slots=True)
-class Sending:
-    """What became of one report at one destination. "skipped" was never tried."""
-
-    address: str
-    status: Status
-    note: str
 
 
 def record_of(text: str, method: Method) -> Record:
@@ -80,15 +63,10 @@ def make(
 ) -> Report:
     """Make the report that `summary` is about. Raises NoReportError and StoreError."""
     return Report(
-        domain=summary.domain,
-        day=summary.day,
+        about=heading(summary, settings, submitter),
         record=record_of(summary.record, method),
         method=method,
         rows=dmarc.observations(database, summary.day, summary.domain, settings.max_records),
-        submitter=submitter,
-        organization=settings.organization or submitter,
-        email=settings.email,
-        contact=settings.contact,
     )
 
 
@@ -97,21 +75,9 @@ def send(database: Database, summary: Summary, reporter: Reporter) -> list[Sendi
 
     Raises StoreError. Whatever else happens is an outcome.
     """
-    settled = reported.claim(database, schema.dmarc_reports, summary.day, summary.domain)
-    if settled is None:
-        return None
-    outcomes: list[Sending] = []
-    try:
-        outcomes = _send(database, summary, reporter, settled)
-    except NoReportError as error:
-        outcomes = [Sending("", "skipped", str(error))]
-    finally:  # a claim that is not settled would keep others waiting
-        results: dict[str, tuple[reported.State, str]] = {
-            one.address: (one.status, one.note) for one in outcomes if one.status != "skipped"
-        }
-        done = bool(outcomes) and all(one.status != "deferred" for one in outcomes)
-        reported.settle(database, schema.dmarc_reports, summary.day, summary.domain, results, done=done)
-    return outcomes
+    return once(
+        database, schema.dmarc_reports, summary, lambda settled: _send(database, summary, reporter, settled)
+    )
 
 
 def _send(database: Database, summary: Summary, reporter: Reporter, settled: set[str]) -> list[Sending]:
@@ -119,21 +85,21 @@ def _send(database: Database, summary: Summary, reporter: Reporter, settled: set
     report = make(database, summary, settings, reporter.submitter, reporter.method)
     lookup = Lookup(reporter.resolver, time.monotonic() + DNS_SECONDS)
     wanted = destinations(
-        report.record.rua, report.domain, lookup, reporter.method, settings.max_destinations
+        report.record.rua, report.about.domain, lookup, reporter.method, settings.max_destinations
     )
-    data = packed(report, settings.format)
+    packet, domain = attached(report, settings.format), settings.email.rpartition("@")[2]
 
-    def mail(to: Sequence[str]) -> bytes:
-        return signed_by_us(message(report, data, to), settings.email.rpartition("@")[2], reporter.signing)
+    def signed(to: Sequence[str]) -> bytes:
+        return signed_by_us(mail(report.about, packet, to), domain, reporter.signing)
 
     open_ones = [one for one in wanted if one.status == "good" and one.address.lower() not in settled]
-    size = len(mail([one.address for one in open_ones])) if open_ones else 0
+    size = len(signed([one.address for one in open_ones])) if open_ones else 0
     outcomes = [_skipped(one, size) for one in wanted if one.status != "good" or _too_large(one, size)]
     addresses = tuple(one.address for one in open_ones if not _too_large(one, size))
     if addresses:
-        results = reporter.deliver(Envelope(settings.envelope_sender, addresses), mail(addresses), "")
-        outcomes += [_outcome(address, results.get(address)) for address in addresses]
-    return outcomes or [Sending("", "skipped", "sent before")]
+        results = reporter.deliver(Envelope(settings.envelope_sender, addresses), signed(addresses), "")
+        outcomes += [outcome(address.lower(), results.get(address)) for address in addresses]
+    return outcomes
 
 
 def _too_large(one: Destination, size: int) -> bool:
@@ -146,10 +112,3 @@ def _skipped(one: Destination, size: int) -> Sending:
         return Sending(one.address.lower(), "deferred", one.reason)
     reason = one.reason if one.status == "refused" else f"{size} octets are more than it takes"
     return Sending(one.address.lower(), "skipped", reason)
-
-
-def _outcome(address: str, result: RecipientResult | None) -> Sending:
-    if result is None:
-        return Sending(address.lower(), "deferred", "no answer for this recipient")
-    status: Status = "sent" if result.status == "delivered" else result.status
-    return Sending(address.lower(), status, str(result))

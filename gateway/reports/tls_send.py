@@ -16,26 +16,27 @@ from urllib.parse import unquote, urlsplit
 from gateway.auth.outgoing import signed_by_us
 from gateway.mail.types import Envelope
 from gateway.reports.destinations import is_address
+from gateway.reports.heading import heading, mail
 from gateway.reports.observe import is_domain
-from gateway.reports.send import Sending
-from gateway.reports.tlsrpt import Report, message, packed
-from gateway.store import reported, schema, tlsrpt
+from gateway.reports.send import DNS_SECONDS
+from gateway.reports.sending import NoReportError, Sending, once, outcome
+from gateway.reports.tlsrpt import PACKED, Report, attached
+from gateway.store import schema, tlsrpt
 from gateway.tls.fetch import FetchError
 from gateway.tls.tlsrpt import record_of
 from gateway.tls.wish import NOT_REQUIRED
 
 if TYPE_CHECKING:
     from gateway.auth.outgoing import Signing
+    from gateway.delivery.release import Deliver
     from gateway.dns import Resolver
-    from gateway.reports.send import Deliver
+    from gateway.reports.heading import Attached, Heading
     from gateway.reports.settings import TlsReportSettings
     from gateway.store.database import Database
-    from gateway.store.tlsrpt import Summary
+    from gateway.store.reported import Summary
     from gateway.tls.fetch import Web
 
-_DNS_SECONDS: Final = 10.0
 _POST_SECONDS: Final = 30.0
-_KIND: Final = "application/tlsrpt+gzip"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,19 +51,12 @@ class TlsReporter:
     signing: Signing
 
 
-def make(database: Database, summary: Summary, settings: TlsReportSettings, submitter: str) -> Report | None:
-    """Make the report that `summary` is about; None about what is no plain domain. Raises StoreError."""
+def make(database: Database, summary: Summary, settings: TlsReportSettings, submitter: str) -> Report:
+    """Make the report that `summary` is about. Raises NoReportError and StoreError."""
     if not is_domain(summary.domain):
-        return None
-    return Report(
-        domain=summary.domain,
-        day=summary.day,
-        rows=tlsrpt.results(database, summary.day, summary.domain, settings.max_records),
-        submitter=submitter,
-        organization=settings.organization or submitter,
-        email=settings.email,
-        contact=settings.contact,
-    )
+        raise NoReportError("not a plain domain")
+    rows = tlsrpt.results(database, summary.day, summary.domain, settings.max_records)
+    return Report(heading(summary, settings, submitter), rows)
 
 
 def send(database: Database, summary: Summary, reporter: TlsReporter) -> list[Sending] | None:
@@ -70,53 +64,37 @@ def send(database: Database, summary: Summary, reporter: TlsReporter) -> list[Se
 
     Raises StoreError. Whatever else happens is an outcome.
     """
-    table = schema.tls_reports
-    settled = reported.claim(database, table, summary.day, summary.domain)
-    if settled is None:
-        return None
-    outcomes: list[Sending] = []
-    try:
-        outcomes = _send(database, summary, reporter, settled)
-    finally:  # a claim that is not settled would keep others waiting
-        results: dict[str, tuple[reported.State, str]] = {
-            one.address: (one.status, one.note) for one in outcomes if one.address and one.status != "skipped"
-        }
-        done = bool(outcomes) and all(one.status != "deferred" for one in outcomes)
-        reported.settle(database, table, summary.day, summary.domain, results, done=done)
-    return outcomes
+    return once(
+        database, schema.tls_reports, summary, lambda settled: _send(database, summary, reporter, settled)
+    )
 
 
 def _send(database: Database, summary: Summary, reporter: TlsReporter, settled: set[str]) -> list[Sending]:
     report = make(database, summary, reporter.settings, reporter.submitter)
-    if report is None:
-        return [Sending("", "skipped", "not a plain domain")]
-    answer = reporter.resolver.query(f"_smtp._tls.{report.domain}", "TXT", time.monotonic() + _DNS_SECONDS)
+    name = f"_smtp._tls.{summary.domain}"
+    answer = reporter.resolver.query(name, "TXT", time.monotonic() + DNS_SECONDS)
     if answer.status == "temperror":
         return [Sending("", "deferred", "no answer from the DNS")]
     wanted = record_of(answer.values)
     if not wanted:
-        return [Sending("", "skipped", "asks for no reports")]
-    data = packed(report)
+        raise NoReportError("asks for no reports")
+    packet = attached(report)
     most = reporter.settings.max_destinations
-    outcomes = [_one(uri, report, data, reporter) for uri in wanted[:most] if uri not in settled]
-    return outcomes or [Sending("", "skipped", "sent before")]
+    return [_one(uri, report.about, packet, reporter) for uri in wanted[:most] if uri not in settled]
 
 
-def _one(uri: str, report: Report, data: bytes, reporter: TlsReporter) -> Sending:
+def _one(uri: str, about: Heading, packet: Attached, reporter: TlsReporter) -> Sending:
     parts = urlsplit(uri)
     if parts.scheme == "https":
-        return _post(uri, data, reporter.web)
+        return _post(uri, packet.data, reporter.web)
     address = unquote(parts.path, errors="replace")
     if not is_address(address):
         return Sending(uri, "skipped", "not a plain mail address")
     settings = reporter.settings
-    raw = signed_by_us(message(report, data, address), settings.email.rpartition("@")[2], reporter.signing)
+    raw = signed_by_us(mail(about, packet, [address]), settings.email.rpartition("@")[2], reporter.signing)
     # It is about TLS that fails, so that it goes out all the same (RFC 8460 §3).
     envelope = Envelope(settings.envelope_sender, (address,), (NOT_REQUIRED,))
-    result = reporter.deliver(envelope, raw, "").get(address)
-    if result is None:
-        return Sending(uri, "deferred", "no answer for this recipient")
-    return Sending(uri, "sent" if result.status == "delivered" else result.status, str(result))
+    return outcome(uri, reporter.deliver(envelope, raw, "").get(address))
 
 
 def _post(uri: str, data: bytes, web: Web) -> Sending:
@@ -124,7 +102,7 @@ def _post(uri: str, data: bytes, web: Web) -> Sending:
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     try:
         answer = web.post(
-            parts.hostname or "", path, data, _KIND, seconds=_POST_SECONDS, port=parts.port or 0
+            parts.hostname or "", path, data, PACKED, seconds=_POST_SECONDS, port=parts.port or 0
         )
     except FetchError as error:
         return Sending(uri, "deferred", str(error))

@@ -7,83 +7,41 @@ header section of the mail go names that are plain.
 
 from __future__ import annotations
 
-import base64
 import gzip
-import hashlib
 import json
-import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.utils import formatdate
 from typing import TYPE_CHECKING, Any, Final
 
 from gateway.mail.headers import printable
-from gateway.store.counts import DAY
+from gateway.reports.heading import Attached
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from gateway.reports.heading import Heading
     from gateway.store.tlsrpt import TlsResult
 
-_LINE: Final = 76
-_MESSAGE: Final = """\
-From: <{email}>
-To: <{to}>
-Subject: Report Domain: {domain}
- Submitter: {submitter}
- Report-ID: <{id}>
-Date: {date}
-Message-ID: <{id}>
-TLS-Report-Domain: {domain}
-TLS-Report-Submitter: {submitter}
-TLS-Required: No
-Auto-Submitted: auto-generated
-MIME-Version: 1.0
-Content-Type: multipart/report; report-type="tlsrpt";
- boundary="{boundary}"
-
---{boundary}
-Content-Type: text/plain; charset=us-ascii
-
-This is an aggregate TLS report by {submitter} about mail to {domain},
-{day} (UTC). The report is in the attached file.
-The TLSRPT record of {domain} names this address for reports (rua).
-
---{boundary}
-Content-Type: application/tlsrpt+gzip
-Content-Transfer-Encoding: base64
-Content-Disposition: attachment; filename="{filename}"
-
-{data}
-
---{boundary}--
-"""
+PACKED: Final = "application/tlsrpt+gzip"
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One report: what `submitter` saw of TLS towards `domain` on `day` (since 1970, UTC)."""
+    """One report: what TLS towards a domain came to on a day, and how often."""
 
-    domain: str
-    day: int
+    about: Heading
     rows: Sequence[tuple[TlsResult, int]]
-    submitter: str
-    organization: str
-    email: str
-    contact: str = ""
 
     @property
     def id(self) -> str:
-        """The Report-ID: the same whenever this report is made again."""
-        text = f"tls\n{self.submitter}\n{self.domain}\n{self.day}"
-        return f"{hashlib.sha256(text.encode()).hexdigest()[:20]}@{self.submitter}"
+        """The Report-ID, another one than that of a DMARC report."""
+        return self.about.id("tls")
 
     @property
     def filename(self) -> str:
         """The name that RFC 8460 §5.1 prescribes. Both domains are plain: no slash, no space."""
-        begin = self.day * DAY
-        unique = self.id.partition("@")[0]
-        return f"{self.submitter}!{self.domain}!{begin}!{begin + DAY - 1}!{unique}.json.gz"
+        about, unique = self.about, self.id.partition("@")[0]
+        return f"{about.submitter}!{about.domain}!{about.begin}!{about.end}!{unique}.json.gz"
 
 
 def packed(report: Report) -> bytes:
@@ -91,22 +49,37 @@ def packed(report: Report) -> bytes:
     return gzip.compress(json.dumps(as_json(report), indent=1).encode("ascii"), mtime=0)
 
 
+def attached(report: Report) -> Attached:
+    """The report as the mail of RFC 8460 §5.3 carries it.
+
+    It asks to be sent even where TLS is broken, since that is what it is about (§3).
+    """
+    domain, submitter = report.about.domain, report.about.submitter
+    return Attached(
+        id=report.id,
+        filename=report.filename,
+        data=packed(report),
+        part=PACKED,
+        whole='multipart/report; report-type="tlsrpt"',
+        told=f"This is an aggregate TLS report by {submitter} about mail to {domain}",
+        record="TLSRPT",
+        fields=f"TLS-Report-Domain: {domain}\nTLS-Report-Submitter: {submitter}\nTLS-Required: No\n",
+    )
+
+
 def as_json(report: Report) -> dict[str, Any]:
     """The report as RFC 8460 §4.4 has it."""
     groups: dict[tuple[str, tuple[str, ...]], list[tuple[TlsResult, int]]] = {}
     for result, count in report.rows:
         groups.setdefault((result.policy_type, result.policy), []).append((result, count))
+    about = report.about
     return {
-        "organization-name": report.organization,
-        "date-range": {"start-datetime": _moment(report.day * DAY), "end-datetime": _moment(_end(report))},
-        "contact-info": report.contact or report.email,
+        "organization-name": about.organization,
+        "date-range": {"start-datetime": _moment(about.begin), "end-datetime": _moment(about.end)},
+        "contact-info": about.contact or about.email,
         "report-id": report.id,
-        "policies": [_policy(report.domain, rows) for rows in groups.values()],
+        "policies": [_policy(about.domain, rows) for rows in groups.values()],
     }
-
-
-def _end(report: Report) -> int:
-    return report.day * DAY + DAY - 1
 
 
 def _moment(seconds: int) -> str:
@@ -141,27 +114,3 @@ def _failure(result: TlsResult, count: int) -> dict[str, Any]:
         "failure-reason-code": result.reason,
     }
     return told | {name: printable(text, 300) for name, text in texts.items() if text}
-
-
-def message(report: Report, data: bytes, to: str, *, now: float | None = None) -> bytes:
-    """The mail with `data`, the packed report, to one address; CRLF line ends.
-
-    It asks to be sent even where TLS is broken, since that is what it is about (RFC 8460 §3).
-    """
-    text = base64.b64encode(data).decode("ascii")
-    return (
-        _MESSAGE.format(
-            email=report.email,
-            to=to,
-            domain=report.domain,
-            submitter=report.submitter,
-            id=report.id,
-            date=formatdate(time.time() if now is None else now),
-            boundary=f"=_{report.id.partition('@')[0]}",
-            day=datetime.fromtimestamp(report.day * DAY, UTC).date().isoformat(),
-            filename=report.filename,
-            data="\n".join(text[start : start + _LINE] for start in range(0, len(text), _LINE)),
-        )
-        .replace("\n", "\r\n")
-        .encode("ascii")
-    )

@@ -9,16 +9,14 @@ report covers a day).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from sqlalchemy import ColumnElement, Connection, delete, func, select
-
-from gateway.store import schema
+from gateway.store import reported, schema
 from gateway.store.counts import INTERVAL, PENDING, Counts, counted
-from gateway.store.reported import WHOLE
 
 if TYPE_CHECKING:
     from gateway.store.database import Database
+    from gateway.store.reported import Summary
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +36,6 @@ class Observation:
     spf_domain: str = ""
     spf_scope: str = "mfrom"  # or helo
     spf_result: str = "none"
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """What there is to report about one domain and day."""
-
-    day: int
-    domain: str  # where the policy record was found
-    record: str
-    messages: int
-    rows: int
-    state: Literal["due", "sending", "done"]
 
 
 class Observations:
@@ -87,40 +73,9 @@ class Observations:
 
 
 def summaries(database: Database, *, day: int | None = None, domain: str = "") -> list[Summary]:
-    """The domains and days there is something to report about, oldest first. Raises StoreError."""
-    seen, policies, reports = schema.dmarc_observations, schema.dmarc_policies, schema.dmarc_reports
-    wanted: list[ColumnElement[bool]] = []
-    if day is not None:
-        wanted.append(seen.c.day == day)
-    if domain:
-        wanted.append(seen.c.domain == domain)
-    statement = (
-        select(
-            seen.c.day,
-            seen.c.domain,
-            func.max(policies.c.record).label("record"),
-            func.sum(seen.c.count).label("messages"),
-            func.count().label("rows"),
-            func.max(reports.c.state).label("state"),
-        )
-        .select_from(
-            seen.join(policies, (policies.c.day == seen.c.day) & (policies.c.domain == seen.c.domain)).join(
-                reports,
-                (reports.c.day == seen.c.day)
-                & (reports.c.domain == seen.c.domain)
-                & (reports.c.destination == WHOLE),
-                isouter=True,
-            )
-        )
-        .where(*wanted)
-        .group_by(seen.c.day, seen.c.domain)
-        .order_by(seen.c.day, seen.c.domain)
-    )
-    found = database.read(lambda connection: connection.execute(statement).all())
-    return [
-        Summary(row.day, row.domain, row.record, int(row.messages), row.rows, row.state or "due")
-        for row in found
-    ]
+    """The policy domains and days there is something to report about, oldest first. Raises StoreError."""
+    seen, reports = schema.dmarc_observations, schema.dmarc_reports
+    return reported.summaries(database, seen, reports, records=schema.dmarc_policies, day=day, domain=domain)
 
 
 def observations(database: Database, day: int, domain: str, limit: int) -> list[tuple[Observation, int]]:
@@ -131,8 +86,4 @@ def observations(database: Database, day: int, domain: str, limit: int) -> list[
 def prune(database: Database, before: int) -> int:
     """Delete all about days before `before`. Returns how many rows. Raises StoreError."""
     tables = (schema.dmarc_observations, schema.dmarc_policies, schema.dmarc_reports)
-
-    def work(connection: Connection) -> int:
-        return sum(connection.execute(delete(table).where(table.c.day < before)).rowcount for table in tables)
-
-    return database.write(work, durable=False)
+    return reported.prune(database, tables, before)

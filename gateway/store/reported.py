@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Which reports about a day were sent, by domain and destination.
+"""What there is to report about a day, and which reports were sent, by domain and destination.
 
 A report is claimed before it is sent and settled afterwards, so that two runs at once, or one after a
 crash, do not send it twice to anybody. Keeps addresses of strangers, which were checked before.
@@ -8,20 +8,90 @@ crash, do not send it twice to anybody. Keeps addresses of strangers, which were
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from sqlalchemy import Connection, Table, insert, select, update
+from sqlalchemy import Connection, Table, and_, delete, func, insert, literal, select, update
 
 from gateway.mail.headers import printable
 from gateway.store.database import Database, upsert
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    from sqlalchemy import ColumnElement
 
 LEASE: Final = 3_600.0  # seconds after which a report that somebody began to send may be sent again
 WHOLE: Final = ""  # the destination that stands for the report itself
 
 State = Literal["sent", "refused", "deferred"]
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What there is to report about one domain and day."""
+
+    day: int
+    domain: str
+    count: int  # of messages, or connections
+    rows: int  # of equal ones
+    state: Literal["due", "sending", "done"]
+    record: str  # the policy record that asks for it, where it is kept
+
+
+def summaries(
+    database: Database,
+    seen: Table,
+    reports: Table,
+    *,
+    records: Table | None = None,
+    day: int | None = None,
+    domain: str = "",
+) -> list[Summary]:
+    """What the counts in `seen` give reports about, oldest first; `day` and `domain` choose from it.
+
+    Where there is a table of `records`, only what has one is reported. Raises StoreError.
+    """
+
+    def same(other: Table) -> ColumnElement[bool]:
+        return and_(other.c.day == seen.c.day, other.c.domain == seen.c.domain)
+
+    sources = seen.join(reports, same(reports) & (reports.c.destination == WHOLE), isouter=True)
+    record: ColumnElement[str] = literal("")
+    if records is not None:
+        sources = sources.join(records, same(records))
+        record = func.max(records.c.record)
+    statement = (
+        select(
+            seen.c.day,
+            seen.c.domain,
+            func.sum(seen.c.count).label("total"),
+            func.count().label("rows"),
+            func.max(reports.c.state).label("state"),
+            record.label("record"),
+        )
+        .select_from(sources)
+        .group_by(seen.c.day, seen.c.domain)
+        .order_by(seen.c.day, seen.c.domain)
+    )
+    if day is not None:
+        statement = statement.where(seen.c.day == day)
+    if domain:
+        statement = statement.where(seen.c.domain == domain)
+    found = database.read(lambda connection: connection.execute(statement).all())
+    return [
+        Summary(one.day, one.domain, int(one.total), one.rows, one.state or "due", one.record)
+        for one in found
+    ]
+
+
+def prune(database: Database, tables: Sequence[Table], before: int) -> int:
+    """Delete all about days before `before`. Returns how many rows. Raises StoreError."""
+
+    def work(connection: Connection) -> int:
+        return sum(connection.execute(delete(table).where(table.c.day < before)).rowcount for table in tables)
+
+    return database.write(work, durable=False)
 
 
 def claim(database: Database, table: Table, day: int, domain: str) -> set[str] | None:

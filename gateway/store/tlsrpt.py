@@ -10,14 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from sqlalchemy import ColumnElement, Connection, delete, func, select
-
-from gateway.store import schema
+from gateway.store import reported, schema
 from gateway.store.counts import Counts, counted
-from gateway.store.reported import WHOLE
 
 if TYPE_CHECKING:
     from gateway.store.database import Database
+    from gateway.store.reported import Summary
     from gateway.tls.outbound import TlsPolicy
 
 PolicyType = Literal["tlsa", "sts", "no-policy-found"]
@@ -36,17 +34,6 @@ class TlsResult:
     mx_host: str = ""
     address: str = ""
     reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """What there is to report about one domain and day."""
-
-    day: int
-    domain: str
-    connections: int
-    rows: int
-    state: Literal["due", "sending", "done"]
 
 
 def result_of(policy: TlsPolicy, failure: str, host: str, address: str, reason: str) -> TlsResult:
@@ -79,29 +66,8 @@ class TlsResults:
 
 
 def summaries(database: Database, *, day: int | None = None, domain: str = "") -> list[Summary]:
-    """The domains and days there is something to report about, oldest first. Raises StoreError."""
-    seen, reports = schema.tls_results, schema.tls_reports
-    wanted: list[ColumnElement[bool]] = []
-    if day is not None:
-        wanted.append(seen.c.day == day)
-    if domain:
-        wanted.append(seen.c.domain == domain)
-    mine = (reports.c.day == seen.c.day) & (reports.c.domain == seen.c.domain)
-    statement = (
-        select(
-            seen.c.day,
-            seen.c.domain,
-            func.sum(seen.c.count).label("connections"),
-            func.count().label("rows"),
-            func.max(reports.c.state).label("state"),
-        )
-        .select_from(seen.join(reports, mine & (reports.c.destination == WHOLE), isouter=True))
-        .where(*wanted)
-        .group_by(seen.c.day, seen.c.domain)
-        .order_by(seen.c.day, seen.c.domain)
-    )
-    found = database.read(lambda connection: connection.execute(statement).all())
-    return [Summary(row.day, row.domain, int(row.connections), row.rows, row.state or "due") for row in found]
+    """The recipient domains and days there is something to report about, oldest first. Raises StoreError."""
+    return reported.summaries(database, schema.tls_results, schema.tls_reports, day=day, domain=domain)
 
 
 def results(database: Database, day: int, domain: str, limit: int) -> list[tuple[TlsResult, int]]:
@@ -111,9 +77,4 @@ def results(database: Database, day: int, domain: str, limit: int) -> list[tuple
 
 def prune(database: Database, before: int) -> int:
     """Delete all about days before `before`. Returns how many rows. Raises StoreError."""
-
-    def work(connection: Connection) -> int:
-        tables = (schema.tls_results, schema.tls_reports)
-        return sum(connection.execute(delete(table).where(table.c.day < before)).rowcount for table in tables)
-
-    return database.write(work, durable=False)
+    return reported.prune(database, (schema.tls_results, schema.tls_reports), before)

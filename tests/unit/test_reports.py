@@ -30,9 +30,9 @@ from gateway.mail.headers import split
 from gateway.mail.mime import parse
 from gateway.mail.types import Action, Contribution, Dkim, Dmarc, Envelope, Evidence, Spf
 from gateway.reports import send as sending
-from gateway.reports.aggregate import NAMESPACE, Report, packed, xml
+from gateway.reports.aggregate import NAMESPACE, Report, attached, packed, xml
 from gateway.reports.destinations import destinations, is_address, read_uri
-from gateway.reports.message import message
+from gateway.reports.heading import Heading, mail
 from gateway.reports.observe import Observer, disposition, is_domain, observation_of
 from gateway.reports.send import Reporter, send
 from gateway.reports.settings import ReportSettings
@@ -70,18 +70,15 @@ FORMATS: list[Format] = ["rfc7489", "rfc9990"]
 def report(*rows: tuple[Observation, int], record: str = RECORD, **changes: Any) -> Report:
     read = read_record(record, any_order=True)
     assert read
-    made = Report(
+    about = Heading(
         domain="example.net",
         day=20_000,
-        record=read,
-        method="psl",
-        rows=rows or ((SEEN, 3), (FAILED, 1)),
         submitter="mx.example.org",
         organization="Example & Söhne",
         email="dmarc@example.org",
         contact="https://example.org/?a=1&b=2",
     )
-    return replace(made, **changes)
+    return Report(replace(about, **changes), read, "psl", rows or ((SEEN, 3), (FAILED, 1)))
 
 
 # ---------------------------------------------------------------- the XML against the schemas
@@ -263,30 +260,32 @@ def test_packed_is_the_same_each_time() -> None:
 def test_message_is_as_the_rfc_has_it() -> None:
     made = report()
     data = packed(made, "rfc7489")
-    raw = message(made, data, ["rua@example.net", "other@example.net"], now=1_800_000_000)
+    raw = mail(
+        made.about, attached(made, "rfc7489"), ["rua@example.net", "other@example.net"], now=1_800_000_000
+    )
     assert raw == raw.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
     assert raw.isascii()
     assert max(map(len, raw.split(b"\r\n"))) < 998
     parsed = message_from_bytes(raw, policy=default)
     assert parsed["Subject"] == (
-        f"Report Domain: example.net Submitter: mx.example.org Report-ID: <{made.id}>"
+        f"Report Domain: example.net Submitter: mx.example.org Report-ID: <{made.about.id()}>"
     )
-    assert re.fullmatch(r"[0-9a-f]{20}@mx\.example\.org", made.id)
-    assert parsed["Message-ID"] == f"<{made.id}>"
+    assert re.fullmatch(r"[0-9a-f]{20}@mx\.example\.org", made.about.id())
+    assert parsed["Message-ID"] == f"<{made.about.id()}>"
     assert (parsed["From"], parsed["Auto-Submitted"]) == ("dmarc@example.org", "auto-generated")
     assert parsed["To"].addresses[1].addr_spec == "other@example.net"
     assert not parsed.defects
-    text, attached = parsed.iter_parts()
+    text, part = parsed.iter_parts()
     assert text.get_content_type() == "text/plain"
-    assert attached.get_content_type() == "application/gzip"
-    assert attached.get_filename() == f"mx.example.org!example.net!{20_000 * DAY}!{20_001 * DAY - 1}.xml.gz"
-    assert attached.get_content() == data
+    assert part.get_content_type() == "application/gzip"
+    assert part.get_filename() == f"mx.example.org!example.net!{20_000 * DAY}!{20_001 * DAY - 1}.xml.gz"
+    assert part.get_content() == data
 
 
 def test_message_is_signed(stub: DnsStub, lookup: Lookup) -> None:
     private = read_private_key(generate_key("ed25519"))
     stub.add("s1._domainkey.example.org", {"TXT": [key_record(private)]})
-    raw = message(report(), packed(report(), "rfc7489"), ["rua@example.net"])
+    raw = mail(report().about, attached(report(), "rfc7489"), ["rua@example.net"])
     whole = signed_by_us(raw, "example.org", Signing((SigningKey("example.org", "s1", private),)))
     assert whole.endswith(raw)
     section = split(whole)
@@ -681,7 +680,7 @@ def test_a_crash_leaves_the_report_to_be_sent(office: Office, monkeypatch: pytes
         raise RuntimeError
 
     with monkeypatch.context() as patched:
-        patched.setattr(sending, "packed", crash)
+        patched.setattr(sending, "attached", crash)
         with pytest.raises(RuntimeError):
             office.send()
     assert office.send() == [("rua@example.net", "sent")]

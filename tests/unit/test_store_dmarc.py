@@ -9,9 +9,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from gateway.config import Config
 from gateway.housekeeper import tidy
+from gateway.reports.sending import Sending, once
 from gateway.reports.settings import ReportSettings
 from gateway.store import reported, schema
 from gateway.store.counts import DAY, Counts
@@ -52,7 +54,7 @@ def test_equal_results_are_added_up(database: Database) -> None:
     assert counts(database) == {SEEN: 6, other: 2}
     assert observations(database, 1, DOMAIN, 1) == [(SEEN, 6)]
     first, second = summaries(database)
-    assert (first.day, first.domain, first.record, first.messages, first.rows, first.state) == (
+    assert (first.day, first.domain, first.record, first.count, first.rows, first.state) == (
         1,
         DOMAIN,
         "second",
@@ -60,7 +62,7 @@ def test_equal_results_are_added_up(database: Database) -> None:
         2,
         "due",
     )
-    assert (second.day, second.messages) == (2, 2)
+    assert (second.day, second.count) == (2, 2)
     assert summaries(database, day=2) == [second]
     assert summaries(database, domain="example.org") == []
 
@@ -202,3 +204,16 @@ def test_counting_is_cheap(database: Database) -> None:
         store.add(1, DOMAIN, "r", SEEN)
     assert (time.thread_time() - start) / 2_000 < 0.000_1
     store.close()
+
+
+@pytest.mark.parametrize("status", ["sent", "refused", "deferred", "skipped"])
+def test_what_concerns_no_destination_is_no_outcome_of_one(database: Database, status: Any) -> None:
+    """The report itself has the row without an address: nothing else may settle that."""
+    store = Observations(database)
+    store.add(1, DOMAIN, "r", SEEN)
+    store.close()
+    (summary,) = summaries(database)
+    sent = once(database, schema.dmarc_reports, summary, lambda _settled: [Sending("", status, "why")])
+    assert sent == [Sending("", status, "why")]
+    rows = database.read(lambda connection: connection.execute(select(schema.dmarc_reports)).all())
+    assert [(row.destination, row.state) for row in rows] == [("", "due" if status == "deferred" else "done")]

@@ -19,9 +19,10 @@ from contrib.lab.web import WebServer
 from gateway.auth.outgoing import Signing
 from gateway.delivery.relay import RecipientResult
 from gateway.dns import DnsSettings, Resolver
+from gateway.reports.heading import Heading, mail
 from gateway.reports.settings import TlsReportSettings
 from gateway.reports.tls_send import TlsReporter, send
-from gateway.reports.tlsrpt import Report, as_json, message, packed
+from gateway.reports.tlsrpt import Report, as_json, attached, packed
 from gateway.store.counts import DAY
 from gateway.store.database import open_database
 from gateway.store.tlsrpt import TlsResult, TlsResults, prune, result_of, results, summaries
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gateway.mail.types import Envelope
-    from gateway.reports.send import Sending
+    from gateway.reports.sending import Sending
 
 DOMAIN = "example.com"
 EXPIRED, INVALID = "certificate-expired", "validation-failure"
@@ -96,7 +97,7 @@ ROWS = [
     ),
     (TlsResult("tlsa", (str(RECORD),)), 3),
 ]
-REPORT = Report(DOMAIN, 20_000, ROWS, "example.org", "Example", "tls@example.org")
+REPORT = Report(Heading(DOMAIN, 20_000, "example.org", "Example", "tls@example.org"), ROWS)
 
 
 def test_the_json() -> None:
@@ -126,17 +127,17 @@ def test_the_json() -> None:
 
 
 def test_the_mail() -> None:
-    raw = message(REPORT, packed(REPORT), "rua@example.com", now=0)
+    raw = mail(REPORT.about, attached(REPORT), ["rua@example.com"], now=0)
     read = email.message_from_bytes(raw, policy=email.policy.default)
     assert read["TLS-Report-Domain"] == DOMAIN
     assert read["TLS-Report-Submitter"] == "example.org"
     assert read["TLS-Required"] == "No"
     assert read.get_content_type() == "multipart/report"
     assert read.get_param("report-type") == "tlsrpt"
-    _, attached = list(read.iter_parts())
-    assert attached.get_content_type() == "application/tlsrpt+gzip"
-    assert attached.get_filename() == REPORT.filename
-    assert attached.get_content() == packed(REPORT)
+    _, part = list(read.iter_parts())
+    assert part.get_content_type() == "application/tlsrpt+gzip"
+    assert part.get_filename() == REPORT.filename
+    assert part.get_content() == packed(REPORT)
     assert REPORT.filename.startswith(f"example.org!example.com!{20_000 * DAY}!{20_000 * DAY + DAY - 1}!")
     assert all(len(line) < 998 for line in raw.split(b"\r\n"))
 
@@ -200,7 +201,7 @@ def outcome(sent: list[Sending] | None) -> list[tuple[str, str]]:
 
 def test_results_are_counted(office: Office) -> None:
     (summary,) = summaries(office.database)
-    assert (summary.domain, summary.connections, summary.rows, summary.state) == (DOMAIN, 17, 3, "due")
+    assert (summary.domain, summary.count, summary.rows, summary.state) == (DOMAIN, 17, 3, "due")
     assert dict(results(office.database, office.day, DOMAIN, 10)) == {
         row: min(count, 7) for row, count in ROWS
     }
