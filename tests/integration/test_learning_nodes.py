@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 ROOT = str(Path(__file__).resolve().parents[2])
 NODE = """
 import sys; sys.path.insert(0, sys.argv[4]); from pathlib import Path
+from gateway.store.database import open_database
 from tests.unit.test_learning import *
 database = open_database(StoreSettings(database=sys.argv[1]))
 one = Learner(Samples(database), ClassifierSettings(), None, Path(sys.argv[2]) / "site.npy")
