@@ -21,7 +21,7 @@ from gateway.store.decisions import RefusedError
 from gateway.store.quarantine import Quarantine
 from gateway.store.senders import Senders
 from gateway.store.states import Actor, State
-from tests.stored import RAW, hold, mail_for
+from tests.stored import RAW, execute, hold, mail_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
@@ -93,7 +93,7 @@ def held(desk: Table, count: int, **options: Any) -> list[str]:
     return ids[::-1]
 
 
-def test_release_delete_and_undo(desk: Table) -> None:
+def test_release_delete_and_undo(desk: Table, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second, third = held(desk, 3)
 
     async def work(app: Review, pilot: Pilot[None]) -> None:
@@ -115,9 +115,13 @@ def test_release_delete_and_undo(desk: Table) -> None:
     drive(desk, work)
     assert not desk.sent
     desk.desk.pending = [type(one)(one.item, 0.0, one.order) for one in desk.desk.pending]
-    told = desk.desk.settle()
-    assert told[0] == f"{first} deleted"
+    execute(database, "UPDATE quarantine_orders SET due = 0")  # as if the time to undo were over,
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)  # for which it must wait
+    assert desk.desk.settle() == [f"{first} deleted", f"{second} released"]
+    assert 30 < max(waits) <= 60
     assert desk.state(first) is State.DELETED
+    assert desk.state(second) is State.RELEASED
 
 
 def test_what_is_due_is_done(database: Database) -> None:
