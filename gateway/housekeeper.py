@@ -1,21 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One process for what is nobody else's: metrics, health, and retention.
-
-Reads requests from whoever reaches its address, loopback unless told otherwise: two paths, no
-query, no body, a few threads, short time-outs.
-"""
+"""One process for what is nobody else's: metrics and health, retention, releases, digests, learning."""
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from prometheus_client import CollectorRegistry, generate_latest
 
 from gateway.assembly import assemble, demands, post, ways
 from gateway.classifier.mapping import ModelError
@@ -25,8 +17,8 @@ from gateway.delivery.release import outfit, send
 from gateway.delivery.routes import routes
 from gateway.digest.send import LATEST, last_slot, send_all
 from gateway.feedback import folders, owners
+from gateway.health import HealthServer
 from gateway.learning import Learner
-from gateway.listeners import split_host_port
 from gateway.mail.headers import printable
 from gateway.rescan import rescan_all
 from gateway.scanners.clamd import Clamd, signatures_made
@@ -38,6 +30,9 @@ from gateway.store.quarantine import Quarantine
 from gateway.store.samples import Samples
 
 if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
     from gateway.assembly import Loaded
     from gateway.config import Config
     from gateway.delivery.release import Sender
@@ -55,31 +50,31 @@ _FOLLOW = 0.4  # seconds between two looks at what is to be learned, here and on
 _BREATH = 0.05  # seconds between two held messages that are judged again: mail goes first
 _LOOK = 1.0  # seconds between two looks for releases that are due
 _HEAD_START = 3.0  # seconds that the command that decided a release has to send it itself
-LEAST_FREE = 16_777_216  # octets on the store's file system below which nothing more may be held soon
 _NEARLY = 0.9  # of the quota, from which on it is told
 _DIGEST_LOOK = 30.0  # seconds between two looks whether digests are due
 _VERSION_TIMEOUT = 10.0  # seconds for the versions of all antivirus servers
 
 
-def serve(loaded: Loaded, metrics: Metrics, counters: Counters, log: Log) -> None:
-    """Work until SIGTERM ends the process: nothing here needs to be finished."""
+def serve(
+    loaded: Loaded, listener: socket.socket | None, metrics: Metrics, counters: Counters, log: Log
+) -> None:
+    """Work until SIGTERM ends the process: nothing here needs to be finished.
+
+    Metrics and health are served on `listener`, if there is one.
+    """
     settings = loaded.config
     watch = SignatureWatch(settings.antivirus, counters, log) if settings.antivirus.enabled else None
     database = open_database(settings.store)
-    if settings.http.listen:
-        registry = CollectorRegistry()
-        registry.register(metrics)
-        server = _Server(split_host_port(settings.http.listen), registry, metrics, database)
-        threading.Thread(target=server.serve_forever, name="http", daemon=True).start()
+    if listener is not None:
+        _begin(log, "http", HealthServer(listener, metrics, database).serve_forever)
     if (path := settings.classifier.site_path(state_directory(settings.store))) is not None:
         fixed = data_dir("models") / "regression"
         learner = Learner(Samples(database), settings.classifier, _base(settings, log), path, fixed)
-        threading.Thread(target=follow, args=(learner, log), name="site model", daemon=True).start()
+        _begin(log, "site model", follow, learner, log)
         if settings.classifier.per != "site":
-            threading.Thread(target=owners.follow, args=(learner, log), name="owners", daemon=True).start()
+            _begin(log, "owners", owners.follow, learner, log)
         if settings.learning.imap:
-            about = (settings.learning.imap, learner, log)
-            threading.Thread(target=folders.follow, args=about, name="folders", daemon=True).start()
+            _begin(log, "folders", folders.follow, settings.learning.imap, learner, log)
     sender = outfit(
         settings.release,
         routes(settings.routes, settings.next_hop),
@@ -88,18 +83,15 @@ def serve(loaded: Loaded, metrics: Metrics, counters: Counters, log: Log) -> Non
         settings.antivirus,
         settings.queue_lifetime,
     )
-    releases = (Quarantine(database, settings.store), sender, log)
-    threading.Thread(target=release, args=releases, name="releases", daemon=True).start()
+    _begin(log, "releases", release, Quarantine(database, settings.store), sender, log)
     if settings.digest.enabled:
-        told = (Quarantine(database, settings.store), post(settings, loaded.signing, loaded.hop_logins), log)
-        threading.Thread(target=tell, args=told, name="digests", daemon=True).start()
+        with_ = post(settings, loaded.signing, loaded.hop_logins)
+        _begin(log, "digests", tell, Quarantine(database, settings.store), with_, log)
     if settings.rescan.enabled:
         opened = assemble(loaded, counters, log, threads=4)
-        threading.Thread(
-            target=judge_again, args=(opened.gateway, settings), name="re-scan", daemon=True
-        ).start()
+        _begin(log, "re-scan", judge_again, opened.gateway, settings)
     if (policies := demands(settings, database).policies) is not None:
-        threading.Thread(target=refresh, args=(policies, log), name="policies", daemon=True).start()
+        _begin(log, "policies", refresh, policies, log)
     while True:
         try:
             tidy(settings, database)
@@ -109,6 +101,21 @@ def serve(loaded: Loaded, metrics: Metrics, counters: Counters, log: Log) -> Non
         if watch:
             watch.look()
         time.sleep(_ROUND)
+
+
+def _begin(log: Log, name: str, work: Callable[..., None], *arguments: object) -> threading.Thread:
+    """Do endless `work` in a thread. If it fails, so does the process, and the supervisor starts it anew."""
+
+    def run() -> None:
+        try:
+            work(*arguments)
+        except Exception as error:  # a defect of ours: said once, and nothing stops unnoticed
+            log.error("housekeeper failed", at=name, error=printable(repr(error), 300), exc_info=error)
+            os._exit(1)
+
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
+    return thread
 
 
 def _base(settings: Config, log: Log) -> Model | None:
@@ -271,63 +278,3 @@ def bound(settings: Config, database: Database, counters: Counters, log: Log) ->
     elif quota and octets > quota * _NEARLY:
         log.warning("quarantine nearly at its quota", octets=octets, quota=quota)
     return gone
-
-
-def _room(path: Path | None) -> str:
-    """Return why the file system of the store cannot take what is held next, or ""."""
-    if path is None:
-        return ""
-    found = os.statvfs(path.parent)
-    if found.f_flag & os.ST_RDONLY:
-        return "the file system is read-only"
-    free = found.f_bavail * found.f_frsize
-    return f"the disk is nearly full: {free} octets are free" if free < LEAST_FREE else ""
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 16
-
-    def __init__(
-        self, address: tuple[str, int], registry: CollectorRegistry, metrics: Metrics, database: Database
-    ) -> None:
-        super().__init__(address, _Handler)
-        self.registry, self.metrics, self.database = registry, metrics, database
-
-    def health(self) -> tuple[bool, dict[str, str]]:
-        """Say what works: workers that are alive, and a store that answers."""
-        state = {"workers": str(int(self.metrics.total("alive")))}
-        try:
-            Journal(self.database).find("0" * 16)
-            state["store"] = _room(self.database.path) or "ok"
-        except (StoreError, OSError) as error:
-            state["store"] = printable(str(error), 200)
-        return state["store"] == "ok" and state["workers"] not in ("0", "1"), state
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: _Server
-    timeout = 5
-    server_version = "Mailwarden"
-    sys_version = ""
-
-    def do_GET(self) -> None:
-        if self.path == "/metrics":
-            self._send(200, generate_latest(self.server.registry), "text/plain; version=0.0.4; charset=utf-8")
-        elif self.path == "/healthz":
-            well, state = self.server.health()
-            body = json.dumps({"status": "ok" if well else "failing", **state}).encode() + b"\n"
-            self._send(200 if well else 503, body, "application/json")
-        else:
-            self._send(404, b"try /metrics or /healthz\n", "text/plain")
-
-    def _send(self, status: int, body: bytes, kind: str) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("Cache-Control", "no-store")
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_arguments: object) -> None:
-        """Requests for metrics are no events."""

@@ -51,7 +51,8 @@ SLOTS = 256
 _SIGNALS = {signal.SIGCHLD, signal.SIGHUP, signal.SIGTERM, signal.SIGINT}
 _DRAINS = {signal.SIGUSR1, signal.SIGUSR2}  # those of the doors; workers inherit the block
 _QUICK = 2.0  # a worker that lives shorter than this many seconds is not replaced at once
-_PAUSE = 2.0
+_PAUSE = 2.0  # then, and twice as long after each further one in a row
+_LONGEST_PAUSE = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,7 @@ class Supervisor:
         self.sockets: dict[str, socket.socket] = {}
         self.workers: dict[int, Worker] = {}
         self.vacant: dict[Post, float] = {}  # when a post may be filled again
+        self.quick: dict[Post, int] = {}  # how many workers in a row died there soon after their start
         self.common = Common()
         self.counters = self.common.metrics.slot(0)
         self.stopping = False
@@ -157,6 +159,7 @@ class Supervisor:
         old = [worker for worker in self.workers.values() if worker.ends is None]
         self.loaded, self.sockets = loaded, sockets
         self.vacant.clear()
+        self.quick.clear()
         for worker in old:
             worker.ends = time.monotonic() + loaded.config.grace  # their posts are vacant now
         for address, listener in before.items():
@@ -233,6 +236,8 @@ class Supervisor:
             _follow(self.life, signal.SIGUSR2 if post.kind == "milter" else signal.SIGTERM)
             run_worker(post, self.loaded, self.sockets, self.common, slot, self.log, self.wake)
             status = 0
+        except (StoreError, ConfigError, OSError) as error:  # what the operator mends, and says it all
+            self.log.error("worker failed", kind=post.kind, error=printable(str(error), 300))
         except BaseException as error:  # a worker reports, whatever it died of
             self.log.error("worker failed", kind=post.kind, error=printable(repr(error), 300), exc_info=error)
         sys.stderr.flush()
@@ -253,12 +258,26 @@ class Supervisor:
             if worker.ends is not None:
                 self.log.debug("worker drained", pid=pid, kind=worker.post.kind)
                 continue
-            lived = time.monotonic() - worker.started
-            self.vacant[worker.post] = time.monotonic() + (_PAUSE if lived < _QUICK else 0.0)
+            pause, lived = self._pause(worker), time.monotonic() - worker.started
+            self.vacant[worker.post] = time.monotonic() + pause
             self.counters.add("restarts")
             self.log.error(
-                "worker died", pid=pid, kind=worker.post.kind, status=status, lived=round(lived, 1)
+                "worker died",
+                pid=pid,
+                kind=worker.post.kind,
+                status=status,
+                lived=round(lived, 1),
+                replaced_in=pause,
             )
+
+    def _pause(self, worker: Worker) -> float:
+        """Seconds until a dead worker is replaced: none, or ever more while they die at their start."""
+        if time.monotonic() - worker.started >= _QUICK:
+            self.quick.pop(worker.post, None)
+            return 0.0
+        before = self.quick.get(worker.post, 0)
+        self.quick[worker.post] = before + 1
+        return float(min(_PAUSE * 2 ** min(before, 10), _LONGEST_PAUSE))
 
     def _bind(self, settings: Config, have: dict[str, socket.socket]) -> dict[str, socket.socket]:
         """Return the sockets of a configuration, those that are bound already among them."""
@@ -272,6 +291,8 @@ class Supervisor:
         if settings.web.enabled:
             _check_web(self.path, settings)
             wanted.append(settings.web.listen)
+        if settings.http.listen:
+            wanted.append(settings.http.listen)
         bound: dict[str, socket.socket] = {}
         try:
             for address in wanted:
@@ -300,7 +321,7 @@ def run_worker(
         from gateway import housekeeper  # noqa: PLC0415  # only this process pays for the import
 
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        housekeeper.serve(loaded, common.metrics, counters, log)
+        housekeeper.serve(loaded, sockets.get(settings.http.listen), common.metrics, counters, log)
         return
     if post.kind == "web":
         from gateway.web import server as pages  # noqa: PLC0415  # as above

@@ -41,6 +41,7 @@ ROOMS = (
     ("web",),
     ("config",),
     ("assembly",),
+    ("health",),
     ("housekeeper",),
     ("service",),
     ("cli",),

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import socket
 import stat
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,6 +107,16 @@ def test_bind_all_or_none(supervisor: Supervisor, tmp_path: Path) -> None:
     assert again[kept] is supervisor.sockets[kept]
 
 
+def test_metrics_are_bound_with_the_doors(supervisor: Supervisor) -> None:
+    """A port that is taken stops the start, and not the housekeeper again and again."""
+    port = free_port()
+    wanted = config(
+        milter={"listen": [f"inet:127.0.0.1:{free_port()}"]}, http={"listen": f"127.0.0.1:{port}"}
+    )
+    supervisor.sockets = supervisor._bind(wanted, {})
+    assert supervisor.sockets[f"127.0.0.1:{port}"].getsockname() == ("127.0.0.1", port)
+
+
 # ---------------------------------------------------------------- workers
 
 
@@ -132,6 +144,36 @@ def test_a_dead_worker_leaves_its_post(supervisor: Supervisor) -> None:
         wait_for(lambda: supervisor._reap() or not supervisor.workers, 5, "the child")  # type: ignore[func-returns-value]
         assert supervisor.vacant[post] == pytest.approx(time.monotonic() + pause, abs=0.5)
     assert supervisor.common.metrics.total("restarts") == 2
+
+
+def test_workers_that_die_at_their_start_wait_longer(supervisor: Supervisor) -> None:
+    """Up to a bound; one that lived for a while sets it back."""
+    post = Post("housekeeper")
+    pauses = [supervisor._pause(Worker(1, post, 1)) for _ in range(8)]
+    assert pauses == [2, 4, 8, 16, 32, 60, 60, 60]
+    assert supervisor._pause(Worker(1, post, 1, started=time.monotonic() - 9)) == 0
+    assert supervisor._pause(Worker(1, post, 1)) == 2
+
+
+@pytest.mark.parametrize(("error", "traceback"), [(OSError(28, "No space left"), False), (KeyError(1), True)])
+def test_what_a_worker_says_at_its_end(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, error: Exception, *, traceback: bool
+) -> None:
+    """What an operator mends is one line of words; a traceback is for defects of ours."""
+
+    def fail(*_arguments: object) -> None:
+        raise error
+
+    said = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", said)
+    monkeypatch.setattr(service, "run_worker", fail)
+    supervisor.log = open_log(LogSettings())
+    supervisor.loaded = type("Loaded", (), {"config": config()})()
+    pid = os.fork()
+    if pid == 0:
+        status = supervisor._work(Post("housekeeper"), 1)
+        os._exit(status if ("Traceback" in said.getvalue()) == traceback else 99)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
 
 
 def test_a_drained_worker_is_no_loss(supervisor: Supervisor) -> None:
