@@ -14,6 +14,10 @@ Reads hostile bytes only through libmilter. Guards around pymilter and libmilter
   from libmilter first, waits for what is under way, and only then sends itself SIGTERM.
 * Actions are sent only after the decision, and only those that were negotiated; where one is
   missing or fails, the message is deferred.
+* What pymilter cannot make a callback of (a HELO that is not UTF-8, a packet out of its turn) it prints
+  with a traceback; it becomes one line of the log. The MTA is told to try again later.
+* libmilter reads beyond the end of a list of macros in which a value is missing, and then often crashes.
+  No MTA sends such a list, and no client of one can make it: the port is for the MTA alone.
 * libmilter hangs up on a packet of more than 64 KiB, and the MTA then defers, for ever. A header field
   is one packet; Postfix cuts it at 60,000 octets before, but not every MTA does.
 """
@@ -24,10 +28,12 @@ import ctypes
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Annotated, Any
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
 
 import Milter
 import milter
@@ -53,6 +59,9 @@ from gateway.mail.types import (
 from gateway.pipeline import Gateway, admit, judge_safely
 from gateway.reply import failure
 from gateway.settings import Positive, Seconds, Settings
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 DOOR = "milter"
 _BODY_CHUNK = 65_535  # octets of a new body in one packet, as the protocol has it
@@ -346,10 +355,17 @@ def serve(
     Bound.gateway, Bound.settings, Bound.judges, Bound.load = gateway, settings, judges, load
     Bound.relay_networks = relay_networks
     Milter.factory = Bound
+    sys.excepthook = partial(_not_understood, gateway)
     _take_packets(settings.max_size)
     Milter.set_flags(Milter.ADDHDRS | Milter.CHGHDRS | Milter.CHGBODY | Milter.DELRCPT)
     Milter.runmilter("mailwarden", f"fd:{listener.fileno()}", int(settings.timeout), rmsock=False)
     judges.shutdown(wait=True)
+
+
+def _not_understood(
+    gateway: Gateway, _kind: type[BaseException], error: BaseException, _trace: TracebackType | None
+) -> None:
+    gateway.log.warning("not understood of the MTA", error=printable(repr(error), 200))
 
 
 def _take_packets(size: int) -> None:

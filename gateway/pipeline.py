@@ -148,8 +148,10 @@ def judge_safely(mail: Mail, gateway: Gateway, door: str) -> tuple[Verdict, Repl
     except Exception as error:  # whatever it is, the client hears "later" and never "clean"
         storage = isinstance(error, StoreError)
         gateway.counters.add("failures", "storage" if storage else "crash")
+        told = printable(str(error) if storage else repr(error), 300)
+        # A store that fails is the operator's to mend; a traceback is for defects of ours.
         gateway.log.error(
-            "judging failed", id=mail.id, door=door, error=printable(repr(error), 300), exc_info=error
+            "judging failed", id=mail.id, door=door, error=told, exc_info=None if storage else error
         )
         verdict = _failed(mail, gateway, error)
         reply = storage_failure(mail.id) if storage else failure(mail.id)

@@ -258,7 +258,8 @@ class Supervisor:
             if worker.ends is not None:
                 self.log.debug("worker drained", pid=pid, kind=worker.post.kind)
                 continue
-            pause, lived = self._pause(worker), time.monotonic() - worker.started
+            pause = self._pause(worker, killed=os.WIFSIGNALED(status))
+            lived = time.monotonic() - worker.started
             self.vacant[worker.post] = time.monotonic() + pause
             self.counters.add("restarts")
             self.log.error(
@@ -270,11 +271,16 @@ class Supervisor:
                 replaced_in=pause,
             )
 
-    def _pause(self, worker: Worker) -> float:
-        """Seconds until a dead worker is replaced: none, or ever more while they die at their start."""
+    def _pause(self, worker: Worker, *, killed: bool) -> float:
+        """Seconds until a dead worker is replaced: none, or ever more while they give up at their start.
+
+        One that a signal killed did not give up: whoever can crash workers shall not keep the door closed.
+        """
         if time.monotonic() - worker.started >= _QUICK:
             self.quick.pop(worker.post, None)
             return 0.0
+        if killed:
+            return _PAUSE
         before = self.quick.get(worker.post, 0)
         self.quick[worker.post] = before + 1
         return float(min(_PAUSE * 2 ** min(before, 10), _LONGEST_PAUSE))

@@ -192,6 +192,10 @@ def test_a_full_disk_defers(gateway: Gateway, metrics: Metrics, part: str) -> No
     assert reply == storage_failure(message.id)
     assert (reply.code, reply.enhanced) == (452, "4.3.1")
     assert metrics.total("failures", "storage") == 1
+    calls = broken.log._logger.calls  # type: ignore[attr-defined]  # CapturingLogger
+    failed = next(call.kwargs for call in calls if call.kwargs.get("event") == "judging failed")
+    assert failed["error"] == "disk full"
+    assert failed["exc_info"] is None  # a traceback helps no operator
 
 
 def test_what_is_not_held_needs_no_quarantine(gateway: Gateway) -> None:

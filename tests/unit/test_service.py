@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import stat
+import struct
 import sys
 import time
 from pathlib import Path
@@ -149,10 +150,11 @@ def test_a_dead_worker_leaves_its_post(supervisor: Supervisor) -> None:
 def test_workers_that_die_at_their_start_wait_longer(supervisor: Supervisor) -> None:
     """Up to a bound; one that lived for a while sets it back."""
     post = Post("housekeeper")
-    pauses = [supervisor._pause(Worker(1, post, 1)) for _ in range(8)]
+    pauses = [supervisor._pause(Worker(1, post, 1), killed=False) for _ in range(8)]
     assert pauses == [2, 4, 8, 16, 32, 60, 60, 60]
-    assert supervisor._pause(Worker(1, post, 1, started=time.monotonic() - 9)) == 0
-    assert supervisor._pause(Worker(1, post, 1)) == 2
+    assert supervisor._pause(Worker(1, post, 1), killed=True) == 2
+    assert supervisor._pause(Worker(1, post, 1, started=time.monotonic() - 9), killed=False) == 0
+    assert supervisor._pause(Worker(1, post, 1), killed=False) == 2
 
 
 @pytest.mark.parametrize(("error", "traceback"), [(OSError(28, "No space left"), False), (KeyError(1), True)])
@@ -282,6 +284,27 @@ def test_dead_workers_are_replaced(gateway: Gateway) -> None:
         gateway.kill(pid)
     wait_for(lambda: len(set(gateway.workers()) - before) == 3, 10, "new workers")
     wait_for(gateway.is_up, 10, "the door")
+
+
+@pytest.mark.server
+def test_packets_out_of_their_turn(gateway: Gateway) -> None:
+    """What pymilter makes nothing of is a line of the log, and the workers live on."""
+    wait_for(gateway.is_up, 10, "the door")
+    before = set(gateway.workers())
+    [path] = gateway.milters
+    negotiation = struct.pack("!IcIII", 13, b"O", 6, 0x1FF, 0x1FFFFF)
+    for packet in (b"Hclient\0", b"M<a@example.net>\0", b"Cclient\0U", b"Hcaf\xe9\0", b"E", b"Bx"):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(10)
+            client.connect(str(path))
+            client.sendall(negotiation + struct.pack("!I", len(packet)) + packet)
+            client.shutdown(socket.SHUT_WR)
+            while client.recv(1024):
+                pass
+    wait_for(lambda: bool(events(gateway, "not understood of the MTA")), 10, "the log")
+    assert all(line.startswith("{") for line in gateway.log.read_text().splitlines())
+    assert gateway.is_up()
+    assert set(gateway.workers()) == before
 
 
 @pytest.mark.server
