@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 def test_a_failed_thread_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else releases, digests or learning would stop for good, and nobody would know."""
-    ended, said = [], io.StringIO()
+    said = io.StringIO()
+    ended: list[int] = []
     monkeypatch.setattr(os, "_exit", ended.append)
     monkeypatch.setattr(sys, "stderr", said)
 
