@@ -50,7 +50,8 @@ T = TypeVar("T")
 _TIMEOUTS = RelayTimeouts()
 _CLAIM = 100  # recipients claimed at a time
 _UNSETTLED = 10  # outcomes not settled, which a crash would double, above which nothing new is begun
-_GATHER = 0.01  # seconds in which outcomes, or new mail, come together for one transaction
+_GATHER = 0.02  # seconds in which outcomes, or new mail, come together for one transaction
+_PLENTY = 8  # outcomes that wait for no more
 _SETTLE = 300  # outcomes settled at a time
 _LOOK = 0.5  # seconds between two looks for what agents died with
 _AGAIN = 1.0  # seconds until the store is tried again after it failed
@@ -101,6 +102,7 @@ class Runner:
         self._news = asyncio.Event()  # new mail, or room for some
         self._ended = asyncio.Event()  # a job has ended
         self._settling = asyncio.Event()  # there are outcomes
+        self._plenty = asyncio.Event()  # as many as are worth a transaction
         self._writing = asyncio.Lock()  # one settles at a time
         self._settled = asyncio.Event()  # some of them have been written
         self._owner = Owner("", "")
@@ -247,11 +249,14 @@ class Runner:
 
     async def _feed(self) -> None:
         """Claim what is due for as long as there is room."""
+        clock = asyncio.get_running_loop().time
+        told = False  # whether there is new mail
         while True:
             self._news.clear()
             self._ended.clear()
-            found = await self._claim()
-            if found:
+            next_claim = clock() + _GATHER
+            if await self._claim(told=told):
+                told = False
                 continue
             waiting = [asyncio.ensure_future(event.wait()) for event in (self._news, self._ended)]
             try:
@@ -260,7 +265,8 @@ class Runner:
                     timeout=self._settings.poll,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
-                await asyncio.sleep(_GATHER if self._active else 0.0)
+                await asyncio.sleep(next_claim - clock())
+                told = self._news.is_set()
             finally:
                 for future in waiting:
                     future.cancel()
@@ -271,11 +277,11 @@ class Runner:
             lane.full for lane in self._lanes.values()
         )
 
-    async def _claim(self) -> int:
-        """Claim once; how many recipients that brought."""
+    async def _claim(self, *, told: bool) -> bool:
+        """Claim once; whether there may be more. `told`: there is new mail."""
         most = min(_CLAIM, 2 * self._settings.connections - self._active)
         if most <= 0:
-            return 0
+            return False
         for key, lane in list(self._lanes.items()):
             if lane.empty:
                 del self._lanes[key]
@@ -285,7 +291,7 @@ class Runner:
             if self._doubtful:
                 await self._ask(self._queue.give_back, self._owner.name, set(self._held))
                 self._doubtful = False
-            claims = await self._ask(self._queue.claim, self._owner, now, most, besides)
+            claims = await self._ask(self._queue.claim, self._owner, now, most, besides, sure=told)
             if not self._suspect and time.monotonic() > self._look_again:
                 # What agents have died with goes alone: it may be what killed them, or have stood beside it.
                 alone = await self._ask(self._queue.claim, self._owner, now, 1, besides, suspect=True)
@@ -295,13 +301,14 @@ class Runner:
             self._doubtful = True
             self._log.error("nothing can be claimed", error=printable(str(error), 200))
             await asyncio.sleep(_AGAIN)
-            return 0
+            return False
+        taken = sum(len(claim.recipients) for claim in claims)
+        self._active += taken
         for claim in claims:
-            self._active += len(claim.recipients)
             self._held |= {r.number for r in claim.recipients}
             self._suspect |= {r.number for r in claim.recipients if r.deaths >= SUSPECT}
             self._dispatch(claim)
-        return len(claims)
+        return taken >= most or (taken > 0 and bool(besides))
 
     def _dispatch(self, claim: Claim) -> None:
         """Bring the recipients of one message to their next hops."""
@@ -362,6 +369,8 @@ class Runner:
             self._log.info("sender told", of=action, id=facts.id, notice=self._notices[-1].message.id)
         self._ended.set()
         self._settling.set()
+        if len(self._outcomes) >= _PLENTY:
+            self._plenty.set()
 
     def _outcome(self, recipient: Recipient, done: Done) -> tuple[Outcome, Report | None]:
         """What is written about one recipient, and what its sender is told, if anything."""
@@ -441,8 +450,10 @@ class Runner:
         while True:
             await self._settling.wait()
             if self._receipts.kept:  # a kill loses nothing meanwhile
-                await asyncio.sleep(_GATHER)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._plenty.wait(), _GATHER)
             self._settling.clear()
+            self._plenty.clear()
             while self._outcomes:
                 try:
                     await self._settle()
@@ -450,6 +461,11 @@ class Runner:
                     # Delivered and not settled is delivered twice, so we do not give up.
                     self._log.error("outcomes cannot be written", error=printable(str(error), 200))
                     await asyncio.sleep(_AGAIN)
+                else:
+                    if len(self._outcomes) < _PLENTY:
+                        break
+            if self._outcomes:
+                self._settling.set()
 
     async def _settle(self) -> None:
         """Write what is there; keep it if that fails."""

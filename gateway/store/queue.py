@@ -16,11 +16,24 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, or_, select, true, update
+from sqlalchemy import (
+    BindParameter,
+    Connection,
+    Integer,
+    Select,
+    bindparam,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    true,
+    update,
+)
 
 from gateway.mail.headers import printable
 from gateway.store import audit, queued, schema
-from gateway.store.queued import DONE, FAST_SIZE, Claim, DamagedError, Entry, Facts, Filter, State
+from gateway.store.queued import DONE, Claim, DamagedError, Entry, Facts, Filter, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -56,6 +69,31 @@ _OURS = (
     )
     .with_for_update()
 )
+
+
+def _claiming(*, suspect: bool, besides: bool) -> tuple[Select[Any], Any]:
+    """The statements that look for what is due, and that lease it."""
+    died = _rows.c.deaths >= SUSPECT if suspect else _rows.c.deaths < SUSPECT
+    due = [_rows.c.state == State.QUEUED, _rows.c.next_attempt <= bindparam("due"), died]
+    if besides:
+        due.append(_rows.c.hop.not_in(bindparam("besides", expanding=True)))
+    most: BindParameter[int] = bindparam("most", type_=Integer)
+    chosen = select(_rows.c.number).where(*due).order_by(_rows.c.next_attempt).limit(most)
+    take = (
+        update(_rows)
+        .where(_rows.c.number.in_(chosen.with_for_update(skip_locked=True)))
+        .values(state=State.LEASED, lease=bindparam("owner"), changed=bindparam("at"))
+        .returning(_rows)
+    )
+    return chosen, take
+
+
+# Built once: most of a statement's cost is building it.
+_CLAIMS = {
+    (suspect, besides): _claiming(suspect=suspect, besides=besides)
+    for suspect in (False, True)
+    for besides in (False, True)
+}
 _STILL_OPEN = select(_rows.c.item).where(
     _rows.c.item.in_(bindparam("items", expanding=True)), _rows.c.state.not_in(DONE)
 )
@@ -172,31 +210,27 @@ class Queue:
     # ---------------------------------------------------------------- out
 
     def claim(
-        self, owner: Owner, now: float, most: int, besides: Collection[str] = (), *, suspect: bool = False
+        self,
+        owner: Owner,
+        now: float,
+        most: int,
+        besides: Collection[str] = (),
+        *,
+        suspect: bool = False,
+        sure: bool = False,
     ) -> list[Claim]:
         """Lease up to `most` due recipients whose next hop is not among `besides`, oldest first.
 
-        Those are left out with which `SUSPECT` agents have died, or, if `suspect`, all others.
+        Those are left out with which `SUSPECT` agents have died, or, if `suspect`, all others. Unless the
+        caller is `sure` that something is due, that is looked up first, where nobody has to wait for it.
         """
-        died = _rows.c.deaths >= SUSPECT if suspect else _rows.c.deaths < SUSPECT
-        due = [_rows.c.state == State.QUEUED, _rows.c.next_attempt <= now, died]
-        if besides:
-            due.append(_rows.c.hop.not_in(sorted(besides)))
-        chosen = select(_rows.c.number).where(*due).order_by(_rows.c.next_attempt).limit(most)
-        take = (
-            update(_rows)
-            .where(_rows.c.number.in_(chosen.with_for_update(skip_locked=True)))
-            .values(state=State.LEASED, lease=owner.name, changed=now)
-            .returning(_rows)
-        )
-
-        def work(connection: Connection) -> list[Any]:
-            return list(connection.execute(take).all())
-
-        if not self._database.read(lambda c: c.execute(chosen.limit(1)).first()):
+        look, take = _CLAIMS[suspect, bool(besides)]
+        wanted: dict[str, Any] = {"due": now, **({"besides": sorted(besides)} if besides else {})}
+        if not sure and self._database.read(lambda c: c.execute(look, {**wanted, "most": 1}).first()) is None:
             return []
-        rows = self._database.write(work, durable=False)
-        return self._database.read(lambda connection: _claims(connection, rows))
+        values = {**wanted, "most": most, "owner": owner.name, "at": now}
+        rows = self._database.write(lambda c: list(c.execute(take, values).all()), durable=False)
+        return self._database.read(lambda connection: _claims(connection, rows)) if rows else []
 
     def settle(self, owner: Owner, outcomes: Sequence[Outcome], notices: Sequence[Notice] = ()) -> set[int]:
         """Write what became of leased recipients, and queue the notices about them, all or nothing.
@@ -385,12 +419,11 @@ def _claims(connection: Connection, rows: Sequence[Any]) -> list[Claim]:
     by_item: dict[str, list[queued.Recipient]] = {}
     for row in rows:
         by_item.setdefault(row.item, []).append(queued.recipient_of(row))
-    facts = queued.messages(connection, by_item)
-    contents = queued.contents(connection, [one for one in facts.values() if one.size <= FAST_SIZE])
+    found = queued.messages(connection, by_item)
     return [
-        Claim(facts[item], tuple(sorted(people, key=lambda r: r.number)), contents.get(item))
+        Claim(found[item][0], tuple(sorted(people, key=lambda r: r.number)), found[item][1])
         for item, people in by_item.items()
-        if item in facts
+        if item in found
     ]
 
 

@@ -14,6 +14,7 @@ A message is gone with its last recipient that is neither delivered nor failed.
 
 from __future__ import annotations
 
+import contextlib
 import zlib
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -183,8 +184,15 @@ _REMOVE = [
     delete(column.table).where(column.in_(_ITEMS))
     for column in (schema.queue_recipients.c.item, schema.queue_bytes.c.item, schema.queue_messages.c.id)
 ]
-_FACTS = select(schema.queue_messages).where(schema.queue_messages.c.id.in_(_ITEMS))
-_CONTENTS = select(schema.queue_bytes).where(schema.queue_bytes.c.item.in_(_ITEMS))
+_MESSAGES = (
+    select(schema.queue_messages, schema.queue_bytes.c.data)
+    .outerjoin(
+        schema.queue_bytes,
+        (schema.queue_bytes.c.item == schema.queue_messages.c.id)
+        & (schema.queue_messages.c.size <= FAST_SIZE),
+    )
+    .where(schema.queue_messages.c.id.in_(_ITEMS))
+)
 _PEOPLE = (
     select(schema.queue_recipients)
     .where(schema.queue_recipients.c.item.in_(_ITEMS))
@@ -267,22 +275,16 @@ def recipient_of(row: Any) -> Recipient:
     )
 
 
-def messages(connection: Connection, items: Iterable[str]) -> dict[str, Facts]:
-    """The messages of these ids that are there."""
-    return {row.id: facts_of(row) for row in connection.execute(_FACTS, {"items": list(items)})}
-
-
-def contents(connection: Connection, facts: Iterable[Facts]) -> dict[str, bytes]:
-    """The bytes of these messages; those that are damaged are left out."""
-    sizes = {one.id: one.size for one in facts}
-    if not sizes:
-        return {}
-    found: dict[str, bytes] = {}
-    for row in connection.execute(_CONTENTS, {"items": list(sizes)}):
-        try:
-            found[row.item] = unpack(row.data, sizes[row.item], row.item)
-        except DamagedError:
-            continue  # its own reading, later, says what is wrong
+def messages(connection: Connection, items: Iterable[str]) -> dict[str, tuple[Facts, bytes | None]]:
+    """The messages of these ids that are there, with their bytes unless they are large or damaged."""
+    found: dict[str, tuple[Facts, bytes | None]] = {}
+    for row in connection.execute(_MESSAGES, {"items": list(items)}):
+        facts = facts_of(row)
+        message = None
+        if row.data is not None:
+            with contextlib.suppress(DamagedError):  # its own reading, later, says what is wrong
+                message = unpack(row.data, facts.size, facts.id)
+        found[facts.id] = facts, message
     return found
 
 
