@@ -12,7 +12,7 @@ SHELL := /bin/bash
 # Debian packages by purpose
 PACKAGES_BUILD := python3 python3-venv python3-dev gcc libc6-dev libmilter-dev libarchive13
 PACKAGES_DEMO  := $(PACKAGES_BUILD) postfix clamav-daemon
-PACKAGES_TEST  := $(PACKAGES_DEMO) spamassassin spamd swaks miltertest postgresql dovecot-imapd chromium
+PACKAGES_TEST  := $(PACKAGES_DEMO) spamassassin spamd swaks miltertest postgresql dovecot-imapd chromium unbound slapd
 PACKAGES_BENCH := $(PACKAGES_DEMO) rspamd
 PACKAGES_EVALUATE := $(PACKAGES_BUILD) bogofilter spamassassin spamd rspamd
 
