@@ -2,14 +2,15 @@
 """The log: one line per decision, and one per event of the service.
 
 Structured (key=value, or JSON), on standard error, so that systemd or a container keeps it.
-Values are printable and bounded; no message content and no secret is ever among them.
+Values are printable and bounded; no message content and no secret is ever among them. A log that cannot be
+written (a full disk, a reader that has gone) stops no mail: lines are lost, and the next one says how many.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TextIO, cast
 
 import structlog
 
@@ -42,9 +43,11 @@ def open_log(settings: LogSettings) -> Log:
             key_order=["timestamp", "level", "event"], repr_native_str=False
         )
     )
+    lines = _Lines(sys.stderr)
     log: Log = structlog.wrap_logger(
-        structlog.WriteLogger(sys.stderr),
+        structlog.WriteLogger(cast("TextIO", lines)),
         processors=[
+            lines.tell,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
@@ -56,6 +59,33 @@ def open_log(settings: LogSettings) -> Log:
     )
     logging.basicConfig(level=settings.level.upper(), handlers=[_Bridge(log)], force=True)
     return log
+
+
+class _Lines:
+    """A stream that takes lines, and never fails."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._lost = 0
+
+    def write(self, line: str) -> None:
+        """Write a line, or count it as lost."""
+        try:
+            self._stream.write(line)
+            self._stream.flush()
+        except (OSError, ValueError):  # ValueError: the stream was closed
+            self._lost += 1
+        else:
+            self._lost = 0
+
+    def flush(self) -> None:
+        """Each line has been written."""
+
+    def tell(
+        self, _logger: object, _method: str, event: MutableMapping[str, Any]
+    ) -> MutableMapping[str, Any]:
+        """Say in the next event how many lines before it were lost."""
+        return {**event, "lines_lost": self._lost} if self._lost else event
 
 
 class _Bridge(logging.Handler):

@@ -16,7 +16,6 @@ import os
 import pwd
 import signal
 import socket
-import sys
 import threading
 import time
 from dataclasses import dataclass, field, replace
@@ -220,7 +219,6 @@ class Supervisor:
             return
         gc.collect()
         gc.freeze()  # the shared pages stay shared: the collector does not touch what is there now
-        sys.stderr.flush()
         pid = os.fork()
         if pid == 0:
             os._exit(self._work(post, slot))
@@ -240,7 +238,6 @@ class Supervisor:
             self.log.error("worker failed", kind=post.kind, error=printable(str(error), 300))
         except BaseException as error:  # a worker reports, whatever it died of
             self.log.error("worker failed", kind=post.kind, error=printable(repr(error), 300), exc_info=error)
-        sys.stderr.flush()
         return status
 
     def _reap(self) -> None:
