@@ -95,10 +95,10 @@ $(VENV)/bin/python:
 $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 	@$(INSTALL)/packages $(PACKAGES_BUILD)
 	@echo "Installing Mailwarden into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --editable '.[train,web]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --editable '.[train,web,oidc]'
 	@touch $@
 
 $(VENV)/.installed-tests: $(VENV)/.installed
 	@echo "Installing what tests need into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --editable '.[train,web,test,lint,postgresql]' hatchling
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --editable '.[train,web,oidc,test,lint,postgresql]' hatchling
 	@touch $@

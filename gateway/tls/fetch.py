@@ -3,7 +3,8 @@
 
 Reads hostile bytes: a whole HTTP answer, bounded in octets and by one deadline for all of it. The
 certificate is always verified, nothing is ever followed, no proxy of the environment is used, and a host is
-reached only at a global address, so that no domain can have us ask inside our own network.
+reached only at a global address, so that no domain can have us ask inside our own network. A host that the
+administrator names, such as a server for logins, may be anywhere (`named`).
 
 The standard library's client parses the answer over a wire of ours, since its time-outs are
 for each read: who sends an octet now and then would hold it for ever.
@@ -50,20 +51,44 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Web:
-    """How hosts are reached. Tests name another port, an authority, and allow their own machine."""
+    """How hosts are reached. Tests name another port, an authority, and allow their own machine.
 
-    resolver: Resolver
+    Without a `resolver` the system finds addresses, as it does for all that the administrator names.
+    """
+
+    resolver: Resolver | None
     port: int = 443
     ca_file: str = ""
     allowed: Callable[[str], bool] = lambda address: ipaddress.ip_address(address).is_global
 
-    def get(self, host: str, path: str, *, limit: int, seconds: float) -> Answer:
-        """Ask for `path`. Raises FetchError."""
-        return self._ask("GET", host, path, b"", {}, limit, seconds)
+    def get(
+        self,
+        host: str,
+        path: str,
+        *,
+        limit: int,
+        seconds: float,
+        port: int = 0,
+        fields: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Ask for `path`, with header `fields` of ours. Raises FetchError."""
+        return self._ask("GET", host, path, b"", fields or {}, limit, seconds, port)
 
-    def post(self, host: str, path: str, body: bytes, kind: str, *, seconds: float, port: int = 0) -> Answer:
-        """Hand in `body`, which is a `kind`. Raises FetchError."""
-        return self._ask("POST", host, path, body, {"Content-Type": kind}, 65_536, seconds, port)
+    def post(
+        self,
+        host: str,
+        path: str,
+        body: bytes,
+        kind: str,
+        *,
+        seconds: float,
+        port: int = 0,
+        fields: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Hand in `body`, which is a `kind`, with header `fields` of ours. Raises FetchError."""
+        return self._ask(
+            "POST", host, path, body, {"Content-Type": kind, **(fields or {})}, 65_536, seconds, port
+        )
 
     def _ask(
         self,
@@ -81,7 +106,9 @@ class Web:
         end = time.monotonic() + seconds
         try:
             with self._connect(host, port or self.port, end) as connection:
-                return _exchange(connection, method, host, path, body, fields, limit, end)
+                literal = f"[{host}]" if ":" in host else host
+                asked = literal if port in (0, 443) else f"{literal}:{port}"
+                return _exchange(connection, method, asked, path, body, fields, limit, end)
         except ssl.SSLCertVerificationError as error:
             raise FetchError(
                 f"{host}: certificate not accepted, {error.verify_message}", certificate=True
@@ -93,7 +120,7 @@ class Web:
     def _connect(self, host: str, port: int, end: float) -> ssl.SSLSocket:
         """A verified connection. Raises OSError, ValueError."""
         problem: OSError = OSError(None, "has no address")
-        for address in self._addresses(host, end):
+        for address in self._addresses(host, port, end):
             if not self.allowed(address):
                 problem = OSError(None, f"{address} is no global address")
                 continue
@@ -109,12 +136,20 @@ class Web:
                 raise
         raise problem
 
-    def _addresses(self, host: str, end: float) -> list[str]:
+    def _addresses(self, host: str, port: int, end: float) -> list[str]:
+        if self.resolver is None:
+            known = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            return list(dict.fromkeys(str(one[4][0]) for one in known))[:_MOST_ADDRESSES]
         answers = self.resolver.ask([(host, "A"), (host, "AAAA")], end).values()
         found = [address for answer in answers for address in answer.values]
         if not found and any(answer.status == "temperror" for answer in answers):
             raise OSError(None, "its address cannot be found out now")
         return found[:_MOST_ADDRESSES]
+
+
+def named(ca_file: str = "") -> Web:
+    """How hosts are reached that the administrator names: wherever they are."""
+    return Web(None, ca_file=ca_file, allowed=lambda _address: True)
 
 
 @lru_cache(maxsize=4)

@@ -78,6 +78,8 @@ def _routes(site: Site) -> list[BaseRoute]:
         get("/", page(lambda _visit: redirect("/held"))),
         get("/login", anybody(door.show_login)),
         post("/login", anybody(door.log_in)),
+        get("/login/oidc", anybody(door.start_sign_on)),
+        get("/login/oidc/callback", anybody(door.sign_on)),
         get("/act/{token}", anybody(door.show_link)),
         post("/act/{token}", anybody(door.follow_link)),
         post("/logout", page(door.log_out)),

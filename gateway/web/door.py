@@ -10,20 +10,26 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from gateway.digest.act import act
+from gateway.mail.headers import printable
 from gateway.store.grants import Deed, GrantError, Grants
 from gateway.store.people import Person
 from gateway.store.states import Role
 from gateway.web import passwords
+from gateway.web.held import AbsentError
 from gateway.web.login import MAILBOX, LoginError
+from gateway.web.signon import WINDOW, Attempt, OidcError
 from gateway.web.site import AskedError, check_form, form_of, form_token, fresh_secret, redirect
 
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
+    from gateway.web.oidc import Provider
     from gateway.web.site import Site, Visit
 
 _LOCAL: Final = re.compile(r"/(?!/)[A-Za-z0-9/?=&.:@_%+-]{0,500}")
+_BEGUN_ELSEWHERE: Final = "This login began in another browser, or too long ago. Begin anew."
+_LATER: Final = "You could not be logged in. Try again, or ask who runs this server."
 _BEFORE: Final = "mailwarden-login"  # the cookie of a form before anybody is logged in
 
 
@@ -50,11 +56,80 @@ def log_in(site: Site, request: Request) -> Response:
     return _entered(site, person.name, client, following if _LOCAL.fullmatch(following) else "/held")
 
 
+def start_sign_on(site: Site, request: Request) -> Response:
+    """Send the browser to the server for logins, with all that its answer must fit in a cookie."""
+    server = _server(site)
+    following = request.query_params.get("next", "")
+    attempt = Attempt.begin(following if _LOCAL.fullmatch(following) else "/held")
+    try:
+        answer = redirect(server.address(attempt, _callback(site, request)))
+    except OidcError as error:
+        return _not_signed_on(site, request, str(error), _LATER)
+    answer.set_cookie(
+        _cookie(site),
+        str(attempt),
+        max_age=WINDOW,
+        path="/",
+        httponly=True,
+        samesite="lax",
+        secure=site.settings.secure,
+    )
+    return answer
+
+
+def sign_on(site: Site, request: Request) -> Response:
+    """Let in whom the server for logins sends back, if this browser began that login."""
+    server, client = _server(site), request.state.client
+    attempt = Attempt.read(request.cookies.get(_cookie(site), ""))
+    if attempt is None:
+        return _not_signed_on(site, request, "no login began in this browser", _BEGUN_ELSEWHERE)
+    fields, callback = dict(request.query_params), _callback(site, request)
+    try:
+        name = site.doorkeeper.sign_on(client, lambda: server.email(attempt, fields, callback))
+    except LoginError as error:
+        return _not_signed_on(site, request, str(error), str(error))
+    except OidcError as error:
+        return _not_signed_on(site, request, str(error), _LATER)
+    if len(name) > 254:
+        return _not_signed_on(site, request, "the address is too long", _LATER)
+    site.log.info("login by OpenID Connect", client=client, name=name)
+    following = attempt.following if _LOCAL.fullmatch(attempt.following) else "/held"
+    answer = _entered(site, name, f"{client} by {site.settings.oidc.name}", following)
+    answer.delete_cookie(_cookie(site), path="/", secure=site.settings.secure, httponly=True)
+    return answer
+
+
+def _server(site: Site) -> Provider:
+    if site.oidc is None:
+        raise AbsentError
+    return site.oidc
+
+
+def _callback(site: Site, request: Request) -> str:
+    """Where the server for logins sends browsers back to; the guard has seen that the host is ours."""
+    scheme = "https" if site.settings.secure else "http"
+    return f"{scheme}://{request.headers['host']}/login/oidc/callback"
+
+
+def _cookie(site: Site) -> str:
+    return "__Host-mailwarden-oidc" if site.settings.secure else "mailwarden-oidc"
+
+
+def _not_signed_on(site: Site, request: Request, why: str, told: str) -> Response:
+    site.log.warning("login refused", client=request.state.client, why=printable(why, 300))
+    answer = _form(site, request, problem=told, status=403)
+    answer.delete_cookie(_cookie(site), path="/", secure=site.settings.secure, httponly=True)
+    return answer
+
+
 def _form(
     site: Site, request: Request, *, problem: str = "", name: str = "", next_page: str = "", status: int = 200
 ) -> Response:
     following = next_page if _LOCAL.fullmatch(next_page) else ""
-    return formed(site, request, "login.html", status, problem=problem, name=name, next_page=following)
+    oidc = site.settings.oidc.name if site.oidc else ""
+    return formed(
+        site, request, "login.html", status, problem=problem, name=name, next_page=following, oidc=oidc
+    )
 
 
 def formed(site: Site, request: Request, template: str, status: int = 200, **values: Any) -> Response:

@@ -21,6 +21,8 @@ from gateway.web import passwords
 from gateway.web.attempts import Attempts
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from gateway.logins.sources import Source
     from gateway.store.people import People
     from gateway.web.settings import WebSettings
@@ -71,6 +73,24 @@ class Doorkeeper:
         self._attempts.succeeded(*keys)
         return found or Person(name, Role.USER, (name,))
 
+    def sign_on(self, client: str, address: Callable[[], str]) -> str:
+        """The login of whose address a server for logins vouches. Raises LoginError, StoreError.
+
+        It is somebody of that name, else the one person who has it among their addresses, else the user of
+        that mailbox, if its domain is one of `user_domains`.
+        """
+        key = f"sign-on from {same_client(client)}"
+        if (seconds := self._attempts.wait(key)) > 0:
+            raise LoginError(f"Too many logins failed. Try again in {int(seconds // 60) + 1} minutes.")
+        self._attempts.failed(key)
+        email = address()
+        found = self._people.find(email) if NAME.fullmatch(email) else None
+        having = [found] if found else [one for one in self._people.all() if email in _lower(one.addresses)]
+        if len(having) > 1 or not (having or matches(domain_of(email), self._domains)):
+            raise LoginError("Nobody here is known by the address that you logged in with.")
+        self._attempts.succeeded(key)
+        return having[0].name if having else MAILBOX + email
+
     def _right(self, found: Person | None, name: str, password: str, client: str) -> bool:
         if found is not None and found.password:
             return passwords.fits(password, found.password)
@@ -87,6 +107,10 @@ class Doorkeeper:
         if answer.status == "later":
             raise LoginError(_LATER)
         return answer.status == "yes"
+
+
+def _lower(addresses: Sequence[str]) -> list[str]:
+    return [one.lower() for one in addresses]
 
 
 def source(settings: WebSettings) -> Source | None:

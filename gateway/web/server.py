@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from gateway.log import Log
     from gateway.policy.brief import Wording
     from gateway.store.database import Database
+    from gateway.web.oidc import Provider
     from gateway.web.parts import Parts
     from gateway.web.settings import WebSettings
     from gateway.web.site import Site
@@ -58,6 +59,12 @@ def check(web: WebSettings) -> None:
         source(web)
     except (OSError, ValueError) as error:
         raise MissingError(f"web.users: {error}") from error
+    try:
+        provider(web)
+    except ImportError as error:
+        raise MissingError(f"web.oidc needs {error.name}: pip install 'mailwarden[oidc]'") from error
+    except ValueError as error:
+        raise MissingError(f"web.oidc: {error}") from error
     for path in filter(None, (web.certificate, web.key)):
         if not os.access(path, os.R_OK):
             raise MissingError(f"web.certificate, web.key: {path} cannot be read")
@@ -127,7 +134,17 @@ def site(parts: Parts, database: Database, log: Log) -> Site:
         users=frozenset(parts.release.users),
         log=log,
         counts=Counts(quarantine),
+        oidc=provider(parts.web),
     )
+
+
+def provider(web: WebSettings) -> Provider | None:
+    """The server for logins, if one is set. Raises ImportError, ValueError."""
+    if not web.oidc.issuer:
+        return None
+    from gateway.web.oidc import Provider  # noqa: PLC0415  # an extra
+
+    return Provider(web.oidc)
 
 
 @lru_cache(maxsize=64)

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Annotated
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -16,6 +17,43 @@ from gateway.settings import Positive, Seconds, Settings
 
 Minutes = Annotated[int, msgspec.Meta(ge=1, le=525_600)]
 Undo = Annotated[float, msgspec.Meta(ge=0, le=3_600)]
+
+
+Algorithm = Literal[
+    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "Ed25519", "EdDSA"
+]
+
+
+class OidcSettings(Settings, frozen=True, kw_only=True):
+    """Logins by an OpenID Connect server of one's own. Needs: pip install 'mailwarden[oidc]'."""
+
+    # The server, as it names itself: "https://id.example.com/realms/mail". "" lets nobody log in so.
+    issuer: str = ""
+    # What it knows us as. Register there the address of this page with /login/oidc/callback behind it.
+    client_id: str = ""
+    # File whose first line is our secret there. "" for a public client, which PKCE protects alone.
+    client_secret_file: str = ""
+    # What the login's button calls it.
+    name: str = "single sign-on"
+    # Other hosts ("host" or "host:port") at which it may be asked; no others than its own and these ever are.
+    hosts: tuple[str, ...] = ()
+    # How its tokens may be signed.
+    algorithms: tuple[Algorithm, ...] = ("RS256", "PS256", "ES256", "Ed25519", "EdDSA")
+    # PEM file of the CAs that may vouch for it. Empty: those of the system.
+    ca_file: str = ""
+    # Seconds that it has for an answer.
+    timeout: Seconds = 10.0
+
+    def __post_init__(self) -> None:
+        if not self.issuer:
+            return
+        parts = urlsplit(self.issuer)
+        if parts.scheme != "https" or not parts.hostname or parts.query or parts.fragment or parts.username:
+            raise ValueError(
+                f'web.oidc.issuer = "{self.issuer}" is not an address such as "https://id.example.com"'
+            )
+        if not self.client_id or not self.algorithms:
+            raise ValueError("web.oidc needs client_id and algorithms")
 
 
 class WebSettings(Settings, frozen=True, kw_only=True):
@@ -50,6 +88,7 @@ class WebSettings(Settings, frozen=True, kw_only=True):
     users_timeout: Seconds = 10.0
     # Domains whose addresses may log in so. Whoever does sees the mail of that address.
     user_domains: tuple[str, ...] = ()
+    oidc: OidcSettings = OidcSettings()
 
     def __post_init__(self) -> None:
         host, _ = split_host_port(self.listen)

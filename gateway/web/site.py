@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from gateway.store.quarantine import Quarantine
     from gateway.web.figures import Counts
     from gateway.web.login import Doorkeeper
+    from gateway.web.oidc import Provider
     from gateway.web.settings import WebSettings
     from gateway.web.teach import Teacher
 
@@ -95,6 +96,7 @@ class Site:
     users: frozenset[str]  # reasons that recipients answer by themselves
     log: Log
     counts: Counts
+    oidc: Provider | None = None  # the server for logins
     pages: jinja2.Environment = field(default_factory=templates)
 
     @property

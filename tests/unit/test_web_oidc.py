@@ -1,0 +1,576 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Logins by OpenID Connect: who is let in, and all that must not let anybody in."""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+from joserfc import jwt
+from joserfc.errors import SecurityWarning
+from joserfc.jwk import ECKey, RSAKey
+from joserfc.jws import JWSRegistry
+
+from gateway.store.people import Person
+from gateway.store.states import Role
+from gateway.web import attempts, server
+from gateway.web.oidc import Provider as Ours
+from gateway.web.server import MissingError
+from gateway.web.settings import OidcSettings, WebSettings
+from gateway.web.signon import WINDOW, Attempt, OidcError
+from tests.provider import CLIENT, SECRET, Provider, come_back, providing
+from tests.websites import Browser, Place
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from http.server import BaseHTTPRequestHandler
+    from pathlib import Path
+
+ANY = JWSRegistry(algorithms=["RS256"], strict_check_header=False)
+CALLBACK = "http://localhost/login/oidc/callback"
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Provider, str]]:
+    with providing(tmp_path_factory.mktemp("oidc")) as made:
+        yield made
+
+
+@pytest.fixture
+def provider(running: tuple[Provider, str]) -> Provider:
+    """The server, as honest as it begins."""
+    made, fresh = running[0], Provider()
+    for name in ("email", "verified", "published", "metadata", "head", "claims", "userinfo", "sign"):
+        setattr(made, name, getattr(fresh, name))
+    made.before = lambda _request: False
+    made.asked.clear()
+    made.codes.clear()
+    return made
+
+
+def settings_for(running: tuple[Provider, str], folder: Path, **more: Any) -> WebSettings:
+    secret = folder / "client"
+    secret.write_text(f"{SECRET}\n")
+    secret.chmod(0o600)
+    made, authority = running
+    known = {"issuer": made.issuer, "client_id": CLIENT, "client_secret_file": str(secret), "timeout": 3.0}
+    oidc = OidcSettings(**{**known, "ca_file": authority, "name": "Example ID", **more})
+    return WebSettings(oidc=oidc, user_domains=("example.com",), login_attempts=5)
+
+
+@pytest.fixture
+def place(running: tuple[Provider, str], provider: Provider, tmp_path: Path) -> Iterator[Place]:
+    del provider
+    made = Place(tmp_path, settings_for(running, tmp_path))
+    yield made
+    made.close()
+
+
+def begin(browser: Browser, provider: Provider, following: str = "") -> dict[str, str]:
+    """Begin a login; what the browser brings back."""
+    answer = browser.client.get(
+        "/login/oidc", params={"next": following} if following else {}, follow_redirects=False
+    )
+    assert answer.status_code == 303, answer.text
+    return provider.authorize(answer.headers["location"])
+
+
+def who(browser: Browser) -> str:
+    """Who is logged in, "" for nobody."""
+    answer = browser.client.get("/account", follow_redirects=False)
+    return answer.text.partition("<h1>")[2].partition("</h1>")[0] if answer.status_code == 200 else ""
+
+
+def finish(browser: Browser, answer: dict[str, str], status: int = 303) -> str:
+    """Come back; where to the browser is sent then."""
+    done = browser.client.get(come_back(answer), follow_redirects=False)
+    assert done.status_code == status, done.text[:800]
+    return done.headers.get("location", "")
+
+
+def refused(place: Place, provider: Provider) -> None:
+    """Nobody is let in by a whole login."""
+    browser = place.browser()
+    finish(browser, begin(browser, provider), 403)
+    assert who(browser) == ""
+    assert place.site.cookie not in browser.client.cookies
+
+
+# ---------------------------------------------------------------- who is let in
+
+
+def test_a_person_logs_in(place: Place, provider: Provider) -> None:
+    browser = place.browser()
+    assert "Log in with Example ID" in browser.get("/login")
+    mine, other = place.hold("bob@example.com"), place.hold("carol@example.com")
+    assert finish(browser, begin(browser, provider)) == "/held"
+    assert who(browser) == "bob"
+    page = browser.get("/held")
+    assert mine.id in page
+    assert other.id not in page
+    assert "Example ID" in browser.get("/account")
+    assert "mailwarden-oidc" not in browser.client.cookies
+
+
+@pytest.mark.parametrize(
+    ("email", "name"),
+    [
+        ("BOB@Example.com", "bob"),
+        ("someone@example.com", "someone@example.com"),  # a user of that mailbox
+        ("boss@example.net", "boss@example.net"),
+        ("shared@example.net", ""),  # two people have it
+        ("eve@example.org", ""),
+        ("bob@example.com.example.org", ""),
+        ("mailbox:bob@example.com", ""),
+        ('"bob@example.com"@example.org', ""),
+        ("bob@example.com\n", ""),
+        ("", ""),
+        (["bob@example.com"], ""),
+        (None, ""),
+    ],
+)
+def test_the_address_says_who(place: Place, provider: Provider, email: object, name: str) -> None:
+    place.people.put(Person("boss@example.net", Role.ADMINISTRATOR), "cli:root")
+    for one in ("sam", "sue"):
+        place.people.put(Person(one, Role.REVIEWER, ("Shared@example.net",)), "cli:root")
+    provider.email = email
+    browser = place.browser()
+    finish(browser, begin(browser, provider), 303 if name else 403)
+    assert who(browser) == name
+
+
+@pytest.mark.parametrize("verified", [False, None, "true", 1, "false"])
+def test_only_a_verified_address_counts(place: Place, provider: Provider, verified: object) -> None:
+    provider.verified = verified
+    refused(place, provider)
+
+
+def test_what_the_server_says_of_the_user_beside_the_token(place: Place, provider: Provider) -> None:
+    provider.userinfo = {"sub": "user-8", "email": "bob@example.com", "email_verified": True}
+    refused(place, provider)
+    provider.userinfo["sub"] = "user-7"
+    browser = place.browser()
+    finish(browser, begin(browser, provider))
+    assert who(browser) == "bob"
+
+
+def test_the_secret_in_the_form(running: tuple[Provider, str], provider: Provider, tmp_path: Path) -> None:
+    provider.metadata = {"token_endpoint_auth_methods_supported": ["client_secret_post"]}
+    made = Place(tmp_path, settings_for(running, tmp_path))
+    browser = made.browser()
+    finish(browser, begin(browser, provider))
+    assert who(browser) == "bob"
+    made.close()
+
+
+# ---------------------------------------------------------------- tokens
+
+
+def unsigned(head: dict[str, Any], claims: dict[str, Any]) -> str:
+    """A token without a signature."""
+    return ".".join(part(json.dumps(one).encode()) for one in ({**head, "alg": "none"}, claims)) + "."
+
+
+def part(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def by_public_key(key: RSAKey, alg: str = "HS256") -> Any:
+    """Signed by what everybody knows, as if it were a shared secret."""
+
+    def sign(head: dict[str, Any], claims: dict[str, Any]) -> str:
+        signed = ".".join(part(json.dumps(one).encode()) for one in ({**head, "alg": alg}, claims))
+        return f"{signed}.{part(hmac.digest(key.as_pem(private=False), signed.encode(), 'sha256'))}"
+
+    return sign
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"iss": "https://localhost:1"},
+        {"iss": None},
+        {"aud": "another"},
+        {"aud": []},
+        {"aud": None},
+        {"aud": [CLIENT, "another"]},
+        {"aud": [CLIENT, "another"], "azp": "another"},
+        {"azp": "another"},
+        {"exp": 1_000_000_000},
+        {"exp": int(time.time()) - 120},
+        {"exp": None},
+        {"exp": "soon"},
+        {"iat": int(time.time()) + 3_600},
+        {"iat": None},
+        {"nbf": int(time.time()) + 3_600},
+        {"nonce": "another"},
+        {"nonce": None},
+        {"nonce": ""},
+        {"sub": None},
+        {"sub": 7},
+    ],
+    ids=str,
+)
+def test_a_token_that_is_not_for_this_login(place: Place, provider: Provider, claims: dict[str, Any]) -> None:
+    provider.claims = claims
+    refused(place, provider)
+
+
+def test_a_token_for_several_and_a_head_with_more(place: Place, provider: Provider) -> None:
+    provider.claims = {"aud": ["another", CLIENT], "azp": CLIENT}
+    provider.head = {"alg": "RS256", "kid": "one", "acme": "x"}
+    browser = place.browser()
+    finish(browser, begin(browser, provider))
+    assert who(browser) == "bob"
+
+
+def test_tokens_that_the_server_did_not_sign(place: Place, provider: Provider) -> None:
+    stranger = RSAKey.generate_key(2048, {"kid": "one"})
+
+    signers: list[Any] = [
+        unsigned,
+        by_public_key(provider.key),
+        by_public_key(provider.key, "none"),
+        lambda head, claims: jwt.encode(head, claims, stranger),
+        lambda head, claims: jwt.encode({**head, "jwk": stranger.as_dict(private=False)}, claims, stranger),
+        lambda head, claims: jwt.encode(head, claims, provider.key)[:-4] + "AAAA",
+        lambda _head, _claims: "x",
+        lambda _head, _claims: "a.b.c",
+        lambda _head, _claims: "é.é.é",
+        lambda head, claims: jwt.encode(head, {**claims, "pad": "x" * 20_000}, provider.key),
+        lambda head, claims: jwt.encode(
+            {**head, "crit": ["acme"], "acme": 1}, claims, provider.key, registry=ANY
+        ),
+    ]
+    for sign in signers:
+        provider.sign = sign
+        place.site.doorkeeper._attempts._failed.clear()  # so many wrong ones make one wait
+        refused(place, provider)
+
+
+def test_keys_that_do_not_count(running: tuple[Provider, str], provider: Provider, tmp_path: Path) -> None:
+    own = provider.key.as_dict(private=False)
+    with pytest.warns(SecurityWarning):
+        weak = RSAKey.generate_key(1024, {"kid": "one"})
+    for published in (
+        [],
+        [{**own, "use": "enc"}],
+        [{"kty": "oct", "kid": "one", "k": "AAAA"}],
+        [weak.as_dict(private=False)],
+        [{"kty": "RSA", "kid": "one"}, "x", None],
+    ):
+        provider.published = published  # type: ignore[assignment]  # on purpose
+        with pytest.raises(OidcError):
+            log_in(running, provider, tmp_path)
+    provider.published = [{"kty": "future"}, {"kty": "RSA", "kid": "one"}, own]
+    assert log_in(running, provider, tmp_path) == "bob@example.com"
+
+
+def log_in(running: tuple[Provider, str], provider: Provider, folder: Path, **more: Any) -> str:
+    """Log in at a server that was never asked before; the address."""
+    ours = Ours(settings_for(running, folder, **more).oidc)
+    attempt = Attempt.begin("/held")
+    answer = provider.authorize(ours.address(attempt, CALLBACK))
+    return ours.email(attempt, answer, CALLBACK)
+
+
+def test_a_new_key_is_asked_for_once_in_a_while(
+    running: tuple[Provider, str], provider: Provider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = Ours(settings_for(running, tmp_path).oidc)
+    first = provider.key
+
+    def again() -> str:
+        attempt = Attempt.begin("/held")
+        return ours.email(attempt, provider.authorize(ours.address(attempt, CALLBACK)), CALLBACK)
+
+    assert again() == again() == "bob@example.com"
+    provider.key = RSAKey.generate_key(2048, {"kid": "two"})
+    provider.head = {"alg": "RS256", "kid": "two"}
+    try:
+        for _ in range(3):
+            with pytest.raises(OidcError):
+                again()
+        assert provider.asked.count("/keys") == 1
+        monkeypatch.setattr("gateway.web.oidc._AGAIN", 0.0)
+        assert again() == "bob@example.com"
+        assert provider.asked.count("/keys") == 2
+    finally:
+        provider.key = first
+
+
+def test_other_algorithms_are_only_those_of_the_settings(
+    running: tuple[Provider, str], provider: Provider, tmp_path: Path
+) -> None:
+    provider.head = {"alg": "RS512", "kid": "one"}
+    with pytest.raises(OidcError, match="not allowed"):
+        log_in(running, provider, tmp_path)
+    assert log_in(running, provider, tmp_path, algorithms=("RS512",)) == "bob@example.com"
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({"algorithms": ["none"]}, OidcSettings)
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({"algorithms": ["HS256"]}, OidcSettings)
+
+
+# ---------------------------------------------------------------- browsers
+
+
+def test_an_answer_fits_one_browser_alone(place: Place, provider: Provider) -> None:
+    """Login CSRF: somebody sends you back with their code."""
+    theirs, yours = place.browser(), place.browser()
+    answer = begin(theirs, provider)
+    finish(yours, answer, 403)  # nothing was begun here
+    begin(yours, provider)
+    finish(yours, answer, 403)  # and now another login
+    assert who(yours) == ""
+
+
+def test_an_answer_is_good_once(place: Place, provider: Provider) -> None:
+    browser = place.browser()
+    answer = begin(browser, provider)
+    cookie = browser.client.cookies["mailwarden-oidc"]
+    finish(browser, answer)
+    session = browser.client.cookies[place.site.cookie]
+    other = place.browser()
+    other.client.cookies.set("mailwarden-oidc", cookie)
+    finish(other, answer, 403)  # the server takes a code once
+    assert who(other) == ""
+    assert finish(browser, answer, 403) == ""
+    assert browser.client.cookies[place.site.cookie] == session
+
+
+def test_a_token_of_another_login_is_not_taken(place: Place, provider: Provider) -> None:
+    """A server, or who sits between, gives the token of an earlier login."""
+    browser = place.browser()
+    old = provider.token("of an earlier login")
+    provider.sign = lambda _head, _claims: old
+    finish(browser, begin(browser, provider), 403)
+
+
+def test_a_login_makes_a_session_of_its_own(place: Place, provider: Provider) -> None:
+    browser = place.browser()
+    fixed = "x" * 43
+    browser.client.cookies.set(place.site.cookie, fixed)
+    answer = begin(browser, provider)
+    done = browser.client.get(come_back(answer), follow_redirects=False)
+    made = done.headers["set-cookie"]
+    assert fixed not in made
+    other = place.browser()
+    other.client.cookies.set(place.site.cookie, fixed)
+    assert who(other) == ""
+    assert "HttpOnly" in made
+    assert "samesite=lax" in made.lower()
+
+
+@pytest.mark.parametrize(
+    ("following", "to"),
+    [
+        ("/held?state=all", "/held?state=all"),
+        ("https://example.org/", "/held"),
+        ("//example.org/", "/held"),
+        ("/\\example.org", "/held"),
+        ("javascript:alert(1)", "/held"),
+        ("/held\r\nSet-Cookie: a=b", "/held"),
+    ],
+)
+def test_nobody_is_sent_elsewhere(place: Place, provider: Provider, following: str, to: str) -> None:
+    browser = place.browser()
+    assert finish(browser, begin(browser, provider, following)) == to
+
+
+def test_a_changed_cookie_fits_nothing(place: Place, provider: Provider) -> None:
+    browser = place.browser()
+    answer = begin(browser, provider)
+    began, secret, following = browser.client.cookies["mailwarden-oidc"].strip('"').split(".", 2)
+    for cookie in (
+        f"{began}.{secret}.https://example.org/",
+        f"{int(began) + 1}.{secret}.{following}",
+        f"{began}.{secret[:-1]}A.{following}",
+        f"{int(began) - WINDOW - 1}.{secret}.{following}",
+        f"{int(began) + 9_999}.{secret}.{following}",
+        f"{began}.short.{following}",
+        "x",
+        "",
+    ):
+        attempt = Attempt.read(cookie)
+        assert attempt is None or attempt.state != answer["state"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"state": ""},
+        {"state": "é"},
+        {"code": ""},
+        {"code": "x" * 3_000},
+        {"error": "access_denied"},
+        {"iss": "https://example.org"},
+    ],
+    ids=str,
+)
+def test_answers_that_are_none(place: Place, provider: Provider, change: dict[str, str]) -> None:
+    browser = place.browser()
+    finish(browser, begin(browser, provider) | change, 403)
+    assert who(browser) == ""
+    assert "<script" not in browser.page
+
+
+def test_the_answer_says_whose_it_is_where_the_server_promises_that(
+    running: tuple[Provider, str], provider: Provider, tmp_path: Path
+) -> None:
+    provider.metadata = {"authorization_response_iss_parameter_supported": True}
+    ours, attempt = Ours(settings_for(running, tmp_path).oidc), Attempt.begin("/held")
+    answer = provider.authorize(ours.address(attempt, CALLBACK))
+    with pytest.raises(OidcError, match="whose it is"):
+        ours.email(attempt, answer, CALLBACK)
+    assert ours.email(attempt, answer | {"iss": provider.issuer}, CALLBACK) == "bob@example.com"
+
+
+def test_who_fails_often_waits(place: Place, provider: Provider) -> None:
+    browser = place.browser()
+    provider.email = "eve@example.org"
+    for _ in range(5):
+        finish(browser, begin(browser, provider), 403)
+    provider.email = "bob@example.com"
+    asked = len(provider.asked)
+    finish(browser, begin(browser, provider), 403)
+    assert len(provider.asked) == asked
+    assert attempts.WINDOW > 0
+
+
+# ---------------------------------------------------------------- the server
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"issuer": "https://localhost"},
+        {"token_endpoint": "https://169.254.169.254/token"},
+        {"token_endpoint": "http://localhost/token"},
+        {"token_endpoint": "file:///etc/passwd"},
+        {"jwks_uri": "https://localhost:1/keys"},
+        {"jwks_uri": "https://user@localhost/keys"},
+        {"jwks_uri": 7},
+        {"authorization_endpoint": "https://example.org/authorize"},
+        {"authorization_endpoint": "javascript:alert(1)"},
+        {"token_endpoint": None},
+    ],
+    ids=str,
+)
+def test_only_the_issuers_host_is_asked(
+    running: tuple[Provider, str], provider: Provider, tmp_path: Path, metadata: dict[str, Any]
+) -> None:
+    provider.metadata = metadata
+    with pytest.raises(OidcError):
+        log_in(running, provider, tmp_path)
+    assert provider.asked == ["/.well-known/openid-configuration"]
+
+
+def test_the_users_are_asked_for_at_its_host_alone(
+    running: tuple[Provider, str], provider: Provider, tmp_path: Path
+) -> None:
+    provider.userinfo = {"sub": "user-7", "email": "bob@example.com", "email_verified": True}
+    provider.metadata = {"userinfo_endpoint": "https://127.0.0.1:1/userinfo"}
+    with pytest.raises(OidcError, match="not at the issuer's host"):
+        log_in(running, provider, tmp_path)
+
+
+def test_nothing_is_followed_and_nothing_is_too_long(
+    running: tuple[Provider, str], provider: Provider, tmp_path: Path
+) -> None:
+    def moved(request: BaseHTTPRequestHandler) -> bool:
+        request.send_response(302)
+        request.send_header("Location", f"{provider.issuer}/elsewhere")
+        request.send_header("Content-Length", "0")
+        request.end_headers()
+        return True
+
+    def endless(request: BaseHTTPRequestHandler) -> bool:
+        request.send_response(200)
+        request.end_headers()
+        request.wfile.write(b" " * 300_000)
+        return True
+
+    def slow(request: BaseHTTPRequestHandler) -> bool:
+        request.send_response(200)
+        request.end_headers()
+        for _ in range(20):
+            request.wfile.write(b" ")
+            request.wfile.flush()
+            time.sleep(0.1)
+        return True
+
+    for before, why in ((moved, "302"), (endless, "more than"), (slow, "timed out")):
+        provider.before = before
+        began = time.monotonic()
+        with pytest.raises(OidcError, match=why):
+            log_in(running, provider, tmp_path, timeout=0.5)
+        assert time.monotonic() - began < 1.5
+
+
+def test_a_server_that_is_down_is_not_asked_again_at_once(
+    running: tuple[Provider, str], provider: Provider, tmp_path: Path
+) -> None:
+    settings = settings_for(running, tmp_path, issuer="https://localhost:1")
+    place = Place(tmp_path, settings)
+    browser = place.browser()
+    began = time.monotonic()
+    for _ in range(20):
+        assert "could not be logged in" in browser.get("/login/oidc", 403)
+    assert time.monotonic() - began < 5
+    assert provider.asked == []
+    place.close()
+
+
+def test_a_certificate_of_others_is_not_taken(
+    running: tuple[Provider, str], provider: Provider, tmp_path: Path
+) -> None:
+    with pytest.raises(OidcError, match="certificate not accepted"):
+        log_in(running, provider, tmp_path, ca_file="")
+
+
+def test_without_settings_there_is_no_such_page(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    browser = place.browser()
+    browser.get("/login/oidc", 404)
+    browser.get("/login/oidc/callback", 404)
+    assert "oidc" not in browser.get("/login")
+    place.close()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"issuer": "http://id.example.com", "client_id": "x"},
+        {"issuer": "id.example.com", "client_id": "x"},
+        {"issuer": "https://id.example.com?x=1", "client_id": "x"},
+        {"issuer": "https://id.example.com"},
+        {"issuer": "https://id.example.com", "client_id": "x", "algorithms": []},
+    ],
+)
+def test_settings_that_cannot_be(wrong: dict[str, Any]) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert(wrong, OidcSettings)
+
+
+def test_a_secret_that_others_may_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    path.write_text("x\n")
+    path.chmod(0o644)
+    oidc = OidcSettings(issuer="https://id.example.com", client_id="x", client_secret_file=str(path))
+    with pytest.raises(MissingError, match=r"web\.oidc"):
+        server.check(WebSettings(oidc=oidc))
+
+
+def test_keys_on_curves(running: tuple[Provider, str], provider: Provider, tmp_path: Path) -> None:
+    first, curve = provider.key, ECKey.generate_key("P-256", {"kid": "three"})
+    provider.key, provider.head = curve, {"alg": "ES256", "kid": "three"}  # type: ignore[assignment]  # as good
+    try:
+        assert log_in(running, provider, tmp_path) == "bob@example.com"
+    finally:
+        provider.key = first
