@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gateway.cli.main import EX_DATAERR, EX_UNAVAILABLE, EX_USAGE, Context, Failure, config_option
+from gateway.cli.database import opened
+from gateway.cli.main import EX_DATAERR, EX_USAGE, Context, Failure, config_option, json_option
 from gateway.cli.output import console, facts, octets, print_json, safe
 from gateway.mail.headers import printable
-from gateway.store.database import StoreError, open_database
+from gateway.store.database import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,7 +52,7 @@ def backup() -> None:
 
 @backup.command()
 @_file
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.pass_obj
 def make(context: Context, file: Path, *, as_json: bool) -> None:
     """Copy the store to FILE, which must not be there yet; mail goes on meanwhile.
@@ -62,14 +63,8 @@ def make(context: Context, file: Path, *, as_json: bool) -> None:
     """
     from gateway.store.backup import copy  # noqa: PLC0415  # help stays quick
 
-    try:
-        database = open_database(context.config.store)
-        try:
-            size = copy(_path(database), file, _progress())
-        finally:
-            database.close()
-    except StoreError as error:
-        raise Failure(printable(str(error), 500), EX_UNAVAILABLE) from error
+    with opened(context.config) as database:
+        size = copy(_path(database), file, _progress())
     if as_json:
         print_json({"file": str(file), "octets": size})
     else:
@@ -78,7 +73,7 @@ def make(context: Context, file: Path, *, as_json: bool) -> None:
 
 @backup.command()
 @_file
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.pass_obj
 def verify(context: Context, file: Path, *, as_json: bool) -> None:
     """Read all of a copy: the file, the audit's chain, and each held message by its SHA-256.

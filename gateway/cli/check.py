@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gateway.cli.main import EX_CONFIG, Context, Failure, config_option
+from gateway.cli.main import EX_CONFIG, Context, Failure, config_option, json_option
 from gateway.mail.headers import printable
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option(
     "--probe", is_flag=True, help="Ask clamd, spamd, the resolver and the database whether they answer."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.pass_obj
 def check(context: Context, *, probe: bool, as_json: bool) -> None:
     """Check the configuration, rules and model; exit 78 (EX_CONFIG) if one must not be used.

@@ -11,6 +11,7 @@ import click
 
 from gateway.cli.heldmail import actor, choose, many, opened, report
 from gateway.cli.learn import learn_items, learning
+from gateway.cli.main import json_option, why_option
 from gateway.cli.output import console, print_json, safe
 from gateway.store.database import StoreError
 from gateway.store.decisions import RefusedError
@@ -21,13 +22,12 @@ if TYPE_CHECKING:
 
     from gateway.cli.main import Context
 
-_why = click.option("--why", default="", metavar="TEXT", help="Why, for the audit.")
 _only = click.option("--only", multiple=True, metavar="ADDRESS", help="Only for this recipient; repeatable.")
 
 
 @click.command()
 @many("Request")
-@_why
+@why_option
 @_only
 @click.pass_obj
 def request(
@@ -59,7 +59,7 @@ def request(
 
 @click.command()
 @many("Deny")
-@_why
+@why_option
 @_only
 @click.pass_obj
 def deny(
@@ -93,9 +93,9 @@ def deny(
 @click.command()
 @click.argument("id")
 @click.argument("reasons", nargs=-1, required=True, metavar="REASON...")
-@_why
+@why_option
 @click.option("--infected", is_flag=True, help="Answer for malware as well; for administrators.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.option("--quiet", "-q", is_flag=True, help="Print only what went wrong.")
 @click.pass_obj
 def answer(
@@ -134,7 +134,7 @@ def answer(
 
 @click.command()
 @many("Delete")
-@_why
+@why_option
 @click.option("--learn", is_flag=True, help="Teach the classifier that they are spam, first.")
 @click.pass_obj
 def delete(

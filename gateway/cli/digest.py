@@ -14,18 +14,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gateway.cli.main import (
-    EX_CONFIG,
-    EX_DATAERR,
-    EX_NOINPUT,
-    EX_UNAVAILABLE,
-    Context,
-    Failure,
-    config_option,
-)
+from gateway.cli.database import opened
+from gateway.cli.main import EX_CONFIG, EX_DATAERR, EX_NOINPUT, Context, Failure, config_option, json_option
 from gateway.cli.output import console, moment, print_json, table
 from gateway.mail.headers import printable
-from gateway.store.database import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,7 +48,7 @@ _recipient = click.option("--recipient", "only", multiple=True, metavar="ADDRESS
 @digest.command()
 @_recipient
 @click.option("--dry-run", "dry", is_flag=True, help="Send nothing; say who would be told of how many.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.pass_obj
 def send(context: Context, only: tuple[str, ...], *, dry: bool, as_json: bool) -> None:
     """Send digests now to all who have mail that they were not told of.
@@ -87,7 +79,7 @@ def send(context: Context, only: tuple[str, ...], *, dry: bool, as_json: bool) -
 @click.option("--recipient", required=True, metavar="ADDRESS", help="Whose digest.")
 @click.option("--language", default="", metavar="CODE", help="In this language: en, id.")
 @click.option("--html", "as_html", is_flag=True, help="Print the HTML.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.pass_obj
 def preview(context: Context, recipient: str, language: str, *, as_html: bool, as_json: bool) -> None:
     """Print the digest that a recipient would get of what is held now. Links in it have no token.
@@ -133,7 +125,7 @@ def preview(context: Context, recipient: str, language: str, *, as_html: bool, a
 
 @digest.command()
 @_recipient
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.pass_obj
 def show(context: Context, only: tuple[str, ...], *, as_json: bool) -> None:
     """Say who was told when, and up to which message.
@@ -159,18 +151,11 @@ def _opened(context: Context) -> Iterator[tuple[Quarantine, Post]]:
     """The quarantine, and what digests are sent with."""
     from gateway import assembly  # noqa: PLC0415  # help stays quick
     from gateway.config import ConfigError  # noqa: PLC0415  # as above
-    from gateway.store.database import open_database  # noqa: PLC0415  # as above
     from gateway.store.quarantine import Quarantine  # noqa: PLC0415  # as above
 
     try:
         post = assembly.post(context.config)
     except ConfigError as error:
         raise Failure(str(error), EX_CONFIG) from error
-    try:
-        database = open_database(context.config.store)
-        try:
-            yield Quarantine(database, context.config.store), post
-        finally:
-            database.close()
-    except StoreError as error:
-        raise Failure(printable(str(error), 500), EX_UNAVAILABLE) from error
+    with opened(context.config) as database:
+        yield Quarantine(database, context.config.store), post

@@ -19,6 +19,7 @@ from gateway.cli.main import (
     Context,
     Failure,
     config_option,
+    json_option,
 )
 from gateway.cli.output import console, print_json, table
 from gateway.mail.domains import normal
@@ -54,7 +55,7 @@ def dkim() -> None:
     required=True,
     help="Directory for the private key, made if it is not there.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def keygen(*, domain: str, selector: str, ed25519: bool, bits: int | None, out: Path, as_json: bool) -> None:
     """Make a key: write the private half to OUT, and print the record to publish.
 
@@ -109,7 +110,7 @@ def _write(file: Path, pem: bytes) -> None:
 
 @dkim.command()
 @click.option("--domain", default="", help="Only the keys of this domain.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.pass_obj
 def dns(context: Context, *, domain: str, as_json: bool) -> None:
     """Print the records of all configured keys, as lines of a zone file.
@@ -133,7 +134,7 @@ def dns(context: Context, *, domain: str, as_json: bool) -> None:
 
 @dkim.command()
 @click.option("--domain", default="", help="Only the keys of this domain.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.pass_obj
 def check(context: Context, *, domain: str, as_json: bool) -> None:
     """Ask the resolver whether what is published belongs to the configured keys.

@@ -13,13 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gateway.cli.main import (
-    EX_CONFIG,
-    EX_USAGE,
-    Context,
-    Failure,
-    config_option,
-)
+from gateway.cli.main import EX_CONFIG, EX_USAGE, Context, Failure, config_option, json_option
 from gateway.cli.output import console, facts, print_json
 from gateway.cli.reporting import Kind, options, posting, run
 from gateway.dns import Lookup, Resolver
@@ -106,7 +100,7 @@ def _sender(config: Config, database: Database) -> Callable[[Database, Summary],
 @dmarc.command()
 @config_option
 @click.argument("domain")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.pass_obj
 def show(context: Context, /, domain: str, *, as_json: bool) -> None:
     """Show the policy that applies to mail from DOMAIN, and what a message that fails it meets here.

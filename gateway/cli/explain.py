@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from gateway.cli.main import EX_NOINPUT, EX_UNAVAILABLE, EX_USAGE, Context, Failure, config_option
+from gateway.cli.database import opened
+from gateway.cli.main import EX_NOINPUT, EX_USAGE, Context, Failure, config_option
 from gateway.cli.output import console, facts, moment, octets, print_json, safe, table
 from gateway.data import data_dir
 from gateway.mail.types import ID_PATTERN, Action, EditOp, Reply
 from gateway.policy.brief import brief
 from gateway.policy.brief import load as wording
 from gateway.policy.counterfactual import answers, words
-from gateway.store.database import StoreError, open_database
 from gateway.store.journal import Journal, Record
 from gateway.store.quarantine import Quarantine
 
@@ -64,14 +64,8 @@ def explain(context: Context, id: str, *, as_json: bool, in_brief: bool) -> None
     if as_json and in_brief:
         raise Failure("one of --json and --brief", EX_USAGE)
     wanted = id.upper()
-    try:
-        database = open_database(context.config.store)
-        try:
-            record = _find(database, wanted) if ID_PATTERN.fullmatch(wanted) else None
-        finally:
-            database.close()
-    except StoreError as error:
-        raise Failure(str(error), EX_UNAVAILABLE) from error
+    with opened(context.config) as database:
+        record = _find(database, wanted) if ID_PATTERN.fullmatch(wanted) else None
     if record is None:
         raise Failure(f"no record of {safe(id, 40)}; records are kept for a limited time", EX_NOINPUT)
     lifted = record.evidence.release.lifted if record.evidence.release else ()

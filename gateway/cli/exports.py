@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from gateway.cli.heldmail import actor, choose, many, opened, report
-from gateway.cli.main import EX_DATAERR, EX_NOINPUT, EX_UNAVAILABLE, Context, Failure
+from gateway.cli.main import EX_DATAERR, EX_NOINPUT, EX_UNAVAILABLE, Context, Failure, json_option
 from gateway.cli.output import progress
 from gateway.mail.headers import printable
 from gateway.store.database import StoreError
@@ -64,7 +64,7 @@ def export_held(
 
 @click.command("import")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.option("--quiet", "-q", is_flag=True, help="Print only what went wrong.")
 @click.pass_obj
 def import_held(context: Context, file: Path, *, as_json: bool, quiet: bool) -> None:

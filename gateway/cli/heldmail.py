@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gateway.cli import database
 from gateway.cli.filters import filters, wanted
 from gateway.cli.helditem import listing
-from gateway.cli.main import EX_NOINPUT, EX_UNAVAILABLE, EX_USAGE, Context, Failure
+from gateway.cli.main import EX_NOINPUT, EX_USAGE, Context, Failure, json_option
 from gateway.cli.output import console, print_json, safe
 from gateway.cli.person import operator
 from gateway.mail.headers import printable
-from gateway.store.database import StoreError, open_database
 from gateway.store.filters import Filters
 from gateway.store.quarantine import Quarantine
 from gateway.store.states import Actor, Role
@@ -32,15 +32,8 @@ PREVIEW = 20  # of them that are shown before
 @contextmanager
 def opened(context: Context) -> Iterator[Quarantine]:
     """The quarantine of the configured database; its errors end the program with EX_UNAVAILABLE."""
-    settings = context.config.store
-    try:
-        database = open_database(settings)
-        try:
-            yield Quarantine(database, settings)
-        finally:
-            database.close()
-    except StoreError as error:
-        raise Failure(printable(str(error), 500), EX_UNAVAILABLE) from error
+    with database.opened(context.config) as store:
+        yield Quarantine(store, context.config.store)
 
 
 def actor(context: Context) -> Actor:
@@ -55,7 +48,7 @@ def many(verb: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         for option in (
-            click.option("--json", "as_json", is_flag=True, help="Print JSON."),
+            json_option,
             click.option("--quiet", "-q", is_flag=True, help="Print only what went wrong."),
             click.option("--yes", is_flag=True, help="Do not ask before working on many."),
             click.option("--all-matching", is_flag=True, help=f"{verb} all that the filters choose."),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from gateway.cli.main import (
     Context,
     Failure,
     config_option,
+    json_option,
 )
 from gateway.cli.output import console, facts, print_json, progress, safe
 from gateway.cli.person import operator
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from gateway.store.quarantine import Quarantine
 
 _SIZE_LIMIT = 50_000_000  # octets of a piped message
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 files_argument = click.argument(
     "files", nargs=-1, required=True, type=click.Path(allow_dash=True, path_type=Path)
 )
@@ -364,12 +364,9 @@ def learning(context: Context) -> Iterator[Learner]:
         base = Model.load(
             Path(config.classifier.model) if config.classifier.model else data_dir("models") / "base"
         )
-        database = open_database(config.store)
-        try:
+        with closing(open_database(config.store)) as database:
             fixed = data_dir("models") / "regression"
             yield Learner(Samples(database), config.classifier, base, path, fixed)
-        finally:
-            database.close()
     except (ModelError, StoreError) as error:
         raise Failure(printable(str(error), 500), EX_UNAVAILABLE) from error
     except CorpusError as error:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gateway.cli.main import EX_CONFIG, EX_DATAERR, EX_TEMPFAIL, Context, Failure, config_option
+from gateway.cli.main import EX_CONFIG, EX_DATAERR, EX_TEMPFAIL, Context, Failure, config_option, json_option
 from gateway.cli.output import print_json
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def make_hash(*, name: str) -> None:
 @login.command("test")
 @click.argument("name")
 @click.option("--sender", help="Say as well whether NAME may send from this address.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.pass_obj
 def try_login(context: Context, *, name: str, sender: str | None, as_json: bool) -> None:
     """Ask for the password of NAME, and say whether the configured check takes it.

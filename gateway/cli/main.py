@@ -139,3 +139,5 @@ config_option = click.option(
     callback=_named,
     help="Configuration file.",
 )
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+why_option = click.option("--why", default="", metavar="TEXT", help="Why, for the audit.")

@@ -30,6 +30,7 @@ from gateway.cli.main import (
     Context,
     Failure,
     config_option,
+    json_option,
 )
 from gateway.cli.measure import measure, tell
 from gateway.cli.output import console, facts, octets, print_json, progress, safe, table
@@ -49,7 +50,6 @@ model_option = click.option(
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder of the model; by default the one that the configuration names, or the shipped one.",
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def sources(command: Callable[..., Any]) -> Callable[..., Any]:

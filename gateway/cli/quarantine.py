@@ -19,7 +19,7 @@ from gateway.cli.filters import filters, plain_filters, wanted
 from gateway.cli.helditem import listing, print_fields, print_item
 from gateway.cli.heldmail import opened, saved_filter
 from gateway.cli.learn import learn_held
-from gateway.cli.main import EX_DATAERR, EX_NOINPUT, EX_USAGE, Context, Failure, config_option
+from gateway.cli.main import EX_DATAERR, EX_NOINPUT, EX_USAGE, Context, Failure, config_option, json_option
 from gateway.cli.output import console, facts, moment, octets, print_json, safe, table
 from gateway.cli.person import operator
 from gateway.cli.releases import approve, release, undo
@@ -73,7 +73,7 @@ for _command in (
 @click.option("--state", type=click.Choice(STATES), default="open", show_default=True)
 @click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True)
 @click.option("--offset", type=click.IntRange(0), default=0, help="Leave out so many of the newest.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.option("--quiet", "-q", is_flag=True, help="Print the ids only.")
 @click.pass_obj
 def list_items(
@@ -122,7 +122,7 @@ def list_items(
 @click.argument("id")
 @click.option("--raw", is_flag=True, help="Write the message exactly as received; never to a terminal.")
 @click.option("--headers", is_flag=True, help="Print the header fields only.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.pass_obj
 def show(context: Context, /, id: str, *, raw: bool, headers: bool, as_json: bool) -> None:  # noqa: A002  # the argument
     """Show one message: why it is held, its header fields, the start of its text, its attachments.
@@ -166,7 +166,7 @@ def show(context: Context, /, id: str, *, raw: bool, headers: bool, as_json: boo
 
 
 @quarantine.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.pass_obj
 def stats(context: Context, *, as_json: bool) -> None:
     """Say how much is held, for what, and from whom.
@@ -219,7 +219,7 @@ def save_filter(context: Context, /, name: str, **options: str | None) -> None:
 
 
 @filter_group.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.pass_obj
 def list_filters(context: Context, *, as_json: bool) -> None:
     """List the saved filters."""
@@ -261,7 +261,7 @@ def audit_group() -> None:
 @audit_group.command("list")
 @click.argument("id", required=False)
 @click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.pass_obj
 def list_audit(context: Context, /, id: str | None, *, limit: int, as_json: bool) -> None:  # noqa: A002  # the argument
     """List what happened, to the message ID or last of all."""
@@ -277,7 +277,7 @@ def list_audit(context: Context, /, id: str | None, *, limit: int, as_json: bool
 
 
 @audit_group.command("verify")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.pass_obj
 def verify_audit(context: Context, *, as_json: bool) -> None:
     """Check that no row of the audit was changed, removed or added. Exit status 1 if one was.

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gateway.cli.database import opened
 from gateway.cli.filters import Moment
-from gateway.cli.main import EX_NOINPUT, EX_UNAVAILABLE, EX_USAGE, Context, Failure, config_option
+from gateway.cli.main import EX_NOINPUT, EX_USAGE, Context, Failure, config_option, json_option
 from gateway.cli.output import console, facts, moment, octets, print_json, safe, table
 from gateway.cli.person import operator
 from gateway.mail.headers import printable, split
-from gateway.store.database import StoreError, open_database
 from gateway.store.queue import Queue
 from gateway.store.queued import DONE, Entry, Filter, Recipient, State
 
@@ -46,7 +46,7 @@ def filters(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def chosen(command: Callable[..., Any]) -> Callable[..., Any]:
     """The arguments of commands that change something: ids, or filters, or all."""
-    command = click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+    command = json_option(command)
     command = click.option("--all", "everything", is_flag=True, help="All messages.")(command)
     return click.argument("ids", nargs=-1, metavar="[ID]...")(filters(command))
 
@@ -69,7 +69,7 @@ def queue() -> None:
 @filters
 @click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True)
 @click.option("--offset", type=click.IntRange(0), default=0, help="Leave out so many of the oldest.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.pass_obj
 def list_messages(context: Context, /, *, as_json: bool, **wanted: Any) -> None:
     """List messages, oldest first.
@@ -80,10 +80,10 @@ def list_messages(context: Context, /, *, as_json: bool, **wanted: Any) -> None:
       mailwarden queue list --sender example.net --since 1d --json
     """
     filtered = _filter(wanted)
-    with _opened(context) as opened:
-        found = opened.search(filtered)
+    with _opened(context) as queue:
+        found = queue.search(filtered)
         full = len(found) == filtered.limit or filtered.offset > 0
-        total = opened.count(filtered) if full else len(found)
+        total = queue.count(filtered) if full else len(found)
     if as_json:
         print_json([_as_dict(entry) for entry in found])
         return
@@ -104,7 +104,7 @@ def list_messages(context: Context, /, *, as_json: bool, **wanted: Any) -> None:
 @queue.command()
 @click.argument("id")
 @click.option("--raw", is_flag=True, help="Write the message as it is sent; never to a terminal.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.pass_obj
 def show(context: Context, /, id: str, *, raw: bool, as_json: bool) -> None:  # noqa: A002  # the argument
     """Show one message: its envelope, its recipients with the last answers, its header fields.
@@ -116,11 +116,11 @@ def show(context: Context, /, id: str, *, raw: bool, as_json: bool) -> None:  # 
     """
     if raw and sys.stdout.isatty():
         raise Failure("a message is not written to a terminal; add: > message.eml", EX_USAGE)
-    with _opened(context) as opened:
-        entry = opened.find(id.upper())
+    with _opened(context) as queue:
+        entry = queue.find(id.upper())
         if entry is None:
             raise Failure(f"no such message is queued: {printable(id, 40)}", EX_NOINPUT)
-        message = opened.message(entry.facts)
+        message = queue.message(entry.facts)
     if raw:
         sys.stdout.buffer.write(message)
     elif as_json:
@@ -140,7 +140,7 @@ def flush(context: Context, /, **given: Any) -> None:
       mailwarden queue flush --all
       mailwarden queue flush --hop mail.example.com
     """
-    _change(context, given, "due now", lambda opened, wanted: opened.flush(wanted))
+    _change(context, given, "due now", lambda queue, wanted: queue.flush(wanted))
 
 
 @queue.command()
@@ -153,7 +153,7 @@ def hold(context: Context, /, **given: Any) -> None:
     Examples:
       mailwarden queue hold --sender news@example.com
     """
-    _change(context, given, "held", lambda opened, wanted: opened.hold(wanted, operator()))
+    _change(context, given, "held", lambda queue, wanted: queue.hold(wanted, operator()))
 
 
 @queue.command()
@@ -167,7 +167,7 @@ def release(context: Context, /, **given: Any) -> None:
       mailwarden queue release 1M80JFSJGNG4SMAS
       mailwarden queue release --state undeliverable --since 1d
     """
-    _change(context, given, "released", lambda opened, wanted: opened.release(wanted, operator()))
+    _change(context, given, "released", lambda queue, wanted: queue.release(wanted, operator()))
 
 
 @queue.command()
@@ -183,12 +183,12 @@ def delete(context: Context, /, *, yes: bool, **given: Any) -> None:
       mailwarden queue delete --sender worm@example.net --yes
     """
     if not given["ids"] and not yes:
-        with _opened(context) as opened:
-            count = opened.count(_chosen(given))
+        with _opened(context) as queue:
+            count = queue.count(_chosen(given))
         if not sys.stdin.isatty():
             raise Failure(f"{count} messages match; add --yes to go on", EX_USAGE)
         click.confirm(f"{count} messages. Go on?", abort=True, err=True)
-    _change(context, given, "deleted", lambda opened, wanted: opened.delete(wanted, operator()))
+    _change(context, given, "deleted", lambda queue, wanted: queue.delete(wanted, operator()))
 
 
 # ---------------------------------------------------------------- opening and choosing
@@ -197,14 +197,8 @@ def delete(context: Context, /, *, yes: bool, **given: Any) -> None:
 @contextmanager
 def _opened(context: Context) -> Iterator[Queue]:
     """The queue in the configured database; its errors end the program with EX_UNAVAILABLE."""
-    try:
-        database = open_database(context.config.store)
-        try:
-            yield Queue(database)
-        finally:
-            database.close()
-    except StoreError as error:
-        raise Failure(printable(str(error), 500), EX_UNAVAILABLE) from error
+    with opened(context.config) as database:
+        yield Queue(database)
 
 
 def _filter(wanted: dict[str, Any], ids: tuple[str, ...] = ()) -> Filter:
@@ -226,8 +220,8 @@ def _change(
     context: Context, given: dict[str, Any], done: str, work: Callable[[Queue, Filter], list[str]]
 ) -> None:
     wanted = _chosen(given)
-    with _opened(context) as opened:
-        changed = work(opened, wanted)
+    with _opened(context) as queue:
+        changed = work(queue, wanted)
     missing = [one for one in wanted.ids if one not in changed]
     if given["as_json"]:
         print_json({"changed": changed, "unchanged": missing})

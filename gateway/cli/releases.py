@@ -17,7 +17,7 @@ import click
 
 from gateway.cli.heldmail import actor, choose, many, opened, report
 from gateway.cli.learn import learn_items, learning
-from gateway.cli.main import EX_DATAERR, Context, Failure
+from gateway.cli.main import EX_DATAERR, Context, Failure, json_option, why_option
 from gateway.cli.output import console, print_json, safe
 from gateway.mail.types import ID_PATTERN, new_id
 from gateway.store.database import StoreError
@@ -38,7 +38,7 @@ def _how(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say how a release goes out."""
     for option in (
         click.option("--learn", is_flag=True, help="Teach the classifier that it is ham, too."),
-        click.option("--why", default="", metavar="TEXT", help="Why, for the audit."),
+        why_option,
         click.option("--no-wait", is_flag=True, help="Leave the sending to the service."),
         click.option(
             "--undo-window",
@@ -93,7 +93,7 @@ def approve(context: Context, /, **options: Any) -> None:
 
 @click.command()
 @click.argument("ids", nargs=-1, required=True, metavar="ID...")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.option("--quiet", "-q", is_flag=True, help="Print only what went wrong.")
 @click.pass_obj
 def undo(context: Context, ids: tuple[str, ...], *, as_json: bool, quiet: bool) -> None:

@@ -22,7 +22,16 @@ import click
 import msgspec
 
 from gateway.cli.filters import Moment
-from gateway.cli.main import DEFAULT, EX_CONFIG, EX_SOFTWARE, EX_UNAVAILABLE, EX_USAGE, Context, Failure
+from gateway.cli.main import (
+    DEFAULT,
+    EX_CONFIG,
+    EX_SOFTWARE,
+    EX_UNAVAILABLE,
+    EX_USAGE,
+    Context,
+    Failure,
+    json_option,
+)
 from gateway.cli.output import console, facts, moment, print_json, safe, table
 from gateway.mail.headers import printable
 from gateway.mail.types import Action
@@ -109,7 +118,7 @@ def _pairs(_ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
 @click.option(
     "--jobs", type=click.IntRange(1, JOBS), default=min(JOBS, os.cpu_count() or 1), help="Processes to use."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.pass_obj
 def replay(
     context: Context,
@@ -273,11 +282,8 @@ class _Word(msgspec.Struct):
 
 def replayed(plan: Plan, limit: int, jobs: int) -> Tally:
     """Judge the newest `limit` records again, and count. Raises StoreError."""
-    database = open_database(plan.store)
-    try:
+    with contextlib.closing(open_database(plan.store)) as database:  # before the fork
         span = Journal(database).span(replace(plan.wanted, limit=limit))
-    finally:
-        database.close()  # before the fork
     total = Tally()
     if span is None:
         return total

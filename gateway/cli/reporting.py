@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,15 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gateway.cli.main import EX_CONFIG, EX_UNAVAILABLE, EX_USAGE, Failure
+from gateway.cli.database import opened
+from gateway.cli.main import EX_CONFIG, EX_USAGE, Failure, json_option
 from gateway.cli.output import console, print_json, table
 from gateway.mail.domains import to_ascii
-from gateway.mail.headers import printable
 from gateway.store.counts import DAY
-from gateway.store.database import StoreError, open_database
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from gateway.auth.outgoing import Signing
     from gateway.config import Config
@@ -51,7 +49,7 @@ def options(whose: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         for option in (
-            click.option("--json", "as_json", is_flag=True, help="Print JSON."),
+            json_option,
             click.option(
                 "--send", "sending", is_flag=True, help="Send what was not sent yet, of days that are over."
             ),
@@ -180,16 +178,3 @@ def _print(rows: list[dict[str, Any]], counted: str, *, as_json: bool) -> None:
     shown = [name for name in names if any(name in row for row in rows)]
     heads = [name.capitalize() + (">" if name in _NUMBERS else "") for name in shown]
     out.print(table(heads, [[row.get(name, "") for name in shown] for row in rows]))
-
-
-@contextmanager
-def opened(config: Config) -> Iterator[Database]:
-    """The configured database; its errors end the program with EX_UNAVAILABLE."""
-    try:
-        database = open_database(config.store)
-        try:
-            yield database
-        finally:
-            database.close()
-    except StoreError as error:
-        raise Failure(printable(str(error), 500), EX_UNAVAILABLE) from error

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gateway.cli.main import EX_DATAERR, Context, Failure, config_option
+from gateway.cli.database import opened
+from gateway.cli.main import EX_DATAERR, Context, Failure, config_option, json_option
 from gateway.cli.output import console, facts, print_json, table
-from gateway.cli.reporting import opened
 from gateway.mail.domains import domain_of
 from gateway.mail.headers import printable
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.command()
 @config_option
 @click.argument("recipient")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.pass_obj
 def route(context: Context, /, recipient: str, *, as_json: bool) -> None:
     """Show the servers that mail to RECIPIENT (or to a domain) would be sent to, in the order they are tried.

@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gateway.cli.main import EX_DATAERR, EX_NOINPUT, EX_UNAVAILABLE, Context, Failure, config_option
+from gateway.cli.database import opened
+from gateway.cli.main import EX_DATAERR, EX_NOINPUT, Context, Failure, config_option, json_option, why_option
 from gateway.cli.output import console, moment, print_json, table
 from gateway.cli.person import operator
 from gateway.mail.headers import printable
-from gateway.store.database import StoreError, open_database
+from gateway.store.database import StoreError
 from gateway.store.senders import Rule, Senders, normal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+_senders = click.argument("patterns", nargs=-1, required=True, metavar="SENDER...")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -39,7 +42,7 @@ def senders() -> None:
 
 
 @senders.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.pass_obj
 def list_senders(context: Context, *, as_json: bool) -> None:
     """List the rules."""
@@ -53,8 +56,8 @@ def list_senders(context: Context, *, as_json: bool) -> None:
 
 
 @senders.command()
-@click.argument("patterns", nargs=-1, required=True, metavar="SENDER...")
-@click.option("--why", default="", metavar="TEXT", help="Why, for the audit.")
+@_senders
+@why_option
 @click.pass_obj
 def block(context: Context, patterns: tuple[str, ...], why: str) -> None:
     """Reject mail from SENDER."""
@@ -62,8 +65,8 @@ def block(context: Context, patterns: tuple[str, ...], why: str) -> None:
 
 
 @senders.command()
-@click.argument("patterns", nargs=-1, required=True, metavar="SENDER...")
-@click.option("--why", default="", metavar="TEXT", help="Why, for the audit.")
+@_senders
+@why_option
 @click.pass_obj
 def allow(context: Context, patterns: tuple[str, ...], why: str) -> None:
     """Take points off mail from SENDER that is proven to be theirs."""
@@ -71,7 +74,7 @@ def allow(context: Context, patterns: tuple[str, ...], why: str) -> None:
 
 
 @senders.command()
-@click.argument("patterns", nargs=-1, required=True, metavar="SENDER...")
+@_senders
 @click.pass_obj
 def remove(context: Context, patterns: tuple[str, ...]) -> None:
     """Forget the rules about SENDER."""
@@ -96,11 +99,5 @@ def _checked(patterns: tuple[str, ...]) -> list[str]:
 
 @contextmanager
 def _opened(context: Context) -> Iterator[Senders]:
-    try:
-        database = open_database(context.config.store)
-        try:
-            yield Senders(database)
-        finally:
-            database.close()
-    except StoreError as error:
-        raise Failure(printable(str(error), 500), EX_UNAVAILABLE) from error
+    with opened(context.config) as database:
+        yield Senders(database)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ from gateway.cli.main import (
     Context,
     Failure,
     config_option,
+    json_option,
 )
 from gateway.cli.output import console, print_json, table
 from gateway.cli.person import operator
@@ -56,7 +58,7 @@ def shadow() -> None:
 
 
 @shadow.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.pass_obj
 def list_shadows(context: Context, *, as_json: bool) -> None:
     """List the shadows, and what they try.
@@ -100,7 +102,7 @@ def list_shadows(context: Context, *, as_json: bool) -> None:
 )
 @click.option("--until", type=Moment(), help="Received before: 2d, 12h, or a date.")
 @click.option("--limit", type=click.IntRange(1), default=1_000_000, help="Only so many of the newest.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.pass_obj
 def report(
     context: Context, name: str, *, since: float, until: float | None, limit: int, as_json: bool
@@ -214,10 +216,7 @@ def _note(config: Config, name: str, file: str) -> None:
     from gateway.store.database import open_database  # noqa: PLC0415  # as above
 
     try:
-        database = open_database(config.store)
-        try:
+        with closing(open_database(config.store)) as database:
             database.write(lambda c: audit.append(c, "", operator(), "promoted", f"{name} {file}"))
-        finally:
-            database.close()
     except StoreError as error:
         console(stderr=True).print(f"not in the audit: {printable(str(error), 200)}")

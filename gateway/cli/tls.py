@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from gateway.cli.main import EX_DATAERR, Context, Failure, config_option
+from gateway.cli.database import opened
+from gateway.cli.main import EX_DATAERR, Context, Failure, config_option, json_option
 from gateway.cli.output import console, facts, moment, print_json, table
-from gateway.cli.reporting import Kind, opened, options, posting, run
+from gateway.cli.reporting import Kind, options, posting, run
 from gateway.dns import Resolver
 from gateway.mail.domains import to_ascii
 from gateway.mail.headers import printable
 from gateway.store.tlsrpt import summaries
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from gateway.config import Config
     from gateway.reports.sending import Sending
@@ -52,7 +53,7 @@ def tls() -> None:
 @tls.command()
 @config_option
 @click.argument("domain")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.pass_obj
 def explain(context: Context, /, domain: str, *, as_json: bool) -> None:
     """Show what each next hop of mail to DOMAIN must offer before it is sent, and who says so.
@@ -79,7 +80,7 @@ def explain(context: Context, /, domain: str, *, as_json: bool) -> None:
     name = to_ascii(domain.rpartition("@")[2])
     if name is None or "." not in name:
         raise Failure("not a domain name", EX_DATAERR)
-    with opened(config) if known else _nothing() as database:
+    with opened(config) if known else nullcontext() as database:
         asked = demands(config, database)
         found = look(asked, name)
         hosts = Hosts(database, config.tls.memory_days) if database else None
@@ -252,8 +253,3 @@ def _sender(config: Config, database: Database) -> Callable[[Database, Summary],
     submitter = config.tls_report.submitter(config.name)
     reporter = TlsReporter(config.tls_report, submitter, resolver, Web(resolver), deliver, signing)
     return partial(send, reporter=reporter)
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield None

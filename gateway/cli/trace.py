@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from gateway.cli.database import opened
 from gateway.cli.filters import Moment
-from gateway.cli.main import EX_UNAVAILABLE, Context, Failure, config_option
+from gateway.cli.main import Context, config_option, json_option
 from gateway.cli.output import console, facts, moment, octets, print_json, safe, table
 from gateway.mail.headers import printable
 from gateway.mail.types import Action
 from gateway.store import queued
-from gateway.store.database import StoreError, open_database
 from gateway.store.journal import Filter, Journal, Record
 from gateway.store.quarantine import Quarantine
 from gateway.store.queue import Queue
@@ -68,7 +68,7 @@ class Copy:
 @click.option("--until", type=Moment(), help="Received before: 2d, 12h, or a date.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True)
 @click.option("--offset", type=click.IntRange(0), default=0, help="Leave out so many of the newest.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @config_option
 @click.pass_obj
 def trace(context: Context, /, *, action: str | None, limit: int, as_json: bool, **chosen: Any) -> None:
@@ -83,20 +83,14 @@ def trace(context: Context, /, *, action: str | None, limit: int, as_json: bool,
       mailwarden trace --client 192.0.2. --action reject --limit 500 --json
     """
     wanted = Filter(action=Action(action) if action else None, limit=limit + 1, **chosen)
-    try:
-        database = open_database(context.config.store)
-        try:
-            records, unreadable = Journal(database).page(wanted)
-            more, records = len(records) + unreadable > limit, records[:limit]
-            quarantine = Quarantine(database, context.config.store)
-            waiting = _waiting(records, Queue(database))
-            copies = _copies(records, quarantine, waiting, _routes(context))
-            alone = len(records) == 1 and not more
-            history = {r.id: _history(quarantine, copies[r.id]) for r in records if alone or as_json}
-        finally:
-            database.close()
-    except StoreError as error:
-        raise Failure(printable(str(error), 500), EX_UNAVAILABLE) from error
+    with opened(context.config) as database:
+        records, unreadable = Journal(database).page(wanted)
+        more, records = len(records) + unreadable > limit, records[:limit]
+        quarantine = Quarantine(database, context.config.store)
+        waiting = _waiting(records, Queue(database))
+        copies = _copies(records, quarantine, waiting, _routes(context))
+        alone = len(records) == 1 and not more
+        history = {r.id: _history(quarantine, copies[r.id]) for r in records if alone or as_json}
     if as_json:
         print_json([_as_dict(record, copies[record.id], history[record.id]) for record in records])
     elif alone:

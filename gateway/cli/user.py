@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gateway.cli.main import EX_DATAERR, EX_NOINPUT, EX_UNAVAILABLE, EX_USAGE, Context, Failure, config_option
+from gateway.cli.database import opened
+from gateway.cli.main import EX_DATAERR, EX_NOINPUT, EX_USAGE, Context, Failure, config_option, json_option
 from gateway.cli.output import console, moment, print_json, safe, table
 from gateway.cli.person import operator
 from gateway.mail.headers import printable
-from gateway.store.database import StoreError, open_database
+from gateway.store.database import StoreError
 from gateway.store.people import ROLES, People, Person, checked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _DAY = 86_400.0
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -45,14 +45,8 @@ def user() -> None:
 
 @contextmanager
 def _people(context: Context) -> Iterator[People]:
-    try:
-        database = open_database(context.config.store)
-        try:
-            yield People(database)
-        finally:
-            database.close()
-    except StoreError as error:
-        raise Failure(printable(str(error), 500), EX_UNAVAILABLE) from error
+    with opened(context.config) as database:
+        yield People(database)
 
 
 @user.command()
@@ -95,7 +89,7 @@ def add(
 
 
 @user.command("list")
-@_json
+@json_option
 @click.pass_obj
 def list_people(context: Context, *, as_json: bool) -> None:
     """List who may review.
@@ -194,7 +188,7 @@ def add_token(context: Context, name: str, *, note: str, days: int) -> None:
 
 @token.command("list")
 @click.argument("name")
-@_json
+@json_option
 @click.pass_obj
 def list_tokens(context: Context, name: str, *, as_json: bool) -> None:
     """List tokens, by the start of their SHA-256."""
