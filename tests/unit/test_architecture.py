@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from functools import cache
@@ -102,6 +103,22 @@ def test_imports_point_upwards(path: Path) -> None:
         for room, line in rooms_asked(path)
         if room != own and LEVEL[room] >= LEVEL[own]
     ]
+    assert not wrong
+
+
+def test_the_design_shows_the_rooms_as_they_stand() -> None:
+    """Its table has each room once, and no room asks one of a row below its own."""
+    table = (GATEWAY / "DESIGN.md").read_text("utf-8").partition("| room |")[2].partition("\n\n")[0]
+    rows = [re.findall(r"`([a-z]+)(?:\.py|/)`", line.split("|")[1]) for line in table.splitlines()[2:]]
+    shown = {room: number for number, row in enumerate(rows) for room in row}
+    assert sum(map(len, rows)) == len(shown)
+    assert set(shown) == set(LEVEL) - {"__init__", "__main__"}
+    wrong = {
+        f"{own} asks {room}"
+        for path in MODULES
+        for room, _ in rooms_asked(path)
+        if (own := room_of(path)) in shown and room in shown and shown[room] > shown[own]
+    }
     assert not wrong
 
 
