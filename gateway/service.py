@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["milter", "smarthost", "delivery", "socketmap", "housekeeper", "web"]
 SLOTS = 256
+_GARBAGE = 10_000  # new objects after which cycles are looked for: a message makes thousands, and hardly any
 _SIGNALS = {signal.SIGCHLD, signal.SIGHUP, signal.SIGTERM, signal.SIGINT}
 _DRAINS = {signal.SIGUSR1, signal.SIGUSR2}  # those of the doors; workers inherit the block
 _QUICK = 2.0  # a worker that lives shorter than this many seconds is not replaced at once
@@ -230,6 +231,7 @@ class Supervisor:
         status = 1
         try:
             os.setpgid(0, 0)  # Ctrl-C is the supervisor's business
+            gc.set_threshold(_GARBAGE, 20, 20)
             os.close(self.alive)
             _follow(self.life, signal.SIGUSR2 if post.kind == "milter" else signal.SIGTERM)
             run_worker(post, self.loaded, self.sockets, self.common, slot, self.log, self.wake)

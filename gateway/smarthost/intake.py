@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from gateway.smarthost.commands import RcptCommand
     from gateway.smarthost.settings import Door
 
-_LARGE = 65_536  # octets from which packing is worth a thread
+_LARGE = 1_048_576  # octets from which packing is worth a thread
 # Signals that say the sender is forged, or the mail malicious: nobody is told that it failed.
 _NOT_BOUNCED = frozenset(
     ("VIRUS", "VIRUS_LIMIT", "SPF_FAIL", "SPF_SOFTFAIL", "DMARC_REJECT", "DMARC_QUARANTINE", "DMARC_FAIL")

@@ -159,8 +159,8 @@ class Filter:
 
 
 def pack(message: bytes) -> bytes:
-    """The message as the database keeps it: large ones as they are, since they are not kept for long."""
-    return zlib.compress(message, 1 if len(message) <= FAST_SIZE else 0)
+    """The message as the database keeps it: with a checksum, and not made smaller, since it soon goes on."""
+    return zlib.compress(message, 0)
 
 
 def unpack(data: bytes, size: int, item: str) -> bytes:
