@@ -87,7 +87,12 @@ def arguments(given: list[str]) -> argparse.Namespace:
     asked.add_argument("--cuts", type=int, default=200, help="power cuts to look at (default 200)")
     asked.add_argument("--sessions", type=int, default=8, help="SMTP sessions at once (default 8)")
     asked.add_argument("--rate", type=float, default=60.0, help="messages a second, 0: no limit (default 60)")
-    asked.add_argument("--pause", type=float, default=1.0, help="mean seconds between kills (default 1)")
+    asked.add_argument(
+        "--pause",
+        type=float,
+        default=1.0,
+        help="mean seconds between kills, four times as long before a node dies (default 1)",
+    )
     asked.add_argument("--seed", type=int, default=int(time.time()), help="of the random choices")
     asked.add_argument("--only", action="append", choices=TRIALS, help="this trial only; may be given again")
     return asked.parse_args(given)

@@ -17,7 +17,7 @@ from contrib.torture.trial import PEOPLE, Result, Stage, started
 if TYPE_CHECKING:
     from contrib.lab.gateway import Gateway
 
-_GATHER = 4.0  # seconds in which the queue fills before a node dies
+_GATHER = 4  # such pauses in which the queue fills before a node dies
 _RESTARTS = 5
 
 
@@ -57,16 +57,17 @@ def nodes(stage: Stage, stack: ExitStack) -> Result:
     """Two nodes on one PostgreSQL: one dies for good, with mail in the queue and on its way."""
     database = stack.enter_context(Postgresql(stage.directory / "postgresql"))
     place = stage.directory / "receipts"
+    gather = _GATHER * stage.wanted.pause
     first, second = (
         # On a machine of its own a node's notes die with it.
         started(stage, stack, name, stage.settings(database.url, queue={"receipts": f"{place}/{name}"}), {})
         for name in ("first", "second")
     )
     with stage.senders(first) as to_first, stage.senders(second, first=5_000_000) as to_second:
-        time.sleep(_GATHER)
+        time.sleep(gather)
         slow = [Rule("body", "451 4.3.0 not now", times=60), Rule("body", delay=0.5)]
         stage.sink.rules[:] = slow
-        time.sleep(_GATHER)
+        time.sleep(gather)
         to_first.stop()
         for pid in first.tree():
             with suppress(ProcessLookupError):
@@ -75,7 +76,7 @@ def nodes(stage: Stage, stack: ExitStack) -> Result:
         first.process.wait()
         first.process = None
         stage.sink.rules.clear()
-        time.sleep(_GATHER)
+        time.sleep(gather)
     # What the dead node had sent and not settled comes again: ten recipients, and one message for each
     # connection.
     return Result(second, [to_first, to_second], 10 + 20 * PEOPLE)

@@ -167,7 +167,7 @@ def drained(gateway: Gateway, sink: Sink) -> dict[str, str]:
             arrived, since = len(sink.transactions), now
         if not _QUEUED.intersection(left.values()) or now - since > _PATIENCE:
             return left
-        time.sleep(1.0)
+        time.sleep(0.3)
 
 
 def _left(connection: Connection) -> dict[str, str]:
