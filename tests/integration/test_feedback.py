@@ -18,8 +18,8 @@ from gateway.classifier.site import SiteFile
 from gateway.policy.examine import GTUBE
 from gateway.store.database import StoreSettings, open_database
 from gateway.store.samples import Samples, SampleState
+from tests.teaching import message
 from tests.unit.test_feedback_attached import ARF, NOTE, TOP, multipart, part
-from tests.unit.test_learning import message
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -21,7 +21,7 @@ from gateway.feedback.settings import ImapSettings
 from gateway.learning import Learner, Outcome
 from gateway.store.database import StoreSettings, open_database
 from gateway.store.samples import Samples, SampleState
-from tests.unit.test_learning import crash, message
+from tests.teaching import crash, message
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

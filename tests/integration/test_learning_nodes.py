@@ -19,7 +19,7 @@ from gateway.classifier.site import SiteFile
 from gateway.learning import Labelled, Learner
 from gateway.store.database import StoreError, StoreSettings, open_database
 from gateway.store.samples import REPORT, Samples, SampleState
-from tests.unit.test_learning import mail, message
+from tests.teaching import mail, message
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,8 +27,11 @@ if TYPE_CHECKING:
 ROOT = str(Path(__file__).resolve().parents[2])
 NODE = """
 import sys; sys.path.insert(0, sys.argv[4]); from pathlib import Path
-from gateway.store.database import open_database
-from tests.unit.test_learning import *
+from gateway.classifier.settings import ClassifierSettings
+from gateway.learning import Learner
+from gateway.store.database import StoreSettings, open_database
+from gateway.store.samples import REPORT, Samples
+from tests.teaching import mail
 database = open_database(StoreSettings(database=sys.argv[1]))
 one = Learner(Samples(database), ClassifierSettings(), None, Path(sys.argv[2]) / "site.npy")
 for number in range(6):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""An empty database for a test, and a quarantine in it.
+"""An empty database for a test, and what works on it.
 
 It is SQLite in the test's own directory, or the PostgreSQL that MAILWARDEN_TEST_DATABASE names. A test
 that asks for `store_settings` as well gets those the database was opened with: to make settings anew
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from gateway.learning import Learner
+
 
 @pytest.fixture
 def store_settings(tmp_path: Path) -> StoreSettings:
@@ -39,3 +41,13 @@ def database(store_settings: StoreSettings) -> Iterator[Database]:
 def quarantine(database: Database) -> Quarantine:
     """The quarantine in that database."""
     return Quarantine(database)
+
+
+@pytest.fixture
+def learner(tmp_path: Path, database: Database) -> Learner:
+    """Who teaches the model of a site that has no base."""
+    from gateway.classifier.settings import ClassifierSettings
+    from gateway.learning import Learner
+    from gateway.store.samples import Samples
+
+    return Learner(Samples(database), ClassifierSettings(), None, tmp_path / "site.npy")

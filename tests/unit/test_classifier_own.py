@@ -22,7 +22,7 @@ from gateway.feedback.owners import make_models
 from gateway.learning import Labelled, Learner
 from gateway.mail.mime import parse
 from gateway.store.samples import Samples
-from tests.unit.test_learning import mail, message
+from tests.teaching import mail, message
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,20 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gateway.classifier.settings import ClassifierSettings
 from gateway.config import Config, ConfigError, load
 from gateway.feedback import folders
 from gateway.feedback.folders import FolderError, mailbox, poll, read_password
 from gateway.feedback.settings import ImapSettings
-from gateway.learning import Learner, Outcome
-from gateway.store.samples import Samples
-from tests.unit.test_learning import message
+from tests.teaching import message
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from gateway.store.database import Database
+    from gateway.learning import Learner, Outcome
+
 
 RAW = message(1, spam=True)
 IMAP = '[[learning.imap]]\nhost = "h"\nuser = "u"\npassword_file = "/p"\n'
@@ -72,11 +70,6 @@ class FakeImap:
                     answer(peer)
                 else:
                     peer.sendall(answer.replace(b"%s", tag.encode()))
-
-
-@pytest.fixture
-def learner(tmp_path: Path, database: Database) -> Learner:
-    return Learner(Samples(database), ClassifierSettings(), None, tmp_path / "site.npy")
 
 
 @pytest.fixture
