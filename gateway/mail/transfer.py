@@ -31,6 +31,7 @@ _PADDING = re.compile(rb"=+")
 _EMPTY_LINE = re.compile(rb"\n[ \t]*\r?\n")
 _WHOLE_LINE = re.compile(rb"[A-Za-z0-9+/]*+={0,2}\Z")
 _UU_JUNK = re.compile(rb"\n(?!end[ \t]*\r?$|[`\r\n])[ \t]*+(?:[^ -`]|[ -`]*+[^ -`\r\n])", re.MULTILINE)
+_PIECE = 262_144  # octets decoded at a time, where nobody else gets a turn
 _MANY_READINGS, _MANY_QUOTED = 2_000_000, 1_000_000  # octets; larger data get only the commonest readings
 
 
@@ -48,6 +49,8 @@ def canonical(raw: bytes, start: int, end: int, encoding: str) -> bytes | None:
 
 def _canonical_base64(raw: bytes, start: int, end: int) -> bytes | None:
     """Decode without a copy of what may be the largest part of a message."""
+    if end - start > 2 * _PIECE and (pieces := _in_pieces(raw, start, end)) is not None:
+        return pieces
     try:
         decoded = binascii.a2b_base64(memoryview(raw)[start:end])
     except ValueError:
@@ -60,6 +63,29 @@ def _canonical_base64(raw: bytes, start: int, end: int) -> bytes | None:
     if len(stripped) == (len(decoded) + 2) // 3 * 4:
         return decoded
     return None
+
+
+def _in_pieces(raw: bytes, start: int, end: int) -> bytes | None:
+    """Decode line by line, many at a time, so that other threads have their turn; None if that may differ.
+
+    It does not where each piece is whole groups of four characters and line breaks alone.
+    """
+    view, found = memoryview(raw), []
+    while start < end:
+        cut = raw.rfind(b"\n", start, min(start + _PIECE, end)) + 1 if end - start > _PIECE else end
+        if cut <= start:
+            return None
+        try:
+            decoded = binascii.a2b_base64(view[start:cut])
+        except ValueError:
+            return None
+        characters = cut - start - raw.count(b"\n", start, cut) - raw.count(b"\r", start, cut)
+        whole = len(decoded) * 4 if cut < end else (len(decoded) + 2) // 3 * 12
+        if characters * 3 != whole:
+            return None
+        found.append(decoded)
+        start = cut
+    return b"".join(found)
 
 
 def base64_like(head: bytes) -> bool:

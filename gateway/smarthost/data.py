@@ -62,7 +62,7 @@ class DataReader:
         """The message as it was before dot-stuffing, CRLF line ends (RFC 5321 §4.5.2)."""
         assert not self.fault
         # No two "CRLF ." overlap, so one pass takes one dot from each line that begins with one.
-        return bytes(self._data.replace(b"\r\n.", b"\r\n"))[2:]
+        return bytes(memoryview(self._data.replace(b"\r\n.", b"\r\n"))[2:])
 
     def _inspect(self, chunk: bytes) -> None:
         self.size += len(chunk)

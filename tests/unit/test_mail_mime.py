@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from contrib.lab.clamd import EICAR
-from gateway.mail import mime
+from gateway.mail import mime, transfer
 from gateway.mail.containers import apple, binhex, mac_binary, uudecode, yenc
 from gateway.mail.mime import MimeLimits, parse
 from gateway.mail.reasons import AMBIGUITIES, DEFECTS, LIMITS
@@ -427,3 +427,24 @@ def test_valid_messages_in_every_spelling() -> None:
         content = parse(evasions.valid(chance, evasions.ZIP))
         assert (content.ambiguities, content.limits) == ((), ())
         assert any(evasions.ZIP in a.data for a in content.attachments)
+
+
+def test_base64_in_pieces_is_what_it_is_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However it is broken, and wherever the pieces end."""
+    chance = random.Random(3)
+    pieces = 0
+    for _ in range(600):
+        text = bytearray(base64.encodebytes(chance.randbytes(chance.randint(0, 700))))
+        if chance.random() < 0.5:
+            text = text.replace(b"\n", b"\r\n")
+        for _ in range(chance.choice((0, 0, 1, 2)) if text else 0):
+            at = chance.randrange(len(text))
+            text[at : at + chance.randint(0, 1)] = chance.choice((b"=", b"==", b" ", b"\n", b"A", b"-", b""))
+        octets = b"x" * chance.randint(0, 3) + bytes(text)
+        start, end = len(octets) - len(text), len(octets)
+        monkeypatch.setattr(transfer, "_PIECE", 1_000_000)
+        whole = transfer.canonical(octets, start, end, "base64")
+        monkeypatch.setattr(transfer, "_PIECE", chance.choice((16, 50, 78, 100, 333)))
+        assert transfer.canonical(octets, start, end, "base64") == whole
+        pieces += transfer._in_pieces(octets, start, end) is not None
+    assert pieces > 100
