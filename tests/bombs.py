@@ -348,6 +348,9 @@ SAMPLES: dict[str, Callable[[], bytes]] = {
     "unreadable": lambda: b"\x60\xea" + bytes(60),
     "disk": lambda: bytes(32) + b"NXSB" + bytes(60),
     "streams": lambda: bz2.compress(b"Nothing here.\n") + bz2.compress(EICAR),
+    "wide drawing": lambda: (
+        "<svg xmlns='http://www.w3.org/2000/svg'><script>location.href=1</script></svg>".encode("utf-16")
+    ),
     "lzma": lambda: zipped([("virus.txt", EICAR)], zipfile.ZIP_LZMA),
     "document": lambda: document({"word/_rels/a.xml.rels": relations("hyperlink", "https://example.net/")}),
     "linked": lambda: document({"word/_rels/a.xml.rels": relations("hyperlink", "http://192.0.2.7/login")}),

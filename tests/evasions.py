@@ -230,6 +230,11 @@ def _places(payload: bytes, part: bytes) -> Iterator[tuple[str, bytes]]:
         yield f"nested {name}", mixed(start + b"--" + inner + b"\r\n" + part, kind=kind, boundary=outer)
         closed = start + b"--" + outer + b"--\r\n--" + inner + b"\r\n" + part
         yield f"nested, the outer closed {name}", mixed(closed, kind=kind, boundary=outer)
+    lines = base64_lines(payload, 8)
+    for line in (b"--outer--\r\n", b"--outer\r\n"):
+        torn = attached(lines[:30] + line + lines[30:])
+        inner = _mixed(b"inner") + b"\r\n--inner\r\n" + TEXT + b"--inner\r\n" + torn + b"--inner--\r\n"
+        yield f"a file with {line!r} in it", mixed(inner, kind=_mixed(b"outer"), boundary=b"outer")
     parts = b"--bound\r\n" + TEXT + b"--bound\r\n" + part + end
     for encoding, data in (
         (b"base64", base64_lines(parts)),

@@ -7,6 +7,7 @@ by the virus scanner, or be told as damaged, ambiguous, encrypted, or not unders
 
 from __future__ import annotations
 
+import base64
 import bz2
 import gzip
 import io
@@ -246,12 +247,51 @@ def _others() -> dict[str, bytes]:
         "a.eml: plain": bombs.mail("eicar.com", EICAR),
         "a.zip: mail": zipped([("a.eml", bombs.mail("eicar.com", EICAR))]),
         "winmail.dat: plain": tnef(b"eicar.com", EICAR),
+        "a.gpg: signed or packed": openpgp(b"eicar.com", EICAR),
+        "a.asc: in armor": armored(openpgp(b"eicar.com", EICAR)),
+        "a.asc: mail in armor": armored(openpgp(b"", ENTITY)),
+        "a.zip: OpenPGP": zipped([("a.gpg", openpgp(b"eicar.com", EICAR))]),
+        "smime.p7m: packed": packed_cms(ENTITY),
+        "a.zip: S/MIME": zipped([("smime.p7m", packed_cms(ENTITY))]),
+        "a.zip: mail by name": zipped([("a.eml", b"X-A: b\r\n" * 25 + ENTITY)]),
         "a.zip: TNEF": zipped([("winmail.dat", tnef(b"a.zip", ZIP))]),
         "a.rtf: an object": b"{\\rtf1 {\\object\\objemb{\\*\\objdata " + EICAR.hex().encode() + b"}}}",
         "a.docx: an object": bombs.document({"word/embeddings/oleObject1.bin": EICAR}),
         "a.docx: a picture": bombs.document({"word/media/image1.png": EICAR}),
         "a.pdf: a file": bombs.pdf(bombs.pdf_stream(EICAR, b"/Type /EmbeddedFile")),
     }
+
+
+ENTITY = (
+    b"Content-Type: application/x; name=a\r\nContent-Transfer-Encoding: base64\r\n\r\n"
+    + base64.encodebytes(EICAR).replace(b"\n", b"\r\n")
+)
+
+
+def openpgp(name: bytes, data: bytes, algorithm: int = 1) -> bytes:
+    """A file in a literal packet (RFC 9580 §5.9), compressed (§5.6)."""
+    body = b"b" + bytes((len(name),)) + name + bytes(4) + data
+    literal = b"\xcb\xff" + struct.pack(">I", len(body)) + body
+    if algorithm == 3:
+        packed = bz2.compress(literal)
+    else:
+        packing = zlib.compressobj(9, zlib.DEFLATED, -15 if algorithm == 1 else 15)
+        packed = packing.compress(literal) + packing.flush()
+    return b"\xa3" + bytes((algorithm,)) + packed  # of the old format, to the end
+
+
+def armored(data: bytes) -> bytes:
+    """An OpenPGP message in armor (§6.2), the checksum left out."""
+    text = base64.encodebytes(data).replace(b"\n", b"\r\n")
+    return b"-----BEGIN PGP MESSAGE-----\r\nComment: x\r\n\r\n" + text + b"-----END PGP MESSAGE-----\r\n"
+
+
+def packed_cms(data: bytes) -> bytes:
+    """CMS compressed data (RFC 3274), of indefinite length."""
+    head = "3080 060b2a864886f70d0109100109 a080 3080 020100 300d 060b2a864886f70d0109100308"
+    packed = zlib.compress(data)
+    octets = b"\x04\x84" + struct.pack(">I", len(packed)) + packed
+    return bytes.fromhex(head + "3080 06092a864886f70d010701 a080") + octets + bytes(10)
 
 
 def tnef(name: bytes, data: bytes) -> bytes:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Files inside other bytes: uuencode, yEnc, BinHex 4.0, those of the Macintosh, signed S/MIME.
+"""Files inside other bytes: uuencode, yEnc, BinHex 4.0, those of the Macintosh.
 
 Reads hostile bytes; linear, with a bound on files, and never an exception. Each function returns
 the (name, content) pairs it finds. These formats have no declared place in MIME: clients find
@@ -142,41 +142,3 @@ def mac_binary(data: bytes) -> Files:
         return []
     (size,) = struct.unpack_from(">I", data, 83)
     return [(data[2 : 2 + data[1]], data[_MAC_HEAD : _MAC_HEAD + size])] if size else []
-
-
-_SIGNED_DATA = b"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x07\x02"
-_DATA = b"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x07\x01"
-_MAX_CHUNKS = 100_000
-
-
-def signed_content(data: bytes) -> bytes:
-    """What an opaque S/MIME signature signs (RFC 5652 §5.1, BER or DER), b"" if there is none.
-
-    Clients show it as the message, though it is readable to nobody who does not unpack it.
-    """
-    outer = data.find(_SIGNED_DATA, 0, 40)
-    inner = data.find(_DATA, outer, outer + 400) if outer >= 0 else -1
-    if inner < 0:
-        return b""
-    position, chunks = inner + len(_DATA), []
-    for _ in range(_MAX_CHUNKS):
-        if position + 2 > len(data):
-            break
-        tag, length = data[position], data[position + 1]
-        position += 2
-        if length > 0x84:
-            break
-        if length > 0x80:
-            octets = length & 0x7F
-            length = int.from_bytes(data[position : position + octets], "big")
-            position += octets
-        elif length == 0x80:
-            length = 0
-            if tag not in (0xA0, 0x24):
-                break
-        if tag == 0x04:
-            chunks.append(data[position : position + length])
-            position += length
-        elif tag not in (0xA0, 0x24):  # the explicit tag, or an octet string in pieces
-            break
-    return b"".join(chunks)

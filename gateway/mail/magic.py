@@ -38,6 +38,14 @@ _PREFIXES: tuple[tuple[bytes, str], ...] = (
     (b"\xfd7zXZ\0", "application/x-xz"),
     (b"\x28\xb5\x2f\xfd", "application/zstd"),
     (b"\x04\x22\x4d\x18", "application/x-lz4"),
+    (b"\x02\x21\x4c\x18", "application/x-lz4"),
+    (b"\x89LZO\0\r\n\x1a\n", "application/x-lzop"),
+    (b"LRZI", "application/x-lrzip"),
+    (b"RZIP", "application/x-rzip"),
+    (b"zPQ", "application/x-zpaq"),
+    (b"7kSt", "application/x-zpaq"),
+    (b"ALZ\x01", "application/x-alz"),
+    (b"EGGA", "application/x-egg"),
     (b"LZIP", "application/x-lzip"),
     (b"\x1f\x9d", "application/x-compress"),
     (b"]\0\0\x80\0", "application/x-lzma"),
@@ -62,6 +70,10 @@ _PREFIXES: tuple[tuple[bytes, str], ...] = (
     (b"QFI\xfb", "application/x-qemu-disk"),
     (b"KDMV", "application/x-vmdk"),
     (b"hsqs", "application/x-squashfs"),
+    (b"sqsh", "application/x-squashfs"),
+    (b"\x45\x3d\xcd\x28", "application/x-cramfs"),
+    (b"\x28\xcd\x3d\x45", "application/x-cramfs"),
+    (b"-rom1fs-", "application/x-romfs"),
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "application/x-ole-storage"),
     (b"{\\rt", "application/rtf"),
     (b"%PDF-", "application/pdf"),
@@ -130,6 +142,7 @@ _MACRO_ZIP = (
 )
 _OFFICE = "application/vnd.openxmlformats-officedocument."
 _ISO_AT = 32_769
+_WIDE = (b"\xff\xfe", b"\xfe\xff", b"<\0", b"\0<")  # how markup in UTF-16 starts
 
 
 # ClamAV takes for a message what starts so, and looks for other types first.
@@ -168,10 +181,12 @@ def detect(data: bytes) -> str:
     if data.startswith(b"BEA01", _ISO_AT):
         return "application/x-udf-image"
     if b"<" in head[:1024]:
-        found = _MARKUP.match(head)
+        wide = head[:2] in _WIDE
+        found = _MARKUP.match(head.translate(None, b"\0\xff\xfe") if wide else head)
         if found:
             word = found[1].lower()
-            if word == b"svg" or (word not in (b"html", b"script") and _SVG.search(head[:1024])):
+            plain = found.string
+            if word == b"svg" or (word not in (b"html", b"script") and _SVG.search(plain[:1024])):
                 return "image/svg+xml"
             return {b"job": "text/x-wsf", b"package": "text/x-wsf", b"component": "text/x-sct"}.get(
                 word, "text/html"

@@ -19,11 +19,10 @@ import re
 from collections import deque
 from dataclasses import dataclass, replace
 
-from gateway.mail import containers, entity, headers, magic, structure, transfer
+from gateway.mail import containers, entity, headers, magic, openpgp, sealed, structure, transfer
 from gateway.mail.addresses import mailboxes
 from gateway.mail.charsets import decode, decode_words, lenient_base64
 from gateway.mail.findings import NOT_WHOLE, READ_AS_TEXT, Findings, MimeLimits, known_file, textual
-from gateway.mail.names import extensions
 from gateway.mail.parameters import unfold
 from gateway.mail.types import Content
 
@@ -45,9 +44,7 @@ class _Item:
     embedded: bool = False  # within a message in the message, which only goes as a whole
 
 
-_MESSAGE_NAMES = frozenset((("eml",), ("emlx",), ("mht",), ("mhtml",)))
 _MAX_CARRIED = 100  # files within a text that may have some
-_COUNT = re.compile(rb"\A[0-9]{1,12}[ \t]*+\r?\n")  # of octets, before a message that Apple Mail saved
 _BLANK = re.compile(rb"\s*+\Z")
 _BOILERPLATE = re.compile(
     rb"\s*+(?:This is an? ?(?:multi-?part|cryptographically signed|OpenPGP/MIME|message in MIME|S/MIME)"
@@ -253,6 +250,9 @@ class _Reader:
             self.found.doubt()
         if not best.closed:
             self.found.defects.setdefault("boundary-unclosed")
+            if item.depth and raw.find(b"--" + used, end) >= 0:  # not all readers let an outer one end it
+                whole = entity.Media(media.type, "", (used,))
+                self._later(_Item(raw, start, len(raw), item.depth, "boundary-conflict", default, whole))
         if best.more:
             self.found.hit.setdefault("parts")
         if best.odd and not item.reason:
@@ -367,10 +367,12 @@ class _Reader:
             return
         if attached:
             self.found.attach(read.names, kind, data, item.depth, item.part)
-            self._inner_message(item, data, read.names)
+            self._within(item, sealed.in_file(data, read.names))
             self._encoded_twice(item, data)
         else:
             self.found.leaves.append(data)
+            if openpgp.ARMOR in data:
+                self._within(item, sealed.in_text(data))
         if as_text and read.disposition != "attachment":
             self.found.read_text(as_text, data, media.charset)
         if as_text or encoding != "base64":
@@ -389,17 +391,16 @@ class _Reader:
             for reading in transfer.readings(item.raw[start : item.end], encoding)[1:]:
                 self.found.further(reading, _malformed(encoding))
 
-    def _inner_message(self, item: _Item, data: bytes, names: tuple[str, ...]) -> None:
-        """Read the message that an attached file is, or that S/MIME signed as a whole."""
-        inner = containers.signed_content(data)  # whatever it is called (RFC 8551 §3.9)
-        if not inner and magic.detect(data) == "message/rfc822":
-            inner = data
-        elif not inner and any(extensions(name)[:1] in _MESSAGE_NAMES for name in names) and textual(data):
-            inner = _COUNT.sub(b"", data, count=1)  # clients go by the name, whatever stands first
-        if inner and self.found.spend(len(inner)):
-            self.found.plain = False
-            within = _Item(inner, 0, len(inner), item.depth + 1, item.reason)
-            self._stack.append(replace(within, part=item.part, embedded=True))
+    def _within(self, item: _Item, inner: sealed.Inner) -> None:
+        """Read what a part holds without declaring it."""
+        if not inner.whole:
+            self.found.hit.setdefault("decoded")
+        self.found.files(inner.files, item.depth)
+        for message in inner.messages:
+            if self.found.spend(len(message)):
+                self.found.plain = False
+                within = _Item(message, 0, len(message), item.depth + 1, item.reason)
+                self._stack.append(replace(within, part=item.part, embedded=True))
 
     def _encoded_twice(self, item: _Item, data: bytes) -> None:
         """Show scanners what a file that is itself base64 or uuencoded text decodes to."""

@@ -154,6 +154,7 @@ def loose(value: bytes, key: bytes) -> tuple[str, ...]:
     views = dict.fromkeys(
         (value, without_comments(value), value.replace(b"\\", b""), value.replace(b'"', b""), _decoded(value))
     )
+    tried: set[bytes] = set()
     joined = b""
     for view in views:
         position = 0
@@ -162,7 +163,7 @@ def loose(value: bytes, key: bytes) -> tuple[str, ...]:
             if found is None:
                 break
             position = found.start(1)
-            first = _collect(found[1], seen)
+            first = _collect(found[1], seen, tried)
             if b"*" in found[0][: position - found.start()]:
                 joined += first
                 seen.setdefault(decode_extended(joined))
@@ -175,8 +176,8 @@ def _decoded(value: bytes) -> bytes:
     return decode_words(text).encode("utf-8", "replace") if "=?" in text else value
 
 
-def _collect(rest: bytes, seen: dict[str, None]) -> bytes:
-    """Add the readings of a parameter value that starts `rest`; return the commonest."""
+def _collect(rest: bytes, seen: dict[str, None], tried: set[bytes]) -> bytes:
+    """Add the readings of a parameter value that starts `rest`, but for those tried; return the commonest."""
     readings: list[bytes] = []
     quoted = _QUOTED.match(rest)
     if quoted:
@@ -190,6 +191,9 @@ def _collect(rest: bytes, seen: dict[str, None]) -> bytes:
     if b";" in whole:
         readings += (whole.strip(b"\"'"), _ESCAPE.sub(rb"\1", whole))
     for reading in readings:
+        if reading in tried:
+            continue
+        tried.add(reading)
         text = decode(reading)
         seen.setdefault(text)
         if "=?" in text:

@@ -267,18 +267,18 @@ def _is_page(attachment: Attachment, rules: AttachmentRules) -> bool:
 def _page(attachment: Attachment) -> Iterator[Signal]:
     """What an attached page does: asks for a password, makes a file, leads on, runs scripts."""
     data = attachment.data[:_HTML_LIMIT]
-    text = decode(data, "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "").lower()
+    text = decode(data, "utf-16" if b"\0" in data[:2] else "").lower()
     shown = printable(attachment.names[0], _NAME_LIMIT) if attachment.names else attachment.declared_type
     scripted = "<script" in text or "javascript:" in text
     scripted = scripted or (any(word in text for word in _HANDLERS) and _HANDLER.search(text) is not None)
     refreshes = "http-equiv" in text and _REFRESH.search(text) is not None
+    if "<form" in text:  # SVG may carry HTML
+        asks = "password" in text and _PASSWORD.search(text)
+        yield Signal("ATTACHMENT_HTML_PASSWORD" if asks else "ATTACHMENT_HTML_FORM", shown)
     if attachment.detected_type == "image/svg+xml":
         if scripted:
             yield Signal("ATTACHMENT_SVG_SCRIPT", shown)
         return
-    if "<form" in text:
-        asks = "password" in text and _PASSWORD.search(text)
-        yield Signal("ATTACHMENT_HTML_PASSWORD" if asks else "ATTACHMENT_HTML_FORM", shown)
     if scripted:
         yield Signal("ATTACHMENT_HTML_SCRIPT", shown)
         if any(word in text for word in _MAKES) or (_DECODES.search(text) and _packed(text)):

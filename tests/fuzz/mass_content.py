@@ -3,19 +3,26 @@
 
 The properties are those of `test_mime_fuzz.py` and `test_unpack_fuzz.py`, without hypothesis between them
 and the readers, so that some hundred thousand runs take minutes. The random numbers are those of
-`mass.SEED`, so that a failure comes again.
+`mass.SEED`, so that a failure comes again. "archives" is what is read in Python, "children" what libarchive
+reads, in one child that opens one after the other as it does behind a door; the shared data, where it is,
+gives it archives of more kinds to start from.
 """
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from tests import evasions
+from gateway.scanners.unpack.pool import Unpacker
+from gateway.scanners.unpack.settings import UnpackSettings
+from tests import evasions, packages
 from tests.fuzz import mass, test_mime_fuzz, test_unpack_fuzz
+from tests.shared import SHARED
 
 if TYPE_CHECKING:
     import random
@@ -36,11 +43,37 @@ def _choices(strategy: SearchStrategy[Any]) -> list[Any]:
 
 _MIME, _MARKUP = _choices(test_mime_fuzz.PIECES), _choices(test_mime_fuzz.MARKUP)
 _FIELDS = _choices(test_mime_fuzz.FIELD_PIECES)
+_NAMES = ("a.zip", "a.doc", "a.pdf", "", "a.gz")
+_SMALL = 4_000  # octets of a seed, so that most of it is structure
+_CARRIERS = tuple(
+    (kind, data)
+    for kind, data in (
+        (b"application/ms-tnef", packages.tnef(b"a.exe", b"MZ" + bytes(60))),
+        (b"application/applefile", b"\0\5\x16\0" + bytes(21) + b"\1\0\0\0\1\0\0\0\x26\0\0\0\2MZ"),
+        (b"application/x-macbinary", b"\0\5a.exe" + bytes(79) + b"\2" + bytes(41) + b"MZ"),
+        (
+            b"application/pkcs7-mime",
+            bytes.fromhex(
+                "3080 0609 2a864886f70d010702 a080 3080 0201 01 3100 3080"
+                "0609 2a864886f70d010701 a080 2480 0404 4d5a0000 0000 0000 0000 0000"
+            ),
+        ),
+        (b"text/calendar", b"BEGIN:VCALENDAR\r\nATTACH;ENCODING=BASE64;VALUE=BINARY:UEsDBBQAAAAIAAAA\r\n"),
+        (b"message/rfc822", evasions.mixed(evasions.TEXT)),
+    )
+)
 
 
 def message(rng: random.Random) -> tuple[list[bytes]]:
     """Pieces of messages in a row, or a valid message that was damaged in some places."""
-    if rng.random() < 0.5:
+    chosen = rng.random()
+    if chosen < 0.1:
+        kind, data = rng.choice(_CARRIERS)
+        body = evasions.base64_lines(damaged(rng, data))
+        return (
+            [evasions.mixed(evasions.TEXT, evasions.attached(body, kind=b"Content-Type: " + kind + b"\r\n"))],
+        )
+    if chosen < 0.5:
         return (
             [
                 piece if rng.random() < 0.8 else rng.randbytes(4)
@@ -79,9 +112,9 @@ def field(rng: random.Random) -> tuple[bytes]:
     return (b"".join(piece if rng.random() < 0.9 else rng.randbytes(3) for piece in pieces),)
 
 
-def archive(rng: random.Random) -> tuple[bytes, str]:
-    """An archive or document that was damaged in some places."""
-    data = bytearray(rng.choice(test_unpack_fuzz.SEEDS))
+def damaged(rng: random.Random, seed: bytes) -> bytes:
+    """A file that was damaged in some places."""
+    data = bytearray(seed)
     for _ in range(rng.randrange(1, 7)):
         at, length = rng.randrange(len(data) + 1), rng.randrange(1, 60)
         data[at : at + rng.choice((0, 1, 4, length))] = rng.choice(
@@ -95,7 +128,34 @@ def archive(rng: random.Random) -> tuple[bytes, str]:
                 rng.randbytes(length),
             )
         )
-    return bytes(data), rng.choice(("a.zip", "a.doc", "a.pdf", "", "a.gz"))
+    return bytes(data)
+
+
+def archive(rng: random.Random) -> tuple[bytes, str]:
+    """An archive or document that was damaged in some places."""
+    return damaged(rng, rng.choice(test_unpack_fuzz.SEEDS)), rng.choice(_NAMES)
+
+
+@functools.cache
+def _natives() -> tuple[bytes, ...]:
+    """Small archives of the kinds that libarchive reads."""
+    own = [data for data in packages.packages().values() if len(data) <= _SMALL]
+    folder = SHARED / "conformance/archives-libarchive/bin" if SHARED else None
+    files = sorted(folder.iterdir()) if folder and folder.is_dir() else []
+    return (*own, *(file.read_bytes() for file in files if file.stat().st_size <= _SMALL))
+
+
+@functools.cache
+def _unpacker() -> Unpacker:
+    """The way to the child, which is ended with this process."""
+    made = Unpacker(UnpackSettings(children=1, processor=1.0, depth=test_unpack_fuzz.LIMITS.depth))
+    atexit.register(made.close)
+    return made
+
+
+def native(rng: random.Random) -> tuple[Unpacker, bytes]:
+    """The way to the child, and an archive that was damaged in some places."""
+    return _unpacker(), damaged(rng, rng.choice(_natives()))
 
 
 TARGETS: dict[str, tuple[Any, Callable[[random.Random], tuple[Any, ...]], float]] = {
@@ -104,6 +164,7 @@ TARGETS: dict[str, tuple[Any, Callable[[random.Random], tuple[Any, ...]], float]
     "HTML": (test_mime_fuzz.test_any_markup_is_read, markup, mass.LIMIT),
     "names": (test_mime_fuzz.test_any_name_is_read, field, mass.LIMIT),
     "archives": (test_unpack_fuzz.test_any_archive_is_answered, archive, SLOW),
+    "children": (test_unpack_fuzz.test_a_child_outlives_any_archive, native, SLOW),
 }
 
 

@@ -13,14 +13,17 @@ import lzma
 import os
 import time
 import zipfile
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gateway.mail import magic
 from gateway.mail.mime import parse
 from gateway.mail.reasons import FINDINGS
+from gateway.mail.types import Attachment
 from gateway.scanners.unpack.budget import Limits
 from gateway.scanners.unpack.pool import Unpacker
 from gateway.scanners.unpack.settings import UnpackSettings
@@ -39,6 +42,7 @@ fuzzed = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
+MAIL = parse(bombs.mail("a.tar", b""))
 LIMITS = Limits(bytes=2_000_000, files=200, depth=6, seconds=1.0, parts=1_000_000)
 
 FILES = [("a.txt", b"text" * 50), ("b/c.exe", b"MZ" + bytes(60)), ("d.gz", gzip.compress(b"x" * 99))]
@@ -131,7 +135,8 @@ def unpacker() -> Iterator[Unpacker]:
     )
 )
 def test_a_child_outlives_any_archive(unpacker: Unpacker, data: bytes) -> None:
-    future = unpacker.submit(parse(bombs.mail("a.tar", data)), time.monotonic() + 20)
+    file = Attachment(("a.tar",), "", magic.detect(data), len(data), "", 1, data)
+    future = unpacker.submit(replace(MAIL, attachments=(file,)), time.monotonic() + 20)
     if future is None:
         return
     answer, taken = future.result()

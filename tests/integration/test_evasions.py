@@ -70,7 +70,9 @@ def test_packages(scanner: Scanner) -> None:
         raw = bombs.mail(file, data)
         content = parse(raw)
         walker = Walker()
-        found = walker.walk([(n, a.names[0], a.data) for n, a in enumerate(content.attachments)])
+        found = walker.walk(
+            [(n, a.names[0] if a.names else "", a.data) for n, a in enumerate(content.attachments)]
+        )
         if HOLDS.intersection(f.kind for f in found.findings):
             continue
         result = scanner.scan((as_message(raw), *content.readings, *walker.parts), time.monotonic() + 30)

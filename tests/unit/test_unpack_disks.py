@@ -35,6 +35,13 @@ IMAGES = {
     "HFS": patched((1_024, b"BD"), (1_038, b"\0\3"), (1_044, b"\0\0\x10\0")),
     "APFS": patched((32, b"NXSB")),
     "Btrfs": patched((65_600, b"_BHRfS_M")),
+    "EROFS": patched((1_024, b"\xe2\xe1\xf5\xe0")),
+    "F2FS": patched((1_024, b"\x10\x20\xf5\xf2")),
+    "squashfs": patched((0, b"hsqs")),
+    "cramfs": patched((0, b"\x45\x3d\xcd\x28")),
+    "romfs": patched((0, b"-rom1fs-")),
+    "lzop": patched((0, b"\x89LZO\0\r\n\x1a\n")),
+    "lrzip": patched((0, b"LRZI")),
     "VDI": patched((64, b"\x7f\x10\xda\xbe")),
     "VHD of a fixed size": patched((-512, b"conectix")),
     "UDIF": patched((-512, b"koly")),
@@ -68,7 +75,7 @@ def test_other_files_are_none(case: str) -> None:
     assert not disks.ALL.intersection(kinds.beneath(NONE[case]))
 
 
-@pytest.mark.parametrize("name", ["a.dmg", "a.vdi", "a.vhd", "a.vmdk", "a.sparseimage"])
+@pytest.mark.parametrize("name", ["a.dmg", "a.vdi", "a.vhd", "a.vmdk", "a.sparseimage", "a.arc", "a.lrz"])
 def test_a_name_alone_is_enough(name: str) -> None:
     found = Walker().walk([(0, name, b"no mark at all")]).findings
     assert [f.kind for f in found] == ["unsupported"]

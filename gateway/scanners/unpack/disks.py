@@ -26,6 +26,8 @@ _MARKS: tuple[tuple[int, bytes, str], ...] = (
     (32, b"NXSB", "application/x-apfs-image"),
     (0, b"XFSB", "application/x-xfs-image"),
     (65_600, b"_BHRfS_M", "application/x-btrfs-image"),
+    (1_024, b"\xe2\xe1\xf5\xe0", "application/x-erofs-image"),
+    (1_024, b"\x10\x20\xf5\xf2", "application/x-f2fs-image"),
 )
 _PARTITION_MARKS = ((512, b"EFI PART"), (4_096, b"EFI PART"), (512, b"PM\0\0"))
 _SECTORS = frozenset((512, 1024, 2048, 4096))

@@ -63,6 +63,14 @@ UNSUPPORTED = disks.ALL | frozenset(
         "application/x-qemu-disk",
         "application/x-vmdk",
         "application/x-squashfs",
+        "application/x-cramfs",
+        "application/x-romfs",
+        "application/x-lzop",
+        "application/x-lrzip",
+        "application/x-rzip",
+        "application/x-zpaq",
+        "application/x-alz",
+        "application/x-egg",
         UDF,
     }
 )
@@ -83,6 +91,7 @@ EXTENSIONS = {
     "iso": ISO,
     **dict.fromkeys(("zip", "zipx", "7z", "gz", "tgz", "bz2", "tbz", "tbz2", "xz", "txz", "cab", "rpm"), ""),
     **dict.fromkeys(("arj", "ace", "zoo", "lz", "lzo", "br", "sit", "sitx", "xar", "wim", "alz", "egg"), ""),
+    **dict.fromkeys(("arc", "lrz", "rz", "zpaq", "pea", "sea", "cpt", "uha", "sqsh", "cramfs"), ""),
     # Images without a mark that is known: what mounts them sees more than is seen here.
     **dict.fromkeys(("dmg", "sparseimage", "vdi", "vhd", "vhdx", "vmdk", "qcow2"), ""),
 }

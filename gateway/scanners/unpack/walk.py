@@ -11,10 +11,11 @@ from __future__ import annotations
 import hashlib
 import posixpath
 import time
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING
 
-from gateway.mail import magic, mime, tnef
+from gateway.mail import magic, mime, sealed, tnef
+from gateway.mail.charsets import decode
 from gateway.mail.names import extensions
 from gateway.mail.types import Finding, Member, Unpacked, Url
 from gateway.scanners.unpack import kinds, native, office, pdf, streams, zips
@@ -143,7 +144,10 @@ class Walker:
     def _visit(self, data: bytes, name: str, depth: int, kind: str | None = None) -> None:
         """Open `data` as everything that it may be."""
         kind = magic.detect(data) if kind is None else kind
-        for opener in self._openers(data, name, kind):
+        openers = self._openers(data, name, kind)
+        if depth and kind != kinds.MESSAGE:  # of what is attached the reader of messages has shown this
+            openers = chain(openers, (self._sealed,))
+        for opener in openers:
             if depth >= self._budget.limits.depth:
                 raise LimitHit("depth", f"more than {depth} containers in one another")
             try:
@@ -177,6 +181,18 @@ class Walker:
                 # What needs no mark of its own may start like anything: an old tar, with a member's name.
                 yield from self._by_kind(name, by_name)
         yield from self._documents(data, kind)
+
+    def _sealed(self, data: bytes, name: str, depth: int) -> None:
+        """Look at what is signed or compressed, or a message by its name only."""
+        inner = sealed.in_file(data, (name,))
+        if not inner.whole:
+            raise LimitHit("bytes", name)
+        for message in inner.messages:
+            self._budget.octets(len(message))
+            self._hand_on(message)
+            self._message(message, name, depth)
+        files = (office.Found("", name=decode(file), data=content) for file, content in inner.files)
+        self._found(files, name, depth, unseen=True)
 
     def _by_kind(
         self, name: str, kind: str, *, unseen: bool = False
