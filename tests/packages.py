@@ -254,6 +254,8 @@ def _others() -> dict[str, bytes]:
         "smime.p7m: packed": packed_cms(ENTITY),
         "a.zip: S/MIME": zipped([("smime.p7m", packed_cms(ENTITY))]),
         "a.zip: mail by name": zipped([("a.eml", b"X-A: b\r\n" * 25 + ENTITY)]),
+        "a.doc: a web archive behind PDF": b"%PDF-1.7\n1 0 obj\n<<>>\n" + b"MIME-Version: 1.0\r\n" + ENTITY,
+        "a.mso: ActiveMime": b"ActiveMime" + bytes(40) + zlib.compress(EICAR),
         "a.zip: TNEF": zipped([("winmail.dat", tnef(b"a.zip", ZIP))]),
         "a.rtf: an object": b"{\\rtf1 {\\object\\objemb{\\*\\objdata " + EICAR.hex().encode() + b"}}}",
         "a.docx: an object": bombs.document({"word/embeddings/oleObject1.bin": EICAR}),

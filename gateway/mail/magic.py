@@ -76,6 +76,8 @@ _PREFIXES: tuple[tuple[bytes, str], ...] = (
     (b"-rom1fs-", "application/x-romfs"),
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "application/x-ole-storage"),
     (b"{\\rt", "application/rtf"),
+    (b"ActiveMime", "application/x-mso"),
+    (b"ID;P", "application/x-sylk"),
     (b"%PDF-", "application/pdf"),
     (b"%!PS", "application/postscript"),
     (b"\xc5\xd0\xd3\xc6", "application/postscript"),

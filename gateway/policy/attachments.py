@@ -66,6 +66,8 @@ _MAKES = (
 _DECODES = re.compile(r"\b(?:atob|eval|unescape|decodeuricomponent)\b|fromcharcode|document\.write")
 _RUN = re.compile(r"[a-z0-9+/=]++")
 _ESCAPE = re.compile(r"\\x[0-9a-f]{2}|%[0-9a-f]{2}|&#\d{2,3};")
+_TABLES = (("csv",), ("tsv",), ("slk",), ("dif",), ("prn",))
+_DDE = re.compile(rb"\|[ \t]{0,9}'[^'\r\n]{1,500}+'!|\bDDE(?:AUTO)?\(", re.IGNORECASE)
 _LONG_RUN, _MANY_ESCAPES = 2_000, 300
 
 
@@ -203,6 +205,8 @@ def sights(content: Content, rules: AttachmentRules) -> Iterator[Sight]:
                 pages |= {signal.name: signal for signal in seen}
             else:
                 found += pages.values()
+        if any(extensions(name)[:1] in _TABLES for name in attachment.names):
+            found += _table(attachment)
         for signal in found:
             yield Sight(signal, index)
 
@@ -286,6 +290,13 @@ def _page(attachment: Attachment) -> Iterator[Signal]:
             return
     if refreshes or (scripted and any(word in text for word in _GOES)):
         yield Signal("ATTACHMENT_HTML_REDIRECT", shown)
+
+
+def _table(attachment: Attachment) -> Iterator[Signal]:
+    """A table as text with a formula that starts a program by DDE."""
+    found = _DDE.search(attachment.data[:_HTML_LIMIT])
+    if found:
+        yield Signal("OFFICE_AUTORUN", printable(found[0].decode("latin-1"), 100))
 
 
 def _packed(text: str) -> bool:

@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
+
+import pytest
 
 from contrib.lab.clamd import EICAR
 from gateway.scanners.unpack import office
@@ -75,3 +78,28 @@ def test_files_in_a_notebook_are_looked_at_and_pictures_are_not() -> None:
     lying = note(EICAR).replace(struct.pack("<Q", len(EICAR)), b"\xff" * 8)
     assert len(Walker().walk([(0, "a.one", lying)]).members) == 1
     assert [f.kind for f in Walker().walk([(0, "a.one", note(*[b"x"] * 2_100))]).findings][-1] == "limit"
+
+
+def test_what_office_packs_in_a_web_archive() -> None:
+    for start in (0x32, 0x22A, 0x80):
+        head = b"ActiveMime".ljust(0x1E, b"\0") + (start - 46).to_bytes(2, "little")
+        packed = (head if start == 0x80 else b"ActiveMime").ljust(start, b"\0") + zlib.compress(b"MZ program")
+        assert [found.data for found in office.active_mime(packed)] == [b"MZ program"]
+        assert [found.data for found in office.active_mime(packed[:-2])] == [b"MZ program"]
+    assert [found.kind for found in office.active_mime(b"ActiveMime")] == ["broken"]
+    bomb = b"ActiveMime".ljust(0x32, b"\0") + zlib.compress(bytes(office.MAX_RTF + 1))
+    assert next(office.active_mime(bomb)).kind == "limit"
+
+
+@pytest.mark.parametrize(
+    ("field", "kinds"),
+    [
+        (rb"{\*\fldinst {\rtlch\fcs1 \af0 \ltrch DDEAUTO c:\\windows cmd }}", ["dde"]),
+        (rb"{\*\fldinst{ DD}{E cmd }}", ["dde"]),
+        (rb'{\*\fldinst INCLUDETEXT "https://example.net/a"}', ["external"]),
+        (rb'{\*\fldinst INCLUDEPICTURE "cid:a"}', []),
+        (rb'{\*\fldinst HYPERLINK "https://example.net/dde"}', []),
+    ],
+)
+def test_fields_of_rtf(field: bytes, kinds: list[str]) -> None:
+    assert [found.kind for found in office.rtf(rb"{\rtf1{\field" + field + b"}}")] == kinds

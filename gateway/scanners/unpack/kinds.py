@@ -20,7 +20,7 @@ ZIP_START, ZIP_END = b"PK", b"PK\x05\x06"
 
 ZIP, OLE, PDF, RTF = "application/zip", "application/x-ole-storage", "application/pdf", "application/rtf"
 TAR, ISO, UDF = "application/x-tar", "application/x-iso9660-image", "application/x-udf-image"
-NOTEBOOK = "application/onenote"
+NOTEBOOK, MSO = "application/onenote", "application/x-mso"
 TNEF, MESSAGE, LZMA_ALONE = "application/ms-tnef", "message/rfc822", "application/x-lzma"
 STREAMS = frozenset(("application/gzip", "application/x-bzip2", "application/x-xz", LZMA_ALONE))
 XML = frozenset(("text/xml", "image/svg+xml"))
@@ -100,8 +100,9 @@ ZIP_NAMES = frozenset(
     ("zip", "zipx", "jar", "war", "apk", "xpi", "epub", "kmz", "docx", "xlsx", "pptx", "docm", "xlsm", "odt")
 )
 _TAR_AT, _ISO_AT, _SECTOR = 257, 32_768, 2_048
-_ASKED = NATIVE.keys() | STREAMS | UNSUPPORTED | XML | PROGRAMS | {OLE, PDF, RTF, NOTEBOOK}
-_SAVED_AS_TEXT = frozenset(("doc", "dot", "xls", "xlt", "ppt", "xml", "mht", "mhtml"))
+_ASKED = NATIVE.keys() | STREAMS | UNSUPPORTED | XML | PROGRAMS | {OLE, PDF, RTF, NOTEBOOK, MSO}
+# What Office opens by its name, a web archive among them, whatever stands before that.
+SAVED_AS_TEXT = frozenset(("doc", "dot", "xls", "xlt", "ppt", "pps", "xml", "mht", "mhtml"))
 
 
 def beneath(data: bytes) -> tuple[str, ...]:
@@ -130,6 +131,6 @@ def wanted(attachment: Attachment) -> bool:
         return True
     for name in attachment.names:
         outermost = extensions(name)[:1]
-        if outermost and (outermost[0] in EXTENSIONS or outermost[0] in _SAVED_AS_TEXT):
+        if outermost and (outermost[0] in EXTENSIONS or outermost[0] in SAVED_AS_TEXT):
             return True
     return False

@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
+import zlib
 from typing import TYPE_CHECKING, NamedTuple
 
 import olefile
@@ -243,11 +244,22 @@ def _macros(data: bytes, name: str) -> Iterator[Found]:
 _ACTIVE_MIME = re.compile(rb"QWN0aXZlTWltZ")  # base64 of "ActiveMime", an OLE file with macros
 
 
+_FIELD_OF_RTF = re.compile(rb"\\fldinst")
+_CONTROL = re.compile(rb"\\[A-Za-z*]+-?\d* ?|[{}\s\"]")
+_FIELD_HEAD = 400  # octets of a field that are looked at
+
+
 def rtf(data: bytes) -> Iterator[Found]:
     """Look at RTF: embedded objects, those that update themselves, a template from elsewhere."""
     if b"\\*\\template" in data:
         where = data.partition(b"\\*\\template")[2][:200].split(b"}")[0]
         yield Found("external", f"template {where.decode('ascii', 'replace')}")
+    for field, _ in zip(_FIELD_OF_RTF.finditer(data), range(MAX_STREAMS), strict=False):
+        code = _CONTROL.sub(b"", data[field.end() : field.end() + _FIELD_HEAD]).upper()
+        if code.startswith(b"DDE"):
+            yield Found("dde", "RTF")
+        elif code.startswith((b"INCLUDETEXTHTTP", b"INCLUDETEXTFILE:")):
+            yield Found("external", "a text of RTF")
     if b"objautlink" in data or b"objupdate" in data:
         yield Found("object", "updates itself")
     if b"objdata" not in data and b"\\object" not in data:
@@ -279,6 +291,21 @@ def saved_as_text(data: bytes) -> Iterator[Found]:
     if _ACTIVE_MIME.search(data) or b"w:binData" in data or b"vbaProject.bin" in data:
         yield Found("macro", "ActiveMime")
         yield Found("macro-autorun", "code not readable")
+
+
+def active_mime(data: bytes) -> Iterator[Found]:
+    """Take out the compound file that Office packs so where it saves as a web archive or XML."""
+    for start in (int.from_bytes(data[0x1E:0x20], "little") + 46, 0x32, 0x22A):
+        try:
+            plain = zlib.decompressobj(-15).decompress(data[start + 2 :], MAX_RTF + 1)
+        except zlib.error:
+            continue
+        if len(plain) > MAX_RTF:
+            yield Found("limit", "bytes")
+        if plain:
+            yield Found("", name="oledata", data=plain)
+            return
+    yield Found("broken", "ActiveMime")
 
 
 # ---------------------------------------------------------------- notebooks

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
+import re
 import time
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING
@@ -45,6 +46,7 @@ _INNER_ARCHIVES = (
     (b"7z\xbc\xaf\x27\x1c", "application/x-7z-compressed"),
     (b"MSCF\0\0\0\0", "application/vnd.ms-cab-compressed"),
 )
+_WEB_ARCHIVE = re.compile(rb"(?<=[\r\n])MIME-Version:", re.IGNORECASE)
 # Ordinary parts of a document, which are not listed as members of their own.
 _PARTS = ("", "text/xml", "text/html", kinds.OLE, "application/xhtml+xml")
 
@@ -181,6 +183,8 @@ class Walker:
                 # What needs no mark of its own may start like anything: an old tar, with a member's name.
                 yield from self._by_kind(name, by_name)
         yield from self._documents(data, kind)
+        if outermost in kinds.SAVED_AS_TEXT and kind == kinds.PDF:
+            yield self._saved
 
     def _sealed(self, data: bytes, name: str, depth: int) -> None:
         """Look at what is signed or compressed, or a message by its name only."""
@@ -219,6 +223,8 @@ class Walker:
             yield lambda d, n, depth: self._found(office.rtf(d), n, depth, unseen=True)
         elif kind == kinds.NOTEBOOK:
             yield lambda d, n, depth: self._found(office.notebook(d), n, depth, unseen=True)
+        elif kind == kinds.MSO:
+            yield lambda d, n, depth: self._found(office.active_mime(d), n, depth, unseen=True)
         elif kind in kinds.XML:
             yield lambda d, n, depth: self._found(office.entities(d), n, depth)
         elif kind in kinds.PROGRAMS:
@@ -341,6 +347,11 @@ class Walker:
                 self._hand_on(attachment.data)
             self._budget.octets(attachment.size)
             self._member(attachment.names[0] if attachment.names else "", attachment.data, depth)
+
+    def _saved(self, data: bytes, name: str, depth: int) -> None:
+        """Read the web archive that Office finds behind what looks like a PDF."""
+        if found := _WEB_ARCHIVE.search(data):
+            self._message(data[found.start() :], name, depth)
 
     def _tnef(self, data: bytes, name: str, depth: int) -> None:
         files, whole = tnef.read(data)
