@@ -14,6 +14,7 @@ import atexit
 import functools
 import os
 import sys
+import zlib
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -44,7 +45,22 @@ def _choices(strategy: SearchStrategy[Any]) -> list[Any]:
 _MIME, _MARKUP = _choices(test_mime_fuzz.PIECES), _choices(test_mime_fuzz.MARKUP)
 _FIELDS = _choices(test_mime_fuzz.FIELD_PIECES)
 _NAMES = ("a.zip", "a.doc", "a.pdf", "", "a.gz")
+_NOTE = bytes.fromhex("e716e3bd65261145a4c48d4d0b7a9eac")
 _SMALL = 4_000  # octets of a seed, so that most of it is structure
+_DOCUMENTS = (
+    packages.tnef(b"a.exe", b"MZ" + bytes(60)),
+    packages.openpgp(b"a.exe", b"MZ" + bytes(60)),
+    packages.packed_cms(packages.ENTITY),
+    b"ActiveMime" + bytes(40) + zlib.compress(bytes(99)),
+    bytes.fromhex("e4525c7b8cd8a74daeb15378d02996d3")
+    + bytes(50)
+    + _NOTE
+    + b"\x08"
+    + bytes(19)
+    + b"MZ"
+    + bytes(60),
+    b"{\\rtf1{\\field{\\*\\fldinst DDEAUTO c:}}}",
+)
 _CARRIERS = tuple(
     (kind, data)
     for kind, data in (
@@ -73,7 +89,7 @@ def message(rng: random.Random) -> tuple[list[bytes]]:
         return (
             [evasions.mixed(evasions.TEXT, evasions.attached(body, kind=b"Content-Type: " + kind + b"\r\n"))],
         )
-    if chosen < 0.5:
+    if chosen < 0.7:  # a whole message costs four times as much
         return (
             [
                 piece if rng.random() < 0.8 else rng.randbytes(4)
@@ -133,7 +149,7 @@ def damaged(rng: random.Random, seed: bytes) -> bytes:
 
 def archive(rng: random.Random) -> tuple[bytes, str]:
     """An archive or document that was damaged in some places."""
-    return damaged(rng, rng.choice(test_unpack_fuzz.SEEDS)), rng.choice(_NAMES)
+    return damaged(rng, rng.choice((*test_unpack_fuzz.SEEDS, *_DOCUMENTS))), rng.choice(_NAMES)
 
 
 @functools.cache
