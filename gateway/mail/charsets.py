@@ -79,7 +79,7 @@ _STATEFUL = frozenset(
         *(f"utf-{n}{e}" for n in (16, 32) for e in ("", "-le", "-be")),
     )
 )
-_MARKS = (b"\xff\xfe", b"\xfe\xff")  # of UTF-16
+BYTE_ORDER_MARKS = (b"\xff\xfe", b"\xfe\xff")  # of UTF-16
 _NOT_LABEL = re.compile(r"[^a-z0-9]+")
 
 # RFC 2047 §2: no spaces within. Lenient about "?" and spaces inside B and Q text, as clients are.
@@ -103,13 +103,9 @@ def decode(data: bytes, label: str = "") -> str:
     codec = codec_of(label) if label else ""
     if codec not in _STATEFUL and data.isascii():
         return data.decode("ascii")
-    if codec == "utf-16" and data[:2] not in _MARKS:
+    if codec == "utf-16" and data[:2] not in BYTE_ORDER_MARKS:
         # No byte order mark: by where the zeros stand, else big-endian (RFC 2781 §4.3).
         codec = "utf-16-le" if data[1:400:2].count(0) > data[:400:2].count(0) else "utf-16-be"
-    if data[:2] in _MARKS and codec not in _STATEFUL:
-        codec = (
-            "utf-16"  # a page's byte order mark has the last word (Encoding standard), and it is no text else
-        )
     if codec and codec != "ascii":
         return data.decode(codec, "replace")
     try:

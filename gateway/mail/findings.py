@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gateway.mail import containers, html, magic, text, tnef
-from gateway.mail.charsets import decode
+from gateway.mail.charsets import BYTE_ORDER_MARKS, decode
 from gateway.mail.types import Attachment, Text, Url
 
 if TYPE_CHECKING:
@@ -170,6 +170,8 @@ class Findings:
     def read_text(self, kind: str, data: bytes, charset: str) -> None:
         """Note the text of a part, "plain" or "html", and its links."""
         left = self.limits.text - self._characters
+        if data[:2] in BYTE_ORDER_MARKS and not charset.lower().startswith("utf-32"):
+            charset = "utf-16"  # the mark has the last word (Encoding standard); no other text starts so
         words = decode(data[: left * 4], charset)
         if len(data) > left * 4 or len(words) > left:
             self.hit.setdefault("text")

@@ -448,3 +448,11 @@ def test_base64_in_pieces_is_what_it_is_as_a_whole(monkeypatch: pytest.MonkeyPat
         assert transfer.canonical(octets, start, end, "base64") == whole
         pieces += transfer._in_pieces(octets, start, end) is not None
     assert pieces > 100
+
+
+def test_a_byte_order_mark_has_the_last_word_on_a_text_and_none_on_a_name() -> None:
+    page = base64.encodebytes("<a href='http://192.0.2.7/'>x</a>".encode("utf-16")).replace(b"\n", b"\r\n")
+    head = b"Content-Type: text/html; charset=utf-8\r\nContent-Transfer-Encoding: base64\r\n\r\n"
+    assert [url.target for url in parse(head + page).urls] == ["http://192.0.2.7/"]
+    named = b'Content-Disposition: attachment; filename="\xff\xfea.exe"\r\n\r\nx'
+    assert any(name.endswith(".exe") for name in parse(named).attachments[0].names)
