@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import msgspec
 
-from gateway.mail.charsets import decode
+from gateway.mail.charsets import BYTE_ORDER_MARKS, decode
 from gateway.mail.headers import printable
 from gateway.mail.names import extensions, is_device
 from gateway.mail.types import Attachment, Content, Signal
@@ -271,7 +271,8 @@ def _is_page(attachment: Attachment, rules: AttachmentRules) -> bool:
 def _page(attachment: Attachment) -> Iterator[Signal]:
     """What an attached page does: asks for a password, makes a file, leads on, runs scripts."""
     data = attachment.data[:_HTML_LIMIT]
-    text = decode(data, "utf-16" if b"\0" in data[:2] else "").lower()
+    wide = data[:2] in BYTE_ORDER_MARKS or b"\0" in data[:2]
+    text = decode(data, "utf-16" if wide else "").lower()
     shown = printable(attachment.names[0], _NAME_LIMIT) if attachment.names else attachment.declared_type
     scripted = "<script" in text or "javascript:" in text
     scripted = scripted or (any(word in text for word in _HANDLERS) and _HANDLER.search(text) is not None)
