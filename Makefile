@@ -23,6 +23,9 @@ EVALUATE :=
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := contrib/install
+# Tests run in two processes: each takes file after file, those with servers first, the short ones last.
+# A database that is given to them has room for one process.
+SIDE_BY_SIDE := $(if $(MAILWARDEN_TEST_DATABASE),,-n 2 --dist loadfile --no-loadscope-reorder)
 # Postfix cannot run without root, and the test servers are started beside it.
 AS_ROOT := $(shell test "$$(id -u)" = 0 || echo "$(INSTALL)/as-root")
 
@@ -40,7 +43,7 @@ test: $(VENV)/.installed-tests ## install what tests need, then run ruff, mypy a
 	$(BIN)/ruff check . || failed="ruff check"; \
 	$(BIN)/ruff format --check . || failed="$$failed, ruff format"; \
 	$(BIN)/mypy || failed="$$failed, mypy"; \
-	$(AS_ROOT) $(BIN)/python -m pytest || failed="$$failed, pytest"; \
+	$(AS_ROOT) $(BIN)/python -m pytest $(SIDE_BY_SIDE) || failed="$$failed, pytest"; \
 	[ -z "$$failed" ] || { echo "failed: $${failed#, }" >&2; exit 1; }
 
 lint: $(VENV)/.installed-tests ## ruff and mypy only

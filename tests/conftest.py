@@ -9,8 +9,10 @@ untested in silence.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +27,8 @@ from contrib.lab.spamd import Spamd
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_MONTH = 30 * 86_400
+_DATED = re.compile(r"(PK\\x03\\x04|\\x1f\\x8b\\x08).{50}")  # an archive that was made for the test
 NEEDS_ROOT = {"postfix", "dovecot"}
 
 
@@ -38,6 +42,14 @@ def need(*programs: str) -> None:
             pytest.fail(missing, pytrace=False)
         if missing:
             pytest.skip(missing)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse a name that tells the time: processes that share the tests would not have the same ones."""
+    for item in items:
+        near = (abs(int(number) - time.time()) < _MONTH for number in re.findall(r"\d{10}", item.name))
+        if any(near) or _DATED.search(item.name):
+            raise pytest.UsageError(f"give the parameters of {item.nodeid[:200]} names of their own (ids=)")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
