@@ -27,6 +27,9 @@ _ARMORED = re.compile(
 )
 _SIGNATURE, _ONE_PASS, _COMPRESSED, _LITERAL = 2, 4, 8, 11
 _STARTS = frozenset((_SIGNATURE, _ONE_PASS, _COMPRESSED, _LITERAL))
+_NESTED = frozenset(
+    (0x90, 0x91, 0xA1, 0xA2, 0xA3, 0xC4, 0xC8, 0xCB)
+)  # octets that a message in one starts with
 _ENCRYPTED = frozenset((1, 3, 9, 18, 20))
 
 
@@ -84,7 +87,10 @@ class _Reader:
                 return
             if tag == _LITERAL and len(body) > 5:
                 start = 2 + body[1]
-                self.files.append((body[2:start], body[start + 4 :]))
+                content = body[start + 4 :]
+                self.files.append((body[2:start], content))
+                if content[:1] and content[0] in _NESTED:
+                    self.packets(content, depth + 1)
             elif tag == _COMPRESSED and body:
                 self.packets(self._inflated(body[0], body[1:]), depth + 1)
 

@@ -33,6 +33,12 @@ def test_partial_lengths_and_a_stream_that_breaks_off() -> None:
     assert content.startswith(EICAR)
 
 
+def test_openpgp_in_openpgp() -> None:
+    files = openpgp.read(message(b"b.gpg", message(b"b.exe", EICAR))).files
+    assert [name for name, _ in files] == [b"b.gpg", b"b.exe"]
+    assert files[1][1] == EICAR
+
+
 def test_armor_in_a_body() -> None:
     head = b"From: a@example.com\r\n\r\nSee below.\r\n\r\n"
     content = parse(head + armored(message(b"", EICAR)))
