@@ -159,16 +159,18 @@ def _not_allowed(host: str, domain: str, source: Literal["dane", "mta-sts"], pol
 
 
 def _required(policy: TlsPolicy, *, trusted: bool) -> TlsPolicy:
-    """The policy for a message with REQUIRETLS (RFC 8689 §4.2.1): a name to be trusted, and verified."""
+    """The policy for a message with REQUIRETLS (RFC 8689 §4.2.1): a name to be trusted, and verified.
+
+    That the next hop offers REQUIRETLS itself is seen when the message is sent (`delivery/client.py`).
+    """
     if not trusted:
         return replace(
             policy,
             level="verify",
             source="requiretls",
-            requiretls=True,
             refusal="REQUIRETLS: neither DNSSEC nor MTA-STS vouches for the name of this MX",
             failure="",
         )
     if policy.level in ("dane", "verify"):
-        return replace(policy, requiretls=True)
-    return replace(policy, level="verify", source="requiretls", requiretls=True, probe=False)
+        return policy
+    return replace(policy, level="verify", source="requiretls", probe=False)

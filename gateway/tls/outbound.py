@@ -82,7 +82,6 @@ class TlsPolicy:
     failure: Failure = ""  # what the refusal counts as, or what was wrong with the policy itself
     domain: str = ""  # whose mail it is about, where that is what the policy was asked for
     told: tuple[str, ...] = ()  # the MTA-STS policy, as reports tell it
-    requiretls: bool = False  # the next hop must offer REQUIRETLS, and is told of it (RFC 8689)
     probe: bool = False  # see whether the certificate is valid, where that is not demanded
 
     @property

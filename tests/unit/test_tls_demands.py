@@ -379,7 +379,6 @@ def test_requiretls(world: World, dane: bool, sts: str, secure: bool) -> None:
     if dane:
         world.stub.add("_25._tcp.mx.example.com", {"TLSA": [GOOD]})
     found = world.demands().policy("example.com", "mx.example.com", mx_secure=secure, wish="requiretls")
-    assert found.requiretls
     vouched = secure or sts == "enforce"
     assert found.level == ("dane" if dane and vouched else "verify")
     assert bool(found.refusal) == (not vouched)
@@ -388,10 +387,9 @@ def test_requiretls(world: World, dane: bool, sts: str, secure: bool) -> None:
 def test_requiretls_through_a_hop_that_the_administrator_names(world: World) -> None:
     rules = (OutboundTlsRule(domains=("example.com",), level="encrypt", match="relay.example.net"),)
     found = world.demands(outbound=rules).policy("example.com", "mx", routed=False, wish="requiretls")
-    assert (found.level, found.match, found.requiretls, found.refusal) == (
+    assert (found.level, found.match, found.refusal) == (
         "verify",
         "relay.example.net",
-        True,
         "",
     )
     found = world.demands().policy("example.com", "mx", routed=False, wish="requiretls")
