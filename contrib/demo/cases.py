@@ -70,12 +70,16 @@ def cases(key: rsa.RSAPrivateKey) -> list[Case]:
         serialization.PrivateFormat.TraditionalOpenSSL,
         serialization.NoEncryption(),
     )
+    return [*_wanted(private), *_spam(), *_forged(), *_refused()]
+
+
+def _wanted(private: bytes) -> list[Case]:
+    """Mail that arrives. `private` is the DKIM key of bank.example.com, in PEM."""
     statement = letter("news@bank.example.com", "Your statement for October", _STATEMENT)
     signature: bytes = dkim.sign(statement, b"demo", b"bank.example.com", private)
     forged = (
         f"Authentication-Results: {OUR_NAME}; dmarc=pass header.from=bank.example.com\r\nX-Spam-Flag: NO\r\n"
     ).encode()
-    spam = letter("winner@offers.example.com", _SPAM_SUBJECT, _SPAM, html=_SPAM_HTML)
     return [
         Case(
             "ordinary mail",
@@ -104,11 +108,16 @@ def cases(key: rsa.RSAPrivateKey) -> list[Case]:
             "delivered",
             absent=b"header.from=bank.example.com",
         ),
+    ]
+
+
+def _spam() -> list[Case]:
+    return [
         Case("GTUBE", "anna@example.net", letter("anna@example.net", "Test", GTUBE), "rejected 554", "GTUBE"),
         Case(
             "spam, by the classifier",
             "winner@offers.example.com",
-            spam,
+            _letter_of_spam(),
             "held",
             "CLASSIFIER",
             client=STRANGER,
@@ -116,13 +125,19 @@ def cases(key: rsa.RSAPrivateKey) -> list[Case]:
         Case(
             "spam to bob, and to abuse who takes all",
             "winner@offers.example.com",
-            spam,
+            _letter_of_spam(),
             "split",
             "CLASSIFIER",
             client=STRANGER,
             recipients=(BOB, ABUSE),
             arrives_for=(ABUSE,),
         ),
+    ]
+
+
+def _forged() -> list[Case]:
+    """Malware, and mail that pretends to be of somebody else."""
+    return [
         Case(
             "EICAR test virus",
             "anna@example.net",
@@ -167,6 +182,12 @@ def cases(key: rsa.RSAPrivateKey) -> list[Case]:
             "held",
             "ATTACHMENT_EXECUTABLE",
         ),
+    ]
+
+
+def _refused() -> list[Case]:
+    """What is decided before the content, and what a missing scanner does."""
+    return [
         Case(
             "plain text where TLS is required",
             f"carl@{STRICT}",
@@ -183,7 +204,7 @@ def cases(key: rsa.RSAPrivateKey) -> list[Case]:
         Case(
             "relay attempt to a foreign domain",
             "winner@offers.example.com",
-            spam,
+            _letter_of_spam(),
             "refused 554",
             client=STRANGER,
             recipients=("victim@elsewhere.example.com",),
@@ -197,6 +218,10 @@ def cases(key: rsa.RSAPrivateKey) -> list[Case]:
             clamd=False,
         ),
     ]
+
+
+def _letter_of_spam() -> bytes:
+    return letter("winner@offers.example.com", _SPAM_SUBJECT, _SPAM, html=_SPAM_HTML)
 
 
 def zone(key: rsa.RSAPrivateKey) -> Mapping[str, Entry]:

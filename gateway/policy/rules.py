@@ -178,24 +178,14 @@ def load(
     if settings.patterns_dir:
         pattern_dirs.append(Path(settings.patterns_dir))
     compiled = patterns.load(pattern_dirs)
-    entries = _table(rules / "signals.toml", dict[str, _Entry])
-    classes = settings.attachments.signals()
-    if taken := sorted(classes & set(entries)):
-        raise RuleError(f"[policy.attachments.classes]: there is a signal {taken[0]} already")
-    entries |= dict.fromkeys(classes, _Entry("a class of the site's own", weight=0.0))
-    names = NAMES | {p.name for p in compiled.patterns} | classes
-    _compare(rules / "signals.toml", entries, names, settings)
-    own = {p.name for p in compiled.patterns} - set(entries)
-    weights = {name: _weight(rules, name, entry, settings) for name, entry in entries.items()}
-    entry = _Entry("own pattern", weight=0.0)
-    weights |= {name: _weight(rules, name, entry, settings) for name in own}
+    weights = _weights(rules, settings, frozenset(p.name for p in compiled.patterns))
     base = _thresholds(rules, settings)
     domains = _table(rules / "domains.toml", _Domains)
     try:
         sorts = attachments.rules(
             _table(rules / "attachments.toml", attachments.AttachmentFile), settings.attachments
         )
-        note = strip.load(rules / "notes.toml", settings.strip, names)
+        note = strip.load(rules / "notes.toml", settings.strip, frozenset(weights))
         known = authorship.authors(own_domains, settings.impersonation, domains.freemail, domains.affixes)
     except ValueError as error:
         raise RuleError(str(error)) from error
@@ -235,6 +225,18 @@ def _table(path: Path, kind: type[_T]) -> _T:
         return msgspec.convert(tomllib.loads(path.read_text("utf-8")), kind)
     except (OSError, ValueError, msgspec.ValidationError) as error:
         raise RuleError(f"{path}: {error}") from error
+
+
+def _weights(rules: Path, settings: PolicySettings, own: frozenset[str]) -> dict[str, Weight]:
+    """What each signal weighs; `own` are those of patterns."""
+    entries = _table(rules / "signals.toml", dict[str, _Entry])
+    classes = settings.attachments.signals()
+    if taken := sorted(classes & set(entries)):
+        raise RuleError(f"[policy.attachments.classes]: there is a signal {taken[0]} already")
+    entries |= dict.fromkeys(classes, _Entry("a class of the site's own", weight=0.0))
+    _compare(rules / "signals.toml", entries, NAMES | own | classes, settings)
+    entries |= dict.fromkeys(sorted(own - set(entries)), _Entry("own pattern", weight=0.0))
+    return {name: _weight(rules, name, entry, settings) for name, entry in entries.items()}
 
 
 def _compare(path: Path, entries: dict[str, _Entry], names: frozenset[str], settings: PolicySettings) -> None:
