@@ -38,7 +38,7 @@ from gateway.mail.types import (
     Versions,
     new_id,
 )
-from gateway.store import audit, held, schema
+from gateway.store import audit, held, retention, schema
 from gateway.store.database import StoreSettings, open_database
 from gateway.store.held import Judgement
 from gateway.store.quarantine import Quarantine
@@ -157,8 +157,9 @@ def expiry(quarantine: Quarantine, count: int) -> dict[str, float]:
 
     thread = threading.Thread(target=holding)
     thread.start()
+    before = time.time() - SPAN + 5 * 86_400
     began, gone = time.monotonic(), 0
-    while gone < count and (removed := quarantine.expire_gently(time.time() - SPAN + 5 * 86_400)):
+    while gone < count and (removed := retention.gently(quarantine.expire, before, retention.BATCH)):
         gone += removed
     seconds = time.monotonic() - began
     stop.set()

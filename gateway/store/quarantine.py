@@ -390,14 +390,6 @@ class Quarantine:
 
         return self.database.write(work, durable=False) if items else 0
 
-    def expire_gently(self, older_than: float, batch: int = 50) -> int:
-        """Like `expire`, and leave as much time to others as it took: holding a message does not wait."""
-        began = time.monotonic()
-        count = self.expire(older_than, batch)
-        if count:
-            time.sleep(min(time.monotonic() - began, 1.0))
-        return count
-
     def forget(self, older_than: float, batch: int = 1_000) -> int:
         """Drop the empty rows of what was removed before `older_than`, `batch` at most."""
         table = schema.quarantine

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from functools import partial
+from typing import TYPE_CHECKING, Final, ParamSpec
 
 from sqlalchemy import and_, func, or_, select
 
@@ -19,16 +20,17 @@ from gateway.mail.domains import domain_of, matches
 from gateway.store import schema
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from gateway.store.database import Database, RetentionRow, StoreSettings
     from gateway.store.journal import Journal
     from gateway.store.quarantine import Quarantine
     from gateway.store.samples import Samples
 
+P = ParamSpec("P")
 _DAY: Final = 86_400.0
 _PAGE: Final = 1_000
-_BATCH: Final = 50
+BATCH: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,17 +74,17 @@ def expire(quarantine: Quarantine, keeping: Keeping, now: float) -> int:
     """Remove held messages whose time is over; how many. Raises StoreError."""
     count = 0
     if not keeping.rows:
-        while removed := quarantine.expire_gently(now - keeping.otherwise * _DAY):
+        while removed := gently(quarantine.expire, now - keeping.otherwise * _DAY, BATCH):
             count += removed
         return count
     over: list[str] = []
     for item, held_at, people in _held(quarantine.database, now - keeping.shortest * _DAY):
         if held_at < now - keeping.days(people.split("\n")) * _DAY:
             over.append(item)
-        if len(over) >= _BATCH:
-            count += _gently(quarantine, over)
+        if len(over) >= BATCH:
+            count += gently(quarantine.expire_these, over)
             over = []
-    return count + _gently(quarantine, over)
+    return count + gently(quarantine.expire_these, over)
 
 
 def prune(database: Database, journal: Journal, keeping: Keeping, now: float) -> int:
@@ -122,7 +124,7 @@ def make_room(quarantine: Quarantine, quota: int) -> tuple[int, int]:
             octets -= size
             if octets <= quota:
                 break
-        removed = _gently(quarantine, oldest, why="over the quota")
+        removed = gently(partial(quarantine.expire_these, why="over the quota"), oldest)
         gone += removed
         if not removed:
             break  # all of them are being released right now
@@ -145,13 +147,12 @@ def forget_samples(samples: Samples, days: int, now: float) -> int:
     return len(numbers)
 
 
-def _gently(quarantine: Quarantine, items: list[str], why: str = "") -> int:
-    """Expire these, and leave as much time to others as it took."""
-    if not items:
-        return 0
+def gently(work: Callable[P, int], *what: P.args, **how: P.kwargs) -> int:
+    """Remove something, and leave as much time to others as it took: holding a message does not wait."""
     began = time.monotonic()
-    count = quarantine.expire_these(items, why=why)
-    time.sleep(min(time.monotonic() - began, 1.0))
+    count = work(*what, **how)
+    if count:
+        time.sleep(min(time.monotonic() - began, 1.0))
     return count
 
 
@@ -184,7 +185,5 @@ def _octets(database: Database) -> int:
 
 def _oldest(database: Database) -> list[tuple[str, int]]:
     table = schema.quarantine
-    page = (
-        select(table.c.id, table.c.size).where(table.c.content == 1).order_by(table.c.held_at).limit(_BATCH)
-    )
+    page = select(table.c.id, table.c.size).where(table.c.content == 1).order_by(table.c.held_at).limit(BATCH)
     return [(row.id, row.size) for row in database.read(lambda c: c.execute(page).all())]

@@ -84,7 +84,7 @@ def test_domains_have_times_of_their_own(quarantine: Quarantine) -> None:
 
 def test_many_pages(quarantine: Quarantine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retention, "_PAGE", 3)
-    monkeypatch.setattr(retention, "_BATCH", 2)
+    monkeypatch.setattr(retention, "BATCH", 2)
     for days in (6, 6, 6, 4, 50, 50, 7):
         held_days_ago(quarantine, days, "a@short.example" if days < 50 else "b@x.long.example")
     assert retention.expire(quarantine, retention.of_bodies(SETTINGS), time.time()) == 4
