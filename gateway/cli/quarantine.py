@@ -70,8 +70,12 @@ for _command in (
 
 @quarantine.command("list")
 @filters
-@click.option("--state", type=click.Choice(STATES), default="open", show_default=True)
-@click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True)
+@click.option(
+    "--state", type=click.Choice(STATES), default="open", show_default=True, help="Only in this state."
+)
+@click.option(
+    "--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="So many of the newest."
+)
 @click.option("--offset", type=click.IntRange(0), default=0, help="Leave out so many of the newest.")
 @json_option
 @click.option("--quiet", "-q", is_flag=True, help="Print the ids only.")
@@ -260,7 +264,9 @@ def audit_group() -> None:
 
 @audit_group.command("list")
 @click.argument("id", required=False)
-@click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True)
+@click.option(
+    "--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="So many of the newest."
+)
 @json_option
 @click.pass_obj
 def list_audit(context: Context, /, id: str | None, *, limit: int, as_json: bool) -> None:  # noqa: A002  # the argument

@@ -67,7 +67,9 @@ def queue() -> None:
 
 @queue.command("list")
 @filters
-@click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True)
+@click.option(
+    "--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="So many at most."
+)
 @click.option("--offset", type=click.IntRange(0), default=0, help="Leave out so many of the oldest.")
 @json_option
 @click.pass_obj

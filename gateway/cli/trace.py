@@ -66,7 +66,9 @@ class Copy:
 @click.option("--reason", default="", help="Name of the signal that decided, or score.")
 @click.option("--since", type=Moment(), help="Received since: 2d, 12h, or a date.")
 @click.option("--until", type=Moment(), help="Received before: 2d, 12h, or a date.")
-@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True)
+@click.option(
+    "--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="So many of the newest."
+)
 @click.option("--offset", type=click.IntRange(0), default=0, help="Leave out so many of the newest.")
 @json_option
 @config_option

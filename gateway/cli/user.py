@@ -51,7 +51,9 @@ def _people(context: Context) -> Iterator[People]:
 
 @user.command()
 @click.argument("name")
-@click.option("--role", type=click.Choice(list(ROLES)), default="user", show_default=True)
+@click.option(
+    "--role", type=click.Choice(list(ROLES)), default="user", show_default=True, help="What they may do."
+)
 @click.option("--address", "addresses", multiple=True, help="Whose mail is theirs; repeatable.")
 @click.option("--domain", "domains", multiple=True, help="What a reviewer reviews; .example.com: all below.")
 @click.option("--no-password", is_flag=True, help="They log in by their mail server, or by tokens only.")
@@ -175,7 +177,9 @@ def token() -> None:
 @token.command("add")
 @click.argument("name")
 @click.option("--note", default="", help="What it is for.")
-@click.option("--days", type=click.IntRange(1, 3_650), default=365, show_default=True)
+@click.option(
+    "--days", type=click.IntRange(1, 3_650), default=365, show_default=True, help="How long it counts."
+)
 @click.pass_obj
 def add_token(context: Context, name: str, *, note: str, days: int) -> None:
     """Make a token and print it; it is kept nowhere."""
