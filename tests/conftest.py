@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from contrib.lab.certificates import Authority
 from contrib.lab.clamd import Clamd
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
 
 _MONTH = 30 * 86_400
 _DATED = re.compile(r"(PK\\x03\\x04|\\x1f\\x8b\\x08).{50}")  # an archive that was made for the test
+
+# How fast examples are made says how busy the machine is, and nothing about us.
+settings.register_profile("house", suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("house")
+
 NEEDS_ROOT = {"postfix", "dovecot"}
 
 
