@@ -80,6 +80,9 @@ class Judgement(NamedTuple):
     shaded: tuple[Shaded, ...] = ()  # what shadows make of it
 
 
+# ---------------------------------------------------------------- the story
+
+
 def judge(mail: Mail, gateway: Gateway, door: str) -> Verdict:
     """Judge one message and keep our promises about it before anyone replies."""
     started = time.monotonic()
@@ -107,35 +110,28 @@ def consider(mail: Mail, gateway: Gateway) -> Judgement:
     return Judgement(content, evidence, signals, replace(verdict, edits=edits), shaded)
 
 
-def report(mail: Mail, reported: tuple[str, ...], gateway: Gateway) -> Judgement:
-    """Take a report or an answer to a digest; a message that goes to others as well is judged for those.
-
-    Nothing is taken of a message that is refused or deferred for them: it comes again, or it does not.
-    """
-    assert gateway.reports is not None
-    others = tuple(r for r in mail.envelope.recipients if r not in reported)
-    if others:
-        judgement = consider(replace(mail, envelope=replace(mail.envelope, recipients=others)), gateway)
-        if judgement.verdict.action in (Action.REJECT, Action.DEFER):
-            return _for_all(mail, judgement)
-    taken = gateway.reports.take(mail, reported)
-    about = {"messages": taken.waiting, "why": taken.why}
-    gateway.log.info("report", id=mail.id, by=reporter(mail.session), to=" ".join(reported), **about)
-    if not others:
-        action = Action.LEARN if taken.useful else Action.REJECT
-        text = f"{taken.waiting} messages to be learned" + (f": {taken.why}" if taken.why else "")
-        verdict = _plain(mail, action, taken.reason, text, gateway)
-        return Judgement(parse(mail.raw, gateway.limits), Evidence(), (), verdict)
-    return _for_all(mail, judgement, Action.LEARN)
-
-
-def _for_all(mail: Mail, judgement: Judgement, action: Action | None = None) -> Judgement:
-    """Give a verdict about some recipients to all: the rest gets `action`, or what the verdict says."""
-    verdict = judgement.verdict
-    known = {outcome.recipient: outcome for outcome in verdict.outcomes}
-    model = replace(verdict.outcomes[0], action=action or verdict.action)
-    outcomes = tuple(known.get(r) or replace(model, recipient=r) for r in mail.envelope.recipients)
-    return judgement._replace(verdict=replace(verdict, outcomes=outcomes))
+def keep(mail: Mail, judgement: Judgement, gateway: Gateway, door: str, seconds: float) -> None:
+    """Keep what is held or stripped, durably and as it came, and write the journal's record."""
+    content, evidence, signals, verdict, shaded = judgement
+    _count_failures(evidence, signals, gateway.counters)
+    if verdict.kept and gateway.quarantine is not None:
+        gateway.quarantine.hold(mail, verdict, evidence, signals, content=content, reasons=reasons(verdict))
+        gateway.counters.add("held")
+    if gateway.observer is not None:
+        gateway.observer.observe(mail, content, evidence, verdict)
+    if gateway.journal is not None:  # last: what fails before it is recorded as a failure
+        reply = reply_to(verdict)
+        gateway.journal.record(
+            mail,
+            content,
+            evidence,
+            signals,
+            verdict,
+            reply=reply,
+            door=door,
+            seconds=seconds,
+            shaded=shaded,
+        )
 
 
 def judge_safely(mail: Mail, gateway: Gateway, door: str) -> tuple[Verdict, Reply]:
@@ -167,51 +163,29 @@ def admit(session: Session, mail_from: str | None, gateway: Gateway) -> Reply | 
     return check(session, mail_from, gateway.tls_rules)
 
 
-def with_documents(content: Content, evidence: Evidence, words: str) -> Content:
-    """Let attached documents speak where the message itself says next to nothing.
+# ---------------------------------------------------------------- what it is told with
 
-    The classifier learned from bodies of messages: a report or an invoice beside a letter is other
-    language, and would only blur what it knows.
+
+def report(mail: Mail, reported: tuple[str, ...], gateway: Gateway) -> Judgement:
+    """Take a report or an answer to a digest; a message that goes to others as well is judged for those.
+
+    Nothing is taken of a message that is refused or deferred for them: it comes again, or it does not.
     """
-    own = sum(len(text.text) for text in content.texts)
-    if evidence.unpacked is None or not words or own > FEW_WORDS:
-        return content
-    texts = (*content.texts, Text("plain", words))
-    return replace(content, texts=texts, urls=content.urls + evidence.unpacked.links)
-
-
-def classify(mail: Mail, content: Content, gateway: Gateway) -> Spam | None:
-    """Ask the classifier; a model that is missing or fails is "unavailable", which is not 0."""
-    if gateway.classifier is None:
-        return None
-    session = mail.session
-    client = trace(session.helo, session.client_name, session.client_ip)
-    score = gateway.classifier.score(mail.raw, content, client, mail.envelope.recipients)
-    return None if score is None else Spam(score.cautious, score.reasons)
-
-
-def keep(mail: Mail, judgement: Judgement, gateway: Gateway, door: str, seconds: float) -> None:
-    """Keep what is held or stripped, durably and as it came, and write the journal's record."""
-    content, evidence, signals, verdict, shaded = judgement
-    _count_failures(evidence, signals, gateway.counters)
-    if verdict.kept and gateway.quarantine is not None:
-        gateway.quarantine.hold(mail, verdict, evidence, signals, content=content, reasons=reasons(verdict))
-        gateway.counters.add("held")
-    if gateway.observer is not None:
-        gateway.observer.observe(mail, content, evidence, verdict)
-    if gateway.journal is not None:  # last: what fails before it is recorded as a failure
-        reply = reply_to(verdict)
-        gateway.journal.record(
-            mail,
-            content,
-            evidence,
-            signals,
-            verdict,
-            reply=reply,
-            door=door,
-            seconds=seconds,
-            shaded=shaded,
-        )
+    assert gateway.reports is not None
+    others = tuple(r for r in mail.envelope.recipients if r not in reported)
+    if others:
+        judgement = consider(replace(mail, envelope=replace(mail.envelope, recipients=others)), gateway)
+        if judgement.verdict.action in (Action.REJECT, Action.DEFER):
+            return _for_all(mail, judgement)
+    taken = gateway.reports.take(mail, reported)
+    about = {"messages": taken.waiting, "why": taken.why}
+    gateway.log.info("report", id=mail.id, by=reporter(mail.session), to=" ".join(reported), **about)
+    if not others:
+        action = Action.LEARN if taken.useful else Action.REJECT
+        text = f"{taken.waiting} messages to be learned" + (f": {taken.why}" if taken.why else "")
+        verdict = _plain(mail, action, taken.reason, text, gateway)
+        return Judgement(parse(mail.raw, gateway.limits), Evidence(), (), verdict)
+    return _for_all(mail, judgement, Action.LEARN)
 
 
 def hold_undelivered(
@@ -235,10 +209,42 @@ def hold_undelivered(
     gateway.counters.add("held")
 
 
+def with_documents(content: Content, evidence: Evidence, words: str) -> Content:
+    """Let attached documents speak where the message itself says next to nothing.
+
+    The classifier learned from bodies of messages: a report or an invoice beside a letter is other
+    language, and would only blur what it knows.
+    """
+    own = sum(len(text.text) for text in content.texts)
+    if evidence.unpacked is None or not words or own > FEW_WORDS:
+        return content
+    texts = (*content.texts, Text("plain", words))
+    return replace(content, texts=texts, urls=content.urls + evidence.unpacked.links)
+
+
+def classify(mail: Mail, content: Content, gateway: Gateway) -> Spam | None:
+    """Ask the classifier; a model that is missing or fails is "unavailable", which is not 0."""
+    if gateway.classifier is None:
+        return None
+    session = mail.session
+    client = trace(session.helo, session.client_name, session.client_ip)
+    score = gateway.classifier.score(mail.raw, content, client, mail.envelope.recipients)
+    return None if score is None else Spam(score.cautious, score.reasons)
+
+
 def versions(gateway: Gateway) -> Versions:
     """What judges now."""
     model = gateway.classifier.version if gateway.classifier else "none"
     return Versions(program=__version__, policy=gateway.policy.hash, model=model)
+
+
+def _for_all(mail: Mail, judgement: Judgement, action: Action | None = None) -> Judgement:
+    """Give a verdict about some recipients to all: the rest gets `action`, or what the verdict says."""
+    verdict = judgement.verdict
+    known = {outcome.recipient: outcome for outcome in verdict.outcomes}
+    model = replace(verdict.outcomes[0], action=action or verdict.action)
+    outcomes = tuple(known.get(r) or replace(model, recipient=r) for r in mail.envelope.recipients)
+    return judgement._replace(verdict=replace(verdict, outcomes=outcomes))
 
 
 def _failed(mail: Mail, gateway: Gateway, error: Exception) -> Verdict:
