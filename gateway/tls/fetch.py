@@ -19,7 +19,7 @@ import ssl
 import time
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -50,6 +50,31 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class _Request:
+    """One request (RFC 9112 §3)."""
+
+    method: Literal["GET", "POST"]
+    host: str
+    path: str
+    fields: Mapping[str, str]
+    body: bytes = b""
+    port: int = 0  # 0: the one for all
+
+    def octets(self) -> bytes:
+        """The request as it is sent. Raises ValueError for what is not ASCII."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        fields = {
+            "Host": host if self.port in (0, 443) else f"{host}:{self.port}",
+            "User-Agent": _AGENT,
+            "Accept": "*/*",
+            **self.fields,
+            "Connection": "close",
+        }
+        lines = [f"{self.method} {self.path} HTTP/1.1", *(f"{k}: {v}" for k, v in fields.items()), "", ""]
+        return "\r\n".join(lines).encode("ascii") + self.body
+
+
+@dataclass(frozen=True, slots=True)
 class Web:
     """How hosts are reached. Tests name another port, an authority, and allow their own machine.
 
@@ -72,7 +97,7 @@ class Web:
         fields: Mapping[str, str] | None = None,
     ) -> Answer:
         """Ask for `path`, with header `fields` of ours. Raises FetchError."""
-        return self._ask("GET", host, path, b"", fields or {}, limit, seconds, port)
+        return self._ask(_Request("GET", host, path, fields or {}, port=port), limit, seconds)
 
     def post(
         self,
@@ -86,29 +111,16 @@ class Web:
         fields: Mapping[str, str] | None = None,
     ) -> Answer:
         """Hand in `body`, which is a `kind`, with header `fields` of ours. Raises FetchError."""
-        return self._ask(
-            "POST", host, path, body, {"Content-Type": kind, **(fields or {})}, 65_536, seconds, port
-        )
+        fields = {"Content-Type": kind, "Content-Length": str(len(body)), **(fields or {})}
+        return self._ask(_Request("POST", host, path, fields, body, port), 65_536, seconds)
 
-    def _ask(
-        self,
-        method: str,
-        host: str,
-        path: str,
-        body: bytes,
-        fields: Mapping[str, str],
-        limit: int,
-        seconds: float,
-        port: int = 0,
-    ) -> Answer:
+    def _ask(self, request: _Request, limit: int, seconds: float) -> Answer:
         from http.client import HTTPException  # noqa: PLC0415  # few processes fetch anything
 
-        end = time.monotonic() + seconds
+        end, host = time.monotonic() + seconds, request.host
         try:
-            with self._connect(host, port or self.port, end) as connection:
-                literal = f"[{host}]" if ":" in host else host
-                asked = literal if port in (0, 443) else f"{literal}:{port}"
-                return _exchange(connection, method, asked, path, body, fields, limit, end)
+            with self._connect(host, request.port or self.port, end) as connection:
+                return _exchange(connection, request, limit, end)
         except ssl.SSLCertVerificationError as error:
             raise FetchError(
                 f"{host}: certificate not accepted, {error.verify_message}", certificate=True
@@ -186,27 +198,13 @@ class _Wire(io.RawIOBase):
         return io.BufferedReader(self)
 
 
-def _exchange(
-    connection: ssl.SSLSocket,
-    method: str,
-    host: str,
-    path: str,
-    body: bytes,
-    fields: Mapping[str, str],
-    limit: int,
-    end: float,
-) -> Answer:
+def _exchange(connection: ssl.SSLSocket, request: _Request, limit: int, end: float) -> Answer:
     """One request, one answer. Raises OSError, ValueError, HTTPException."""
     from http.client import HTTPResponse  # noqa: PLC0415  # as above
 
-    lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", f"User-Agent: {_AGENT}", "Accept: */*"]
-    lines += [f"{name}: {value}" for name, value in fields.items()]
-    if method == "POST":
-        lines.append(f"Content-Length: {len(body)}")
-    head = "\r\n".join([*lines, "Connection: close", "", ""]).encode("ascii")
     connection.settimeout(_left(end))
-    connection.sendall(head + body)
-    response = HTTPResponse(_Wire(connection, end), method=method)  # type: ignore[arg-type]  # asks for makefile alone
+    connection.sendall(request.octets())
+    response = HTTPResponse(_Wire(connection, end), method=request.method)  # type: ignore[arg-type]  # asks for makefile alone
     try:
         response.begin()
         data = response.read(limit + 1)
