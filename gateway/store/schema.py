@@ -258,17 +258,39 @@ audit = Table(
     Index("audit_item", "item"),
 )
 
-# How often an equal result of DMARC was seen on a day (days since 1970, UTC) under a policy domain.
-dmarc_observations = Table(
-    "dmarc_observations",
-    metadata,
-    Column("day", Integer, primary_key=True, autoincrement=False),
-    Column("domain", String(255), primary_key=True),
-    Column("hash", String(64), primary_key=True),  # of `data`
-    Column("data", Text, nullable=False),  # JSON
-    Column("count", BigInteger, nullable=False),
-    sqlite_with_rowid=False,
-)
+
+def _counted(name: str) -> Table:
+    """How often an equal result was seen on a day (days since 1970, UTC) of a domain."""
+    return Table(
+        name,
+        metadata,
+        Column("day", Integer, primary_key=True, autoincrement=False),
+        Column("domain", String(255), primary_key=True),
+        Column("hash", String(64), primary_key=True),  # of `data`
+        Column("data", Text, nullable=False),  # JSON
+        Column("count", BigInteger, nullable=False),
+        sqlite_with_rowid=False,
+    )
+
+
+def _reported(name: str, longest: int) -> Table:
+    """What became of the report about a day, for each destination; "" stands for the report itself."""
+    return Table(
+        name,
+        metadata,
+        Column("day", Integer, primary_key=True, autoincrement=False),
+        Column("domain", String(255), primary_key=True),
+        Column("destination", String(longest), primary_key=True),
+        Column("state", String(16), nullable=False),
+        Column("changed", Float, nullable=False),
+        Column("note", Text, nullable=False),
+        sqlite_with_rowid=False,
+    )
+
+
+# Results of DMARC, under a policy domain.
+dmarc_observations = _counted("dmarc_observations")
+dmarc_reports = _reported("dmarc_reports", 320)
 
 # The policy record that a domain had, as seen last on that day.
 dmarc_policies = Table(
@@ -277,19 +299,6 @@ dmarc_policies = Table(
     Column("day", Integer, primary_key=True, autoincrement=False),
     Column("domain", String(255), primary_key=True),
     Column("record", Text, nullable=False),
-    sqlite_with_rowid=False,
-)
-
-# What became of the report about a day, for each destination; "" stands for the report itself.
-dmarc_reports = Table(
-    "dmarc_reports",
-    metadata,
-    Column("day", Integer, primary_key=True, autoincrement=False),
-    Column("domain", String(255), primary_key=True),
-    Column("destination", String(320), primary_key=True),
-    Column("state", String(16), nullable=False),
-    Column("changed", Float, nullable=False),
-    Column("note", Text, nullable=False),
     sqlite_with_rowid=False,
 )
 
@@ -391,30 +400,9 @@ tls_hosts = Table(
     sqlite_with_rowid=False,
 )
 
-# How often an equal result of TLS was seen on a day (days since 1970, UTC) towards a domain.
-tls_results = Table(
-    "tls_results",
-    metadata,
-    Column("day", Integer, primary_key=True, autoincrement=False),
-    Column("domain", String(255), primary_key=True),
-    Column("hash", String(64), primary_key=True),  # of `data`
-    Column("data", Text, nullable=False),  # JSON
-    Column("count", BigInteger, nullable=False),
-    sqlite_with_rowid=False,
-)
-
-# What became of the TLS report about a day, for each destination; "" stands for the report itself.
-tls_reports = Table(
-    "tls_reports",
-    metadata,
-    Column("day", Integer, primary_key=True, autoincrement=False),
-    Column("domain", String(255), primary_key=True),
-    Column("destination", String(1_024), primary_key=True),
-    Column("state", String(16), nullable=False),
-    Column("changed", Float, nullable=False),
-    Column("note", Text, nullable=False),
-    sqlite_with_rowid=False,
-)
+# Results of TLS, towards a domain.
+tls_results = _counted("tls_results")
+tls_reports = _reported("tls_reports", 1_024)
 
 # Who may see and review held mail on the web page and by the API, beside the operators of this machine.
 people = Table(
