@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ import click
 
 from gateway.cli.main import EX_CONFIG, EX_DATAERR, EX_TEMPFAIL, Context, Failure, config_option, json_option
 from gateway.cli.output import print_json
+from gateway.cli.person import asked_password
 
 if TYPE_CHECKING:
     from gateway.logins.sources import Answer
@@ -44,7 +44,7 @@ def make_hash(*, name: str) -> None:
 
     if ":" in name or not name.strip() or not name.isprintable() or name.startswith("#"):
         raise Failure(f"a name cannot be {name!r} in this file", EX_DATAERR)
-    password = _password(confirm=True)
+    password = asked_password(confirm=True).encode()
     if not password or len(password) > LONGEST:
         raise Failure(f"a password has from 1 to {LONGEST} octets", EX_DATAERR)
     click.echo(f"{name}:{new(password, os.urandom(16))}")
@@ -69,7 +69,7 @@ def try_login(context: Context, *, name: str, sender: str | None, as_json: bool)
         raise Failure(f"login: {error}", EX_CONFIG) from error
     if logins is None:
         raise Failure("nobody can log in: set users in [login]", EX_CONFIG)
-    claim = sources.Credentials(name, _password(confirm=False).decode("utf-8", "replace"))
+    claim = sources.Credentials(name, asked_password(confirm=False))
     begun = time.monotonic()
     try:
         answer: Answer = logins.source.check(claim)
@@ -87,11 +87,3 @@ def try_login(context: Context, *, name: str, sender: str | None, as_json: bool)
         raise Failure(answer.why or "it could not be checked", EX_TEMPFAIL)
     if answer.status == "no" or owns is False:
         raise click.exceptions.Exit(EX_NOPERM)
-
-
-def _password(*, confirm: bool) -> bytes:
-    """Ask on the terminal, or read the first line of standard input."""
-    if not sys.stdin.isatty():
-        return sys.stdin.readline(4_096).rstrip("\r\n").encode()
-    text: str = click.prompt("Password", hide_input=True, confirmation_prompt=confirm, err=True)
-    return text.encode()

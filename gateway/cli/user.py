@@ -6,7 +6,6 @@ Passwords are asked for, or read from standard input, and never taken from the c
 
 from __future__ import annotations
 
-import sys
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ import click
 from gateway.cli.database import opened
 from gateway.cli.main import EX_DATAERR, EX_NOINPUT, EX_USAGE, Context, Failure, config_option, json_option
 from gateway.cli.output import console, moment, print_json, safe, table
-from gateway.cli.person import operator
+from gateway.cli.person import asked_password, operator
 from gateway.mail.headers import printable
 from gateway.store.database import StoreError
 from gateway.store.people import ROLES, People, Person, checked
@@ -228,12 +227,8 @@ def _password() -> str:
     """The hash of a password that is asked for twice, or piped in."""
     from gateway.web import passwords  # noqa: PLC0415  # help stays quick
 
-    if sys.stdin.isatty():
-        text = click.prompt("Password", hide_input=True, confirmation_prompt=True)
-    else:
-        text = sys.stdin.readline(passwords.LONGEST + 2).rstrip("\r\n")
     try:
-        return passwords.made(text)
+        return passwords.made(asked_password(confirm=True))
     except ValueError as error:
         raise Failure(str(error), EX_DATAERR) from error
 
