@@ -20,7 +20,7 @@ from gateway.store import audit
 from gateway.store.decisions import RefusedError
 from gateway.store.grants import Deed, Grant, Grants
 from gateway.store.samples import REPORT
-from gateway.store.states import MALWARE, OPEN, Actor, Event, Role, refusal, unanswerable
+from gateway.store.states import MALWARE, OPEN, Actor, Role, releases_alone
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -57,12 +57,11 @@ def act(desk: Desk, token: str, door: str) -> tuple[Grant, Done]:
     if grant.deed is Deed.SPAM:
         return grant, _report(desk, grants, grant, item, who, token)
     mine = [item.recipients[grant.position].address]
-    left = unanswerable(set(item.reasons) - set(item.answered), who, aloud=False)
 
     def use(connection: Connection) -> None:
         grants.spend(connection, token)
 
-    if not left and not refusal(Event.RELEASE, who):
+    if releases_alone(set(item.reasons) - set(item.answered), who):
         due = time.time() + desk.undo_seconds
         desk.quarantine.decisions.schedule(item.id, mine, who, due=due, why="by digest", also=use)
         return grant, "released"

@@ -19,7 +19,7 @@ from gateway.policy.decide import SCORE, STRIPPED, UNANSWERED
 from gateway.store.grants import Deed, Grant, Grants
 from gateway.store.reach import Reach
 from gateway.store.search import Search
-from gateway.store.states import MALWARE, WAITING, State
+from gateway.store.states import MALWARE, WAITING, Actor, Role, State, releases_alone
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -122,7 +122,7 @@ def for_recipient(
 
     `users` are the reasons that recipients answer themselves. Without `sealing` links have no token.
     """
-    grants, answers = Grants(quarantine.database), frozenset(users)
+    grants, who = Grants(quarantine.database), Actor(address, Role.USER, frozenset(users))
     expires = now + settings.valid_days * _DAY
     lines: list[Line] = []
     count = 0
@@ -155,7 +155,7 @@ def for_recipient(
                 item.size,
                 why(quarantine, item, language),
                 mine.state is State.REQUESTED,
-                answers.issuperset(set(item.reasons) - set(item.answered)),
+                releases_alone(set(item.reasons) - set(item.answered), who),
                 links,
                 addresses,
             )

@@ -13,6 +13,7 @@ import re
 import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Final, Literal
 
 from gateway.auth.outgoing import signed_by_us
@@ -52,6 +53,19 @@ class Sending:
     count: int
     status: Literal["sent", "queued", "deferred", "due", "nothing"]
     note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A digest that is ready to go, and what is noted once it went: under `key`, up to the item `covered`."""
+
+    address: str
+    about: str
+    count: int
+    raw: bytes
+    key: str
+    slot: float
+    covered: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +173,7 @@ def _to_recipient(
         render.html_of(made, language),
     )
     raw = _mail(post, address, texts, language, slot, now)
-    return _out(quarantine, post, address, "", made.count, raw, slot, (address, items[0][0]))
+    return _out(quarantine, post, _Ready(address, "", made.count, raw, address, slot, items[0][0]))
 
 
 def _to_administrator(
@@ -186,7 +200,7 @@ def _to_administrator(
         render.overview_html(made, language),
     )
     raw = _mail(post, address, texts, language, slot, now, about=domain)
-    return _out(quarantine, post, address, domain, made.new, raw, slot, (key, covered))
+    return _out(quarantine, post, _Ready(address, domain, made.new, raw, key, slot, covered))
 
 
 def _mail(
@@ -205,38 +219,29 @@ def _mail(
     return signed_by_us(raw, email.rpartition("@")[2], post.signing)
 
 
-def _out(
-    quarantine: Quarantine,
-    post: Post,
-    address: str,
-    about: str,
-    count: int,
-    raw: bytes,
-    slot: float,
-    note: tuple[str, str],
-) -> Sending:
+def _out(quarantine: Quarantine, post: Post, ready: _Ready) -> Sending:
     """Bring one on its way, and note that."""
     digests, now = Digests(quarantine.database), time.time()
-    key, covered = note
+    made = partial(Sending, ready.address, ready.about, ready.count)
     if post.lifetime:
-        hop = post.routes.route(address)
+        hop = post.routes.route(ready.address)
         if hop is None:
-            digests.give_back(key, _AGAIN)
-            return Sending(address, about, count, "deferred", "no next hop is configured")
+            digests.give_back(ready.key, _AGAIN)
+            return made("deferred", "no next hop is configured")
         outgoing = Outgoing(
             id=new_id(now),
             sender="",
-            recipients=(Addressee(address, str(hop)),),
-            message=raw,
+            recipients=(Addressee(ready.address, str(hop)),),
+            message=ready.raw,
             created=now,
             expires=now + post.lifetime,
             may_bounce=False,
         )
-        digests.settle(key, slot, covered, (outgoing,))
-        return Sending(address, about, count, "queued", outgoing.id)
-    result = post.deliver(Envelope("", (address,)), raw, "").get(address)
+        digests.settle(ready.key, ready.slot, ready.covered, (outgoing,))
+        return made("queued", outgoing.id)
+    result = post.deliver(Envelope("", (ready.address,)), ready.raw, "").get(ready.address)
     if result is not None and result.status == "delivered":
-        digests.settle(key, slot, covered)
-        return Sending(address, about, count, "sent", str(result))
-    digests.give_back(key, _AGAIN)
-    return Sending(address, about, count, "deferred", str(result or "no answer for this recipient"))
+        digests.settle(ready.key, ready.slot, ready.covered)
+        return made("sent", str(result))
+    digests.give_back(ready.key, _AGAIN)
+    return made("deferred", str(result or "no answer for this recipient"))

@@ -144,6 +144,11 @@ def refusal(event: Event, actor: Actor) -> str:
     return f"{actor.name} may not do this: it takes the role {NEEDS[event].name.lower()}"
 
 
+def releases_alone(left: Collection[str], who: Actor) -> bool:
+    """Whether `who` may release, without anybody else, what nobody has answered `left` for."""
+    return not refusal(Event.RELEASE, who) and not unanswerable(left, who, aloud=False)
+
+
 def unanswerable(reasons: Collection[str], actor: Actor, *, aloud: bool) -> tuple[str, ...]:
     """Those of `reasons` that `actor` may not answer; `aloud` is whether malware was spoken of."""
     if actor.role is Role.USER:

@@ -68,6 +68,15 @@ def test_a_link_releases_what_users_may_answer(quarantine: Quarantine) -> None:
     assert state(quarantine, item) == [State.SCHEDULED, State.HELD]
 
 
+def test_a_link_asks_where_recipients_answer_nothing(quarantine: Quarantine) -> None:
+    """Also for what a reviewer has answered all reasons of: it is still not the recipient's to release."""
+    item = clean(quarantine)
+    desk, found = grants_of(quarantine)
+    quarantine.decisions.answer(item, ["CLASSIFIER", "score"], Actor("cli:eve"))
+    assert act(desk, found["R"], "web")[1] == "requested"
+    assert state(quarantine, item) == [State.REQUESTED]
+
+
 def test_malware_found_later_is_not_released_by_an_old_link(quarantine: Quarantine) -> None:
     item = clean(quarantine)
     desk, found = grants_of(quarantine, users=frozenset(("CLASSIFIER", "score", "VIRUS")))
