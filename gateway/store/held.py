@@ -20,6 +20,7 @@ from gateway.store import schema
 from gateway.store.database import StoreError
 from gateway.store.encoding import from_json, to_json
 from gateway.store.journal import message_id
+from gateway.store.reach import keys_of
 from gateway.store.search import folded
 from gateway.store.states import GONE, OPEN, Event, State, after, of_item, sources
 
@@ -39,6 +40,8 @@ _RECIPIENT = insert(schema.quarantine_recipients)
 _JUDGEMENT = insert(schema.quarantine_judgements)
 _REASON = insert(schema.quarantine_reasons)
 _WORDS = insert(schema.quarantine_words)
+_REACH = insert(schema.quarantine_reach)
+_MANY = 1_000  # items read at once: a database takes only so many parameters
 
 DELIVERED_WITHOUT = "delivered without what was stripped"  # the note of a recipient who has a copy
 
@@ -156,6 +159,7 @@ def rows_of(
         (_RECIPIENT, [{**recipient, **free} for recipient in recipients]),
         (_JUDGEMENT, judgement_row(mail.id, 0, judgement)),
         (_WORDS, _words(item, recipients)),
+        (_REACH, [{"key": key, "item": mail.id} for key in keys_of(row["address"] for row in recipients)]),
     ]
     return [*found, (_REASON, names)] if names else found
 
@@ -182,6 +186,7 @@ def _words(item: Mapping[str, Any], recipients: Sequence[Mapping[str, Any]]) -> 
         "sender": folded(item["sender"]),
         "people": folded("\n".join(row["address"] for row in recipients)),
         "subject": folded(item["subject"]),
+        "state": item["state"],
     }
 
 
@@ -280,6 +285,10 @@ def settle_item(connection: Connection, item: str, now: float) -> None:
             .where(table.c.id == item, table.c.state.not_in(GONE))
             .values(state=state, changed=now)
         )
+        words = schema.quarantine_words
+        connection.execute(
+            update(words).where(words.c.item == item, words.c.state.not_in(GONE)).values(state=state)
+        )
 
 
 def free(connection: Connection, items: Sequence[str], now: float, *states: State) -> list[str]:
@@ -304,8 +313,6 @@ def remove(connection: Connection, items: Sequence[str], state: State, now: floa
         schema.quarantine_orders,
     ):
         connection.execute(delete(rows).where(rows.c.item.in_(items)))
-    words = schema.quarantine_words
-    connection.execute(update(words).where(words.c.item.in_(items)).values(subject=""))
     people, table = schema.quarantine_recipients, schema.quarantine
     connection.execute(
         update(people)
@@ -314,10 +321,36 @@ def remove(connection: Connection, items: Sequence[str], state: State, now: floa
     )
     blank = {"subject": "", "message_id": "", "helo": "", "client_ip": "", "changed": now, "content": 0}
     connection.execute(update(table).where(table.c.id.in_(items)).values(**blank))
-    open_ones = table.c.state != State.RELEASED
-    if state is State.DELETED:
-        open_ones = table.c.id.is_not(None)
-    connection.execute(update(table).where(table.c.id.in_(items), open_ones).values(state=state))
+    words = schema.quarantine_words
+    connection.execute(update(words).where(words.c.item.in_(items)).values(subject=""))
+    for rows, key in ((table, table.c.id), (words, words.c.item)):
+        open_ones = key.is_not(None) if state is State.DELETED else rows.c.state != State.RELEASED
+        connection.execute(update(rows).where(key.in_(items), open_ones).values(state=state))
+
+
+def drop(connection: Connection, items: Sequence[str]) -> int:
+    """Delete all that is left of `items`, but for the audit; how many there were."""
+    table, people, reach = schema.quarantine, schema.quarantine_recipients, schema.quarantine_reach
+    addresses = connection.execute(select(people.c.address).where(people.c.item.in_(items))).scalars()
+    keys = keys_of(addresses)
+    for start in range(0, len(keys), _MANY):
+        some = reach.c.key.in_(keys[start : start + _MANY])
+        connection.execute(delete(reach).where(some, reach.c.item.in_(items)))
+    for rows in (people, schema.quarantine_reasons, schema.quarantine_words):
+        connection.execute(delete(rows).where(rows.c.item.in_(items)))
+    return connection.execute(delete(table).where(table.c.id.in_(items))).rowcount
+
+
+def items(connection: Connection, ids: Sequence[str]) -> list[Item]:
+    """Those of `ids` that are or were held, in no order."""
+    table = schema.quarantine
+    found: list[Item] = []
+    for start in range(0, len(ids), _MANY):
+        some = ids[start : start + _MANY]
+        reasons, recipients = reasons_by_item(connection, some), recipients_by_item(connection, some)
+        rows = connection.execute(select(table).where(table.c.id.in_(some))).mappings()
+        found += [item_of(row, reasons, recipients) for row in rows]
+    return found
 
 
 def reasons_by_item(connection: Connection, items: Sequence[str]) -> dict[str, dict[str, bool]]:

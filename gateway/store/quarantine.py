@@ -13,7 +13,7 @@ import hashlib
 import os
 import time
 import zlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, and_, bindparam, delete, func, insert, literal, or_, select, update
 
@@ -35,7 +35,7 @@ from gateway.store.decisions import Decisions, RefusedError
 from gateway.store.encoding import to_json
 from gateway.store.held import Claim, Item, Judgement, Original
 from gateway.store.keys import shared_key
-from gateway.store.search import Search, statement
+from gateway.store.search import Search, matching, newest
 from gateway.store.states import OPEN, OURSELVES, Event, State, refusal
 
 if TYPE_CHECKING:
@@ -113,25 +113,30 @@ class Quarantine:
         """One item by its id, whatever its state."""
         if not ID_PATTERN.fullmatch(item):
             return None
-        table = schema.quarantine
-        found = self._items(select(table).where(table.c.id == item))
-        return found[0] if found else None
+        return self.known([item]).get(item)
 
     def search(self, wanted: Search) -> list[Item]:
         """Items that match, newest first."""
-        return self._items(statement(wanted).limit(wanted.limit).offset(wanted.offset))
+
+        def work(connection: Connection) -> list[Item]:
+            found = held.items(connection, newest(connection, wanted))
+            return sorted(found, key=lambda item: item.id, reverse=True)
+
+        return self.database.read(work)
 
     def known(self, ids: Sequence[str]) -> dict[str, Item]:
-        """Those of `ids` that are or were held, whatever their state; a thousand at most."""
-        table = schema.quarantine
-        items = self._items(select(table).where(table.c.id.in_(ids))) if ids else []
-        return {item.id: item for item in items}
+        """Those of `ids` that are or were held, whatever their state."""
+        found = self.database.read(lambda connection: held.items(connection, ids))
+        return {item.id: item for item in found}
 
     def count(self, wanted: Search, upto: int = 1_000_000_000) -> int:
         """How many items match, limit and offset aside; counting ends at `upto`."""
-        found = statement(wanted, literal(1)).limit(upto).subquery()
-        counted = select(func.count()).select_from(found)
-        return int(self.database.read(lambda connection: connection.execute(counted).scalar_one()))
+
+        def work(connection: Connection) -> int:
+            found = matching(connection, wanted, literal(1)).limit(upto).subquery()
+            return int(connection.execute(select(func.count()).select_from(found)).scalar_one())
+
+        return self.database.read(work)
 
     def raw(self, item: str) -> bytes:
         """The message exactly as received, proven by its SHA-256."""
@@ -396,9 +401,7 @@ class Quarantine:
         old = select(table.c.id).where(table.c.content == 0, table.c.changed < older_than)
 
         def work(connection: Connection) -> int:
-            for rows in (schema.quarantine_recipients, schema.quarantine_reasons, schema.quarantine_words):
-                connection.execute(delete(rows).where(rows.c.item.in_(found)))
-            return connection.execute(delete(table).where(table.c.id.in_(found))).rowcount
+            return held.drop(connection, found)
 
         found = self._ids(old.limit(batch))
         return self.database.write(work, durable=False) if found else 0
@@ -422,16 +425,6 @@ class Quarantine:
         return self.database.read(lambda connection: audit.latest(connection, limit))
 
     # -------------------------------------------------------------- inside
-
-    def _items(self, chosen: Select[Any]) -> list[Item]:
-        def work(connection: Connection) -> list[Item]:
-            rows = connection.execute(chosen).mappings().all()
-            ids = [row["id"] for row in rows]
-            reasons = held.reasons_by_item(connection, ids)
-            recipients = held.recipients_by_item(connection, ids)
-            return [held.item_of(row, reasons, recipients) for row in rows]
-
-        return self.database.read(work)
 
     def _ids(self, statement: Select[str]) -> list[str]:
         return self.database.read(lambda connection: list(connection.execute(statement).scalars()))

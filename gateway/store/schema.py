@@ -109,6 +109,17 @@ quarantine_words = Table(
     Column("sender", Text, nullable=False),
     Column("people", Text, nullable=False),  # one a line
     Column("subject", Text, nullable=False),
+    Column("state", String(16), nullable=False, server_default="held"),  # that of the item
+    sqlite_with_rowid=False,
+)
+
+# Whose mail an item is: its recipients and their domains, as `reach.py` spells them, so that somebody
+# with few messages finds them among a million.
+quarantine_reach = Table(
+    "quarantine_reach",
+    metadata,
+    Column("key", String(330), primary_key=True),
+    Column("item", _Id, primary_key=True),
     sqlite_with_rowid=False,
 )
 

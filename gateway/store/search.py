@@ -1,27 +1,26 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What to look for among held messages, as SQL that stays quick with a million of them.
 
-Takes hostile text as parameters only. The narrowest table that knows what is asked for is read in the
-order of the answer, newest first, so that a page is full early; texts are compared with columns that were
-folded to one case when the message was held.
+Takes hostile text as parameters only. One narrow table knows all that is asked for: it is read in the order
+of the answer, newest first, so that a page is full early, and to its end within a second; texts are compared
+with columns that were folded to one case when the message was held. Where an index knows that only some
+thousands can match, those are looked up instead.
 """
 
 from __future__ import annotations
 
 import operator
-import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, and_, false, func, literal, or_, select
+from sqlalchemy import Boolean, ColumnElement, and_, false, func, or_, select
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.expression import Join
+from sqlalchemy.sql.functions import FunctionElement
 
-from gateway.mail.domains import normal
 from gateway.store import schema
 
 if TYPE_CHECKING:
-    from sqlalchemy import Select
+    from sqlalchemy import Connection, Select
 
     from gateway.store.reach import Reach
     from gateway.store.states import State
@@ -51,52 +50,74 @@ class Search:
 
 
 _FREE = ("sender", "recipient", "domain", "subject", "reason", "before", "after")  # what people type
-_PLAIN_JOIN = re.compile("(?<!CROSS) JOIN ")
+_FEW = 20_000  # items that are looked up one by one rather than found by reading all
 
 
-class _InThisOrder(Join):
-    """A join that SQLite reads from left to right: it knows nothing of how many rows there are."""
+class _Part(FunctionElement[bool]):
+    """Whether the first text contains the second: octets are compared, which is faster than LIKE."""
 
+    type = Boolean()
     inherit_cache = True
+    name = "part"
 
 
-@compiles(_InThisOrder, "sqlite")
-def _cross_join(element: Join, compiler: Any, **options: Any) -> str:
-    return _PLAIN_JOIN.sub(" CROSS JOIN ", compiler.visit_join(element, **options))
+@compiles(_Part, "sqlite")
+def _instr(element: _Part, compiler: Any, **options: Any) -> str:
+    return f"instr({compiler.process(element.clauses, **options)}) > 0"
 
 
-def statement(wanted: Search, *columns: ColumnElement[Any]) -> Select[Any]:
-    """The rows of the items that match, newest first; `columns` in place of all, and of no order."""
-    table, words, names = schema.quarantine, schema.quarantine_words, schema.quarantine_reasons
-    found: list[ColumnElement[bool]] = []
+@compiles(_Part, "postgresql")
+def _strpos(element: _Part, compiler: Any, **options: Any) -> str:
+    return f"strpos({compiler.process(element.clauses, **options)}) > 0"
+
+
+def newest(connection: Connection, wanted: Search) -> list[str]:
+    """The ids of the items that match, newest first, from `offset` on, `limit` at most."""
+    key = schema.quarantine_words.c.item
+    chosen = matching(connection, wanted, key).order_by(key.desc())
+    return list(connection.execute(chosen.limit(wanted.limit).offset(wanted.offset)).scalars())
+
+
+def matching(connection: Connection, wanted: Search, *columns: ColumnElement[Any]) -> Select[Any]:
+    """`columns` of `quarantine_words` for the items that match, in no order.
+
+    The answer depends on how many items there are of each kind at this moment: of those that are few (of
+    a person, a domain, a reason, a state) each is looked up, else all are read.
+    """
+    words, names, table = schema.quarantine_words, schema.quarantine_reasons, schema.quarantine
+    where: list[ColumnElement[bool]] = []
     if any("\0" in getattr(wanted, name) for name in _FREE):
-        # SQLite would end the text there, and find everything; PostgreSQL takes none.
+        # Some databases would end the text there, and find everything; others take none.
         wanted = replace(wanted, sender="", recipient="", domain="", subject="")
         wanted = replace(wanted, reason="", before="", after="")
-        found.append(false())
-    texts = _texts(wanted)
-    source: Any = table
-    key = table.c.id
+        where.append(false())
+    kinds: list[tuple[ColumnElement[str], ColumnElement[bool]]] = []
+    if wanted.within is not None and not wanted.within.everything:
+        reach = schema.quarantine_reach
+        kinds.append((reach.c.item, reach.c.key.in_(wanted.within.keys())))
     if wanted.reason:
-        key = names.c.item
-        found.append(names.c.name == spelling(wanted.reason))
-        source = names
-        if texts:
-            source = _InThisOrder(source, words, words.c.item == key)
-        source = _InThisOrder(source, table, table.c.id == key)
-    elif texts:
-        key = words.c.item
-        source = _InThisOrder(words, table, table.c.id == key)
-    found += texts
+        kinds.append((names.c.item, names.c.name == spelling(wanted.reason)))
+    alike = [select(item).where(condition, item == words.c.item).exists() for item, condition in kinds]
     if wanted.state is not None:
         states = wanted.state if isinstance(wanted.state, tuple) else (wanted.state,)
-        found.append(table.c.state.in_(states))
-    if wanted.before:
-        found.append(key < wanted.before)
-    if wanted.after:
-        found.append(key > wanted.after)
-    made = select(*(columns or (table,))).select_from(source).where(*found)
-    return made if columns else made.order_by(key.desc())
+        kinds.append((table.c.id, table.c.state.in_(states)))
+        alike.append(words.c.state.in_(states))
+    fewest = _fewest(connection, kinds)
+    if fewest >= 0:
+        item, condition = kinds[fewest]
+        alike[fewest] = and_(words.c.item.in_(select(item).where(condition)), alike[fewest])
+    return select(*columns).select_from(words).where(*where, *_plain(wanted), *alike)
+
+
+def _fewest(connection: Connection, kinds: list[tuple[ColumnElement[str], ColumnElement[bool]]]) -> int:
+    """Which of these kinds has the fewest items, if that are few; else -1."""
+    found, fewest = -1, _FEW
+    for number, (item, condition) in enumerate(kinds):
+        some = select(item).where(condition).limit(fewest).subquery()
+        count = connection.execute(select(func.count()).select_from(some)).scalar_one()
+        if count < fewest:
+            found, fewest = number, count
+    return found
 
 
 def spelling(reason: str) -> str:
@@ -112,30 +133,12 @@ def folded(text: str) -> str:
     return text.casefold()
 
 
-def _texts(wanted: Search) -> list[ColumnElement[bool]]:
-    """Conditions on what `quarantine_words` has."""
+def _plain(wanted: Search) -> list[ColumnElement[bool]]:
+    """Conditions on what `quarantine_words` has, but for the state; the cheapest first."""
     words = schema.quarantine_words
-    found: list[ColumnElement[bool]] = [
-        column.contains(folded(text), autoescape=True)
-        for column, text in (
-            (words.c.sender, wanted.sender),
-            (words.c.people, wanted.recipient),
-            (words.c.subject, wanted.subject),
-        )
-        if text
-    ]
-    if wanted.within is not None and not wanted.within.everything:
-        found.append(_within(wanted.within))
-    if wanted.domain:
-        ends = "@" + folded(wanted.domain.lstrip("@"))
-        anybody = func.coalesce(words.c.people, "").concat("\n")
-        found.append(
-            or_(
-                words.c.sender.endswith(ends, autoescape=True),
-                anybody.contains(f"{ends}\n", autoescape=True),
-            )
-        )
     bounds: tuple[tuple[Any, Any, Any], ...] = (
+        (words.c.item, operator.lt, wanted.before or None),
+        (words.c.item, operator.gt, wanted.after or None),
         (words.c.held_at, operator.ge, wanted.since),
         (words.c.held_at, operator.lt, wanted.until),
         (words.c.score, operator.ge, wanted.score_from),
@@ -143,25 +146,19 @@ def _texts(wanted: Search) -> list[ColumnElement[bool]]:
         (words.c.size, operator.ge, wanted.larger),
         (words.c.size, operator.le, wanted.smaller),
     )
-    return found + [compare(column, bound) for column, compare, bound in bounds if bound is not None]
+    found = [compare(column, bound) for column, compare, bound in bounds if bound is not None]
+    parts = (
+        (words.c.sender, wanted.sender),
+        (words.c.people, wanted.recipient),
+        (words.c.subject, wanted.subject),
+    )
+    found += [_Part(column, folded(text)) for column, text in parts if text]
+    if wanted.domain:
+        found.append(or_(*(_of_domain(people, wanted.domain) for people in (words.c.sender, words.c.people))))
+    return found
 
 
-def _within(reach: Reach) -> ColumnElement[bool]:
-    """Whether one of the lines of `people` may be in reach; `Reach.covers` knows for certain."""
-    people = schema.quarantine_words.c.people
-    lines = literal("\n").concat(func.coalesce(people, "")).concat("\n")
-    parts = [f"\n{folded(address)}\n" for address in reach.addresses]
-    for domain in reach.domains:
-        at = "" if domain.startswith(".") else "@"
-        parts += [f"{at}{name}\n" for name in dict.fromkeys((folded(domain), _ascii(domain)))]
-    # Nearly all rows are told apart by the first comparison, which copies nothing.
-    found = [
-        and_(people.contains(part.strip("\n"), autoescape=True), lines.contains(part, autoescape=True))
-        for part in parts
-    ]
-    return or_(false(), *found)
-
-
-def _ascii(domain: str) -> str:
-    dot = "." if domain.startswith(".") else ""
-    return dot + normal(domain.removeprefix("."))
+def _of_domain(people: ColumnElement[str], domain: str) -> ColumnElement[bool]:
+    """Whether one of the addresses, one a line, is of this domain."""
+    ends = "@" + folded(domain.lstrip("@"))
+    return and_(_Part(people, ends), _Part(people.concat("\n"), f"{ends}\n"))

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import Integer, cast, func, select
 
 from gateway.store import schema
-from gateway.store.search import Search, statement
+from gateway.store.search import Search, matching
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
-    from sqlalchemy import ColumnElement, Select
+    from sqlalchemy import ColumnElement, Connection
 
     from gateway.store.database import Database
     from gateway.store.reach import Reach
@@ -41,11 +41,15 @@ class Day:
 
 def held(database: Database, reach: Reach, first: int, last: int) -> list[Day]:
     """What was held on each day, by its state now; raises StoreError."""
-    table = schema.quarantine
+    words = schema.quarantine_words
     wanted = Search(within=reach, since=float(first * DAY), until=float((last + 1) * DAY))
-    day = _day(database, table.c.held_at)
-    chosen = statement(wanted, day, table.c.state, func.count()).group_by(day, table.c.state)
-    return _days(database, chosen, first, last)
+    day = _day(database, words.c.held_at)
+
+    def work(connection: Connection) -> Sequence[Any]:
+        chosen = matching(connection, wanted, day, words.c.state, func.count())
+        return connection.execute(chosen.group_by(day, words.c.state)).all()
+
+    return _days(database.read(work), first, last)
 
 
 def judged(database: Database, first: int, last: int) -> list[Day]:
@@ -57,14 +61,18 @@ def judged(database: Database, first: int, last: int) -> list[Day]:
         .where(journal.c.received >= first * DAY, journal.c.received < (last + 1) * DAY)
         .group_by(day, journal.c.action)
     )
-    return _days(database, chosen, first, last)
+    return _days(database.read(lambda c: c.execute(chosen).all()), first, last)
 
 
 def states(database: Database, reach: Reach, *among: State) -> dict[str, int]:
     """How many messages are in each state, or in each of those named."""
-    state = schema.quarantine.c.state
-    chosen = statement(Search(within=reach, state=among or None), state, func.count()).group_by(state)
-    return {row[0]: row[1] for row in database.read(lambda c: c.execute(chosen).all())}
+    state, wanted = schema.quarantine_words.c.state, Search(within=reach, state=among or None)
+
+    def work(connection: Connection) -> dict[str, int]:
+        chosen = matching(connection, wanted, state, func.count()).group_by(state)
+        return {row[0]: row[1] for row in connection.execute(chosen)}
+
+    return database.read(work)
 
 
 def _day(database: Database, seconds: ColumnElement[float]) -> ColumnElement[int]:
@@ -73,8 +81,7 @@ def _day(database: Database, seconds: ColumnElement[float]) -> ColumnElement[int
     return cast(func.floor(days) if database.dialect == "postgresql" else days, Integer)
 
 
-def _days(database: Database, chosen: Select[Any], first: int, last: int) -> list[Day]:
-    rows: Iterable[Any] = database.read(lambda c: c.execute(chosen).all())
+def _days(rows: Iterable[Any], first: int, last: int) -> list[Day]:
     found: dict[int, dict[str, int]] = {day: {} for day in range(first, last + 1)}
     for day, word, count in rows:
         if day in found:

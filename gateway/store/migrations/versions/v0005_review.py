@@ -47,7 +47,7 @@ def _fill(connection: Connection) -> None:
         .scalar_subquery()
     )
     texts = (func.lower(q.c.sender), func.coalesce(listed, ""), func.lower(q.c.subject))
-    columns = [c.name for c in words.c]
+    columns = ["item", "held_at", "score", "size", "sender", "people", "subject"]
     known_texts = select(q.c.id, q.c.held_at, q.c.score, q.c.size, *texts)
     connection.execute(insert(words).from_select(columns, known_texts))
     issued = schema.release_tokens
