@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 import zlib
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -140,7 +140,7 @@ def fill(database: Database, count: int) -> None:
             some = [
                 again(one, start + SPAN * number / count) for one, number in zip(made, numbers, strict=False)
             ]
-        database.write(lambda connection, some=some: write(connection, some), durable=False)
+        database.write(partial(write, items=some), durable=False)
 
 
 def rows_of(chance: random.Random, number: int, moment: float) -> Rows:
@@ -150,8 +150,8 @@ def rows_of(chance: random.Random, number: int, moment: float) -> Rows:
     head = parse(mail.raw.partition(b"\r\n\r\n")[0])
     judgement = Judgement(mail.received, EVIDENCE, SIGNALS, verdict)
     made = held.rows_of(mail, head, judgement, mail.envelope.recipients, reasons)
-    rows = [(statement.table, rows if isinstance(rows, list) else [rows]) for statement, rows in made]
-    return [*rows, (schema.quarantine_bytes, [{"item": mail.id, "data": zlib.compress(mail.raw, 1)}])]
+    found: Rows = [(statement.table, rows if isinstance(rows, list) else [rows]) for statement, rows in made]  # type: ignore[misc]  # our inserts are into tables
+    return [*found, (schema.quarantine_bytes, [{"item": mail.id, "data": zlib.compress(mail.raw, 1)}])]
 
 
 def again(made: Rows, moment: float) -> Rows:

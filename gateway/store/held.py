@@ -147,10 +147,11 @@ def rows_of(
         "held": to_json(people),
     }
     free = {"lease": "", "lease_until": 0.0, "delivered_to": ""}
+    addresses = [printable(one, 320) for one in people]
     recipients = [
-        {"item": mail.id, "position": n, "address": printable(a, 320), "state": State.HELD, "changed": now}
-        | {"note": DELIVERED_WITHOUT if a in verdict.stripped else ""}
-        for n, a in enumerate(people)
+        {"item": mail.id, "position": n, "address": address, "state": State.HELD, "changed": now}
+        | {"note": DELIVERED_WITHOUT if people[n] in verdict.stripped else ""}
+        for n, address in enumerate(addresses)
     ]
     names = [{"item": mail.id, "name": name} for name in dict.fromkeys(printable(r, 128) for r in reasons)]
     found: list[tuple[Insert, Any]] = [
@@ -159,7 +160,7 @@ def rows_of(
         (_RECIPIENT, [{**recipient, **free} for recipient in recipients]),
         (_JUDGEMENT, judgement_row(mail.id, 0, judgement)),
         (_WORDS, _words(item, recipients)),
-        (_REACH, [{"key": key, "item": mail.id} for key in keys_of(row["address"] for row in recipients)]),
+        (_REACH, [{"key": key, "item": mail.id} for key in keys_of(addresses)]),
     ]
     return [*found, (_REASON, names)] if names else found
 

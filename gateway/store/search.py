@@ -97,7 +97,9 @@ def matching(connection: Connection, wanted: Search, *columns: ColumnElement[Any
         kinds.append((reach.c.item, reach.c.key.in_(wanted.within.keys())))
     if wanted.reason:
         kinds.append((names.c.item, names.c.name == spelling(wanted.reason)))
-    alike = [select(item).where(condition, item == words.c.item).exists() for item, condition in kinds]
+    alike: list[ColumnElement[bool]] = [
+        select(item).where(condition, item == words.c.item).exists() for item, condition in kinds
+    ]
     if wanted.state is not None:
         states = wanted.state if isinstance(wanted.state, tuple) else (wanted.state,)
         kinds.append((table.c.id, table.c.state.in_(states)))

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from gateway.store.database import Database
     from gateway.store.reach import Reach
-    from gateway.store.states import State
 
 DAY: Final = 86_400
 
@@ -39,17 +38,23 @@ class Day:
         return sum(self.counts.values())
 
 
-def held(database: Database, reach: Reach, first: int, last: int) -> list[Day]:
-    """What was held on each day, by its state now; raises StoreError."""
+def held(database: Database, reach: Reach, first: int, last: int) -> tuple[dict[str, int], list[Day]]:
+    """All that is or was held, by its state now: as a whole, and of each day by when it came.
+
+    Everything is read once. Raises StoreError.
+    """
     words = schema.quarantine_words
-    wanted = Search(within=reach, since=float(first * DAY), until=float((last + 1) * DAY))
     day = _day(database, words.c.held_at)
 
     def work(connection: Connection) -> Sequence[Any]:
-        chosen = matching(connection, wanted, day, words.c.state, func.count())
+        chosen = matching(connection, Search(within=reach), day, words.c.state, func.count())
         return connection.execute(chosen.group_by(day, words.c.state)).all()
 
-    return _days(database.read(work), first, last)
+    rows = database.read(work)
+    states: dict[str, int] = {}
+    for _, state, count in rows:
+        states[state] = states.get(state, 0) + count
+    return states, _days(rows, first, last)
 
 
 def judged(database: Database, first: int, last: int) -> list[Day]:
@@ -62,17 +67,6 @@ def judged(database: Database, first: int, last: int) -> list[Day]:
         .group_by(day, journal.c.action)
     )
     return _days(database.read(lambda c: c.execute(chosen).all()), first, last)
-
-
-def states(database: Database, reach: Reach, *among: State) -> dict[str, int]:
-    """How many messages are in each state, or in each of those named."""
-    state, wanted = schema.quarantine_words.c.state, Search(within=reach, state=among or None)
-
-    def work(connection: Connection) -> dict[str, int]:
-        chosen = matching(connection, wanted, state, func.count()).group_by(state)
-        return {row[0]: row[1] for row in connection.execute(chosen)}
-
-    return database.read(work)
 
 
 def _day(database: Database, seconds: ColumnElement[float]) -> ColumnElement[int]:

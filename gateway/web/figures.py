@@ -6,16 +6,17 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from starlette.responses import JSONResponse, Response
 
 from gateway.store import statistics
+from gateway.store.search import Search
 from gateway.store.states import OPEN, State
 from gateway.web.plot import plot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from gateway.store.decisions import Figures
     from gateway.store.people import Person
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 DAYS: Final = 14
-_FRESH: Final = 15.0  # seconds for which what was counted is shown again
+_FRESH: Final = 15.0  # seconds for which what waits is shown again
+_FRESH_DAYS: Final = 60.0  # and the figures of all days, for which all is read
+UPTO: Final = 10_000  # what waits is counted that far
 _MOST: Final = 200  # people whose figures are kept
 _HELD: Final = tuple(str(state) for state in State)
 _JUDGED: Final = ("relay", "tag", "strip", "learn", "quarantine", "defer", "reject")
@@ -47,41 +50,55 @@ class Counts:
 
     def __init__(self, quarantine: Quarantine) -> None:
         self._quarantine = quarantine
-        self._lock = threading.Lock()
-        self._told: dict[Reach, tuple[float, Told]] = {}
-        self._waiting: dict[Reach, tuple[float, dict[str, int]]] = {}
+        self._told = _Kept(self._count, _FRESH_DAYS)
+        self._waiting = _Kept(self._count_waiting, _FRESH)
 
     def of(self, person: Person) -> Told:
         """What this person may know."""
-        return self._fresh(self._told, person.reach, self._count)
+        return self._told.of(person.reach)
 
     def waiting(self, person: Person) -> dict[str, int]:
-        """How much is open, and how much of it is asked for."""
-        return self._fresh(self._waiting, person.reach, self._count_waiting)
-
-    def _fresh(self, known: dict[Reach, tuple[float, T]], reach: Reach, count: Callable[[Reach], T]) -> T:
-        with self._lock:
-            found = known.get(reach)
-            if found is None or time.monotonic() - found[0] > _FRESH:
-                made = count(reach)
-                if len(known) >= _MOST:
-                    known.clear()
-                found = known[reach] = (time.monotonic(), made)
-            return found[1]
+        """How much is open, and how much of it is asked for; `UPTO` for more."""
+        return self._waiting.of(person.reach)
 
     def _count(self, reach: Reach) -> Told:
         database, last = self._quarantine.database, int(time.time()) // statistics.DAY
         first = last - DAYS + 1
+        states, held = statistics.held(database, reach, first, last)
         return Told(
-            statistics.states(database, reach),
-            statistics.held(database, reach, first, last),
+            states,
+            held,
             statistics.judged(database, first, last) if reach.everything else [],
             self._quarantine.decisions.figures() if reach.everything else None,
         )
 
     def _count_waiting(self, reach: Reach) -> dict[str, int]:
-        found = statistics.states(self._quarantine.database, reach, *OPEN)
-        return {"open": sum(found.values()), "requested": found.get(State.REQUESTED, 0)}
+        wanted = {"open": OPEN, "requested": State.REQUESTED}
+        return {
+            name: self._quarantine.count(Search(within=reach, state=state), UPTO)
+            for name, state in wanted.items()
+        }
+
+
+class _Kept(Generic[T]):
+    """What was counted for a reach, for some seconds; one counts at a time."""
+
+    def __init__(self, count: Callable[[Reach], T], seconds: float) -> None:
+        self._count = count
+        self._seconds = seconds
+        self._lock = threading.Lock()
+        self._known: dict[Reach, tuple[float, T]] = {}
+
+    def of(self, reach: Reach) -> T:
+        """What is known, counted anew if that is too old."""
+        with self._lock:
+            found = self._known.get(reach)
+            if found is None or time.monotonic() - found[0] > self._seconds:
+                made = self._count(reach)
+                if len(self._known) >= _MOST:
+                    self._known.clear()
+                found = self._known[reach] = (time.monotonic(), made)
+            return found[1]
 
 
 def page(visit: Visit) -> Response:
@@ -98,4 +115,9 @@ def page(visit: Visit) -> Response:
 
 def live(visit: Visit) -> Response:
     """What waits, for the counters of a page that is open."""
-    return JSONResponse(visit.site.counts.waiting(visit.person))
+    return JSONResponse(shown(visit.site.counts.waiting(visit.person)))
+
+
+def shown(waiting: Mapping[str, int]) -> dict[str, str]:
+    """What waits, as people read it."""
+    return {name: f"{count} or more" if count >= UPTO else str(count) for name, count in waiting.items()}

@@ -21,6 +21,7 @@ from gateway.policy.counterfactual import answers, words
 from gateway.store import options
 from gateway.store.decisions import RefusedError
 from gateway.store.states import OPEN, WAITING, Role, State
+from gateway.web import figures
 from gateway.web.held import BULK, AbsentError
 from gateway.web.may import Act
 from gateway.web.site import AskedError, redirect
@@ -86,7 +87,7 @@ def listing(visit: Visit) -> Response:
         filters=visit.site.filters().all() if visit.person.role >= Role.REVIEWER else {},
         done=DONE.get(visit.request.query_params.get("done", ""), ""),
         problem=problem,
-        waiting=visit.site.counts.waiting(visit.person),
+        waiting=figures.shown(visit.site.counts.waiting(visit.person)),
         reviewer=visit.person.role >= Role.REVIEWER,
     )
 

@@ -16,8 +16,9 @@ from gateway.store import migrations, schema
 from gateway.store.database import Database, StoreError, StoreSettings, open_database
 from gateway.store.journal import Filter, Journal
 from gateway.store.quarantine import Quarantine
+from gateway.store.reach import Reach
 from gateway.store.search import Search
-from gateway.store.states import Actor, State
+from gateway.store.states import OPEN, Actor, State
 from tests.stored import POSTGRESQL, execute, settings_for
 
 if TYPE_CHECKING:
@@ -72,6 +73,11 @@ def check(database: Database) -> None:
     assert quarantine.judgements(HELD)[0].verdict.score == 9.5
     found = [item.id for item in quarantine.search(Search(subject="CHANCE", recipient="CAROL"))]
     assert found == [PARTLY, HELD]
+    within = [Reach(("carol@EXAMPLE.com",)), Reach(domains=("example.com",)), Reach(domains=(".com",))]
+    for reach in within:
+        assert [item.id for item in quarantine.search(Search(within=reach, state=OPEN))] == [PARTLY, HELD]
+    assert quarantine.count(Search(state=State.DELETED)) == 1
+    assert quarantine.count(Search(within=Reach(("dora@example.com",)))) == 0
     assert len(Journal(database).search(Filter())) == 3
     assert quarantine.delete(HELD, Actor("cli:eve"))
     assert quarantine.expire(4e9) == 1

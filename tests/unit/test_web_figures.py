@@ -14,6 +14,7 @@ from gateway.store.journal import Journal
 from gateway.store.reach import EVERYTHING, Reach
 from gateway.store.states import Actor
 from gateway.store.statistics import DAY, Day
+from gateway.web.figures import UPTO, shown
 from gateway.web.plot import HEIGHT, WIDTH, plot
 from tests.stored import EVIDENCE, REPLY, SIGNALS, execute, verdict_for
 from tests.websites import Place
@@ -41,13 +42,13 @@ def test_days_are_counted_within_reach(place: Place) -> None:
     place.quarantine.delete(new.id, Actor("cli:x"))
 
     def counted(reach: Reach) -> list[dict[str, int]]:
-        return [day.counts for day in statistics.held(place.database, reach, today - 2, today)]
+        return [day.counts for day in statistics.held(place.database, reach, today - 2, today)[1]]
 
     assert counted(Reach((BOB,))) == [{"held": 1}, {}, {"deleted": 1}]
     assert counted(Reach(domains=("example.org",))) == [{}, {}, {"held": 1}]
     assert counted(EVERYTHING) == [{"held": 1}, {}, {"deleted": 1, "held": 1}]
     assert counted(Reach()) == [{}, {}, {}]
-    assert statistics.states(place.database, Reach((BOB,))) == {"held": 1, "deleted": 1}
+    assert statistics.held(place.database, Reach((BOB,)), today, today)[0] == {"held": 1, "deleted": 1}
     assert other.id
 
 
@@ -101,7 +102,11 @@ def test_live_counters(place: Place) -> None:
     mail = place.hold(BOB)
     place.quarantine.decisions.request(mail.id, None, place.people.all()[0].actor)
     rita = place.browser("rita")
-    assert rita.client.get("/counts").json() == {"open": 1, "requested": 1}
+    assert rita.client.get("/counts").json() == {"open": "1", "requested": "1"}
     assert 'data-count="requested">1<' in rita.get("/held")
     assert place.browser().client.get("/counts", follow_redirects=False).status_code == 303
     assert "setInterval" in rita.get("/static/live.js")
+
+
+def test_what_is_counted_has_an_end() -> None:
+    assert shown({"open": UPTO - 1, "requested": UPTO}) == {"open": "9999", "requested": "10000 or more"}
