@@ -16,7 +16,7 @@ from gateway.store.quarantine import Quarantine
 from gateway.store.reach import EVERYTHING, LONGEST, Reach, keys_of
 from gateway.store.search import Search, folded
 from gateway.store.states import OPEN, Actor, Role, State
-from tests.stored import POSTGRESQL, RAW, hold, mail_for, open_database, settings_for
+from tests.stored import POSTGRESQL, RAW, claim, hold, mail_for, open_database, settings_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -168,10 +168,10 @@ def test_the_state_that_is_searched_is_that_of_the_item(quarantine: Quarantine) 
     assert states(quarantine)[one] == "requested"
     decisions.deny(one, None, ROSA)
     assert states(quarantine)[one] == "denied"
-    claim = quarantine.claim(two, None, "cli:x")
-    assert claim is not None
+    taken = claim(quarantine, two)
+    assert taken is not None
     assert states(quarantine)[two] == "releasing"
-    quarantine.settle(claim, who="cli:x", delivered={one: one for one in claim.recipients})
+    quarantine.settle(taken, who="cli:x", delivered={one: one for one in taken.recipients})
     assert states(quarantine)[two] == "released"
     assert quarantine.expire(time.time() + 1) == 3
     assert states(quarantine) == {one: "expired", two: "released", three: "expired"}
