@@ -73,11 +73,11 @@ class Counts:
         )
 
     def _count_waiting(self, reach: Reach) -> dict[str, int]:
-        wanted = {"open": OPEN, "requested": State.REQUESTED}
-        return {
-            name: self._quarantine.count(Search(within=reach, state=state), UPTO)
-            for name, state in wanted.items()
+        wanted = {
+            "open": Search(within=reach, state=OPEN),
+            "requested": Search(within=reach, state=State.REQUESTED),
         }
+        return {name: self._quarantine.count(search, UPTO) for name, search in wanted.items()}
 
 
 class _Kept(Generic[T]):

@@ -6,7 +6,7 @@ from __future__ import annotations
 import itertools
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import func, select
@@ -45,7 +45,7 @@ REACHES = (
     Reach(("@example.com", ".com", "=bob@example.com")),
     Reach(("b%@example.org", "bob\0@example.com")),
 )
-TEXTS = (
+TEXTS: tuple[dict[str, Any], ...] = (
     {},
     {"subject": "CHANCE 1"},
     {"subject": "%"},
