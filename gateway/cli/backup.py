@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`mailwarden backup`: a copy of the store while the service runs, and whether a copy is whole."""
+"""`mailwarden backup`: a copy of the store while the service runs, whether it is whole, and the way back."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING
 import click
 
 from gateway.cli.database import opened
-from gateway.cli.main import EX_DATAERR, EX_USAGE, Context, Failure, config_option, json_option
+from gateway.cli.main import EX_DATAERR, Context, Failure, config_option, json_option
 from gateway.cli.output import console, facts, octets, print_json, safe
 from gateway.mail.headers import printable
 from gateway.store.database import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from gateway.store.database import Database
 
 _file = click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 
@@ -40,13 +38,15 @@ class _Named(click.Group):
 def backup() -> None:
     """Copy the store while the service runs, and verify copies.
 
-    FILE is a database of its own: to restore it, stop the service, put it in the place that [store]
-    database names (remove files there that end in -wal and -shm), and start it. With PostgreSQL use pg_dump.
+    FILE is a database of its own, in SQLite, wherever the store is. To go back to it with SQLite, stop the
+    service, put it in the place that [store] database names (remove files there that end in -wal and -shm),
+    and start it; with PostgreSQL, restore it into an empty database.
 
     \b
     Examples:
       mailwarden backup /var/backups/mailwarden.db
       mailwarden backup verify /var/backups/mailwarden.db
+      mailwarden backup restore /var/backups/mailwarden.db
     """
 
 
@@ -61,10 +61,13 @@ def make(context: Context, file: Path, *, as_json: bool) -> None:
     Example:
       mailwarden backup make /var/backups/mailwarden.db
     """
-    from gateway.store.backup import copy  # noqa: PLC0415  # help stays quick
+    from gateway.store import backup, transfer  # noqa: PLC0415  # help stays quick
 
     with opened(context.config) as database:
-        size = copy(_path(database), file, _progress())
+        if database.path is not None:
+            size = backup.copy(database.path, file, _progress())
+        else:
+            size = transfer.copy(database, file, _progress())
     if as_json:
         print_json({"file": str(file), "octets": size})
     else:
@@ -108,10 +111,30 @@ def verify(context: Context, file: Path, *, as_json: bool) -> None:
     sys.exit(EX_DATAERR if found.problems else 0)
 
 
-def _path(database: Database) -> Path:
-    if database.path is None:
-        raise Failure("the store is in PostgreSQL: copy it with pg_dump", EX_USAGE)
-    return database.path
+@backup.command()
+@_file
+@json_option
+@click.pass_obj
+def restore(context: Context, file: Path, *, as_json: bool) -> None:
+    """Write all of a copy to the store, which must be empty: a new database, in PostgreSQL or SQLite.
+
+    Stop the services of all nodes first. This is also the way from SQLite to PostgreSQL.
+
+    \b
+    Example:
+      mailwarden backup restore /var/backups/mailwarden.db
+    """
+    from gateway.store import transfer  # noqa: PLC0415  # help stays quick
+
+    with opened(context.config) as database:
+        try:
+            rows = transfer.restore(file, database, _progress())
+        except StoreError as error:
+            raise Failure(printable(str(error), 500), EX_DATAERR) from error
+    if as_json:
+        print_json({"file": str(file), "rows": rows})
+    else:
+        console().print(f"{rows} rows are restored.")
 
 
 def _progress() -> Callable[[int, int], None] | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
@@ -24,7 +24,7 @@ from gateway.store import audit, held, migrations, schema
 from gateway.store.database import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from sqlalchemy import Connection
@@ -50,13 +50,9 @@ def copy(database: Path, target: Path, progress: Callable[[int, int], None] | No
 
     `progress` is told the pages that are left, and of how many.
     """
-    beside = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        if target.exists():
-            raise StoreError(f"{target} is there already")
-        os.close(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600))
+    with beside(target) as unfinished:
         try:
-            with closing(_opened(database)) as source, closing(sqlite3.connect(beside)) as copied:
+            with closing(_opened(database)) as source, closing(sqlite3.connect(unfinished)) as copied:
 
                 def told(_status: int, left: int, total: int) -> None:
                     if progress is not None:
@@ -65,15 +61,29 @@ def copy(database: Path, target: Path, progress: Callable[[int, int], None] | No
                 source.backup(copied, pages=_PAGES, progress=told, sleep=_PAUSE)
                 # One file, without a log beside it.
                 copied.execute("PRAGMA journal_mode=DELETE")
-            descriptor = os.open(beside, os.O_RDONLY)
+        except sqlite3.Error as error:
+            raise StoreError(f"{target}: {error}") from error
+    return target.stat().st_size
+
+
+@contextmanager
+def beside(target: Path) -> Iterator[Path]:
+    """A new file beside `target`, synced and moved there in the end; gone on failure. Raises StoreError."""
+    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        if target.exists():
+            raise StoreError(f"{target} is there already")
+        os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600))
+        try:
+            yield unfinished
+            descriptor = os.open(unfinished, os.O_RDONLY)
             os.fsync(descriptor)
             os.close(descriptor)
-            os.link(beside, target)  # fails where somebody else was faster
+            os.link(unfinished, target)  # fails where somebody else was faster
         finally:
-            beside.unlink(missing_ok=True)
-    except (OSError, sqlite3.Error) as error:
+            unfinished.unlink(missing_ok=True)
+    except OSError as error:
         raise StoreError(f"{target}: {error}") from error
-    return target.stat().st_size
 
 
 def verify(path: Path, progress: Callable[[int], None] | None = None) -> Found:

@@ -125,6 +125,13 @@ class Database:
         """Run `work` in a read transaction and return its result. Raises StoreError."""
         return self._run(self._quick.execution_options(reading=True), work)
 
+    def snapshot(self, work: Callable[[Connection], T]) -> T:
+        """Like `read`, and all that `work` reads is the state of one moment; others write meanwhile."""
+        options: dict[str, Any] = {"reading": True}
+        if self.path is None:
+            options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+        return self._run(self._quick.execution_options(**options), work)
+
     def write(self, work: Callable[[Connection], T], *, durable: bool = True) -> T:
         """Run `work` in a write transaction; with `durable` it is on disk when this returns.
 
