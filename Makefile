@@ -11,6 +11,7 @@ SHELL := /bin/bash
 
 # Debian packages by purpose
 PACKAGES_BUILD := python3 python3-venv python3-dev gcc libc6-dev libmilter-dev libarchive13
+PACKAGES_LDAP  := libldap-dev libsasl2-dev
 PACKAGES_DEMO  := $(PACKAGES_BUILD) postfix clamav-daemon
 PACKAGES_TEST  := $(PACKAGES_DEMO) spamassassin spamd swaks miltertest postgresql dovecot-imapd chromium unbound slapd
 PACKAGES_BENCH := $(PACKAGES_DEMO) rspamd
@@ -102,6 +103,7 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.installed-tests: $(VENV)/.installed
+	@$(INSTALL)/packages $(PACKAGES_LDAP)
 	@echo "Installing what tests need into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --editable '.[train,web,oidc,test,lint,postgresql]' hatchling
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --editable '.[train,web,oidc,test,lint,postgresql,ldap]' hatchling
 	@touch $@

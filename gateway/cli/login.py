@@ -75,10 +75,11 @@ def try_login(context: Context, *, name: str, sender: str | None, as_json: bool)
         answer: Answer = logins.source.check(claim)
     except Exception as error:  # whatever a server does, its text may repeat what it was sent
         raise Failure(f"{config.login.users}: {type(error).__name__}", EX_TEMPFAIL) from error
-    owns = None if sender is None else logins.owners.owns(answer.login or name, sender)
+    owns = None if sender is None else logins.owners.owns(answer.login or name, sender, answer.addresses)
     took = round(time.monotonic() - begun, 3)
     if as_json:
-        print_json({"status": answer.status, "login": answer.login, "owns": owns, "seconds": took})
+        facts = {"status": answer.status, "login": answer.login, "addresses": list(answer.addresses)}
+        print_json({**facts, "owns": owns, "seconds": took})
     else:
         click.echo(f"{answer.status} {answer.login or answer.why}".rstrip())
         if sender is not None:

@@ -40,6 +40,7 @@ class Guard:
 
     async def check(self, claim: Credentials, client: str) -> Answer:
         """Whether it is so; "no" comes late."""
+        begun = asyncio.get_running_loop().time()
         guessing = f"failures of client {client}"
         if self._failures(guessing) >= self._settings.client_failures:
             answer = Answer("later", why="too many wrong passwords from this client")
@@ -51,13 +52,16 @@ class Guard:
             answer = await self._ask(claim)
         facts = {"login": printable(claim.name, 100), "client": claim.client_ip}
         if answer.status == "yes":
-            self._forget(f"failures of login {answer.login}")
+            for name in {answer.login, claim.name.lower()}:
+                self._forget(f"failures of login {name}")
             self._log.info("logged in", **facts)
             return answer
         self._log.warning("login failed", **facts, why=answer.why or "wrong name or password")
         if answer.status == "no":
             many = max(self._failed(key) for key in (guessing, f"failures of login {claim.name.lower()}"))
-            await asyncio.sleep(self._settings.delay * 2 ** min(many - 1, _DOUBLINGS))
+            # From the beginning of the check: how long that took might say whether there is such a name.
+            until = begun + self._settings.delay * 2 ** min(many - 1, _DOUBLINGS)
+            await asyncio.sleep(max(0.0, until - asyncio.get_running_loop().time()))
         return answer
 
     async def _ask(self, claim: Credentials) -> Answer:

@@ -37,19 +37,19 @@ class Owners:
                     else:
                         self._domains.setdefault(login.lower(), []).append(domain)
 
-    def owns(self, login: str, address: str) -> bool:
-        """Whether `login` may send from `address`; the null sender is everybody's."""
+    def owns(self, login: str, address: str, granted: tuple[str, ...] = ()) -> bool:
+        """Whether `login` may send from `address`; the null sender is everybody's, `granted` are its own."""
         if not self._checked or not address:
             return True
         login, key = login.lower(), _key(address)
         own = login if "@" in login else f"{login}@{self._domain}" if self._domain else ""
         if own and _key(own) == key:
             return True
-        if key in self._addresses.get(login, ()):
+        if key in self._addresses.get(login, ()) or any(key == _key(one) for one in granted):
             return True
         return matches(domain_of(address), tuple(self._domains.get(login, ())))
 
-    def foreign_author(self, login: str, raw: bytes) -> str:
+    def foreign_author(self, login: str, raw: bytes, granted: tuple[str, ...] = ()) -> str:
         """Whom of the authors of `raw` the login may not send as, or why there is none; "" if all is well."""
         if not self._checked:
             return ""
@@ -60,7 +60,8 @@ class Owners:
         _, why = author_domain(content)
         if why and why != _SEVERAL:
             return why
-        return next((one for _, one in content.from_addresses if not one or not self.owns(login, one)), "")
+        authors = (one for _, one in content.from_addresses)
+        return next((one for one in authors if not one or not self.owns(login, one, granted)), "")
 
 
 def _key(address: str) -> str:

@@ -3,7 +3,7 @@
 
 Reads names and passwords of strangers, without NUL and bounded in length; the file of the administrator;
 and answers of servers that he named, of which each line and all of them are bounded. All of them block,
-and are called in threads. No name or password is ever part of an error's text.
+and are called in threads. No name or password is ever part of an error's text. `directory` is one more.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _LINE = 8_192  # octets of one answer of Dovecot's
 _LINES = 200  # of them
 _TEMPORARY = ("[UNAVAILABLE]", "[LIMIT]", "[INUSE]", "[SERVERBUG]", "[CONTACTADMIN]")  # RFC 5530 §3
-_HERE = ("localhost", "127.0.0.1", "::1")
+HERE = ("localhost", "127.0.0.1", "::1")
 _FILE = 16 << 20  # octets of a file of hashes
 
 
@@ -51,6 +51,7 @@ class Answer:
     status: Literal["yes", "no", "later"]
     login: str = ""
     why: str = ""  # for the log
+    addresses: tuple[str, ...] = ()  # that it may send from, besides what the settings say
 
 
 class Source(Protocol):
@@ -83,7 +84,13 @@ def _source(settings: LoginSettings) -> Source:
         return HashFile(dict(_entries(Path(place))))
     if kind == "dovecot":
         return Dovecot(place, settings.timeout)
-    host, port = _host(place, 993 if kind == "imaps" else 143)
+    if kind.startswith("ldap"):
+        try:
+            from gateway.logins.directory import directory  # noqa: PLC0415  # an extra
+        except ImportError as error:
+            raise ValueError(f"LDAP needs {error.name}: pip install 'mailwarden[ldap]'") from error
+        return directory(settings)
+    host, port = host_and_port(place, 993 if kind == "imaps" else 143)
     context = ssl.create_default_context(cafile=settings.ca_file or None)
     return Imap(host, port, kind == "imaps", context, settings.timeout)
 
@@ -163,7 +170,7 @@ class Dovecot:
 
     def _connected(self) -> socket.socket:
         if not self.place.startswith("/"):
-            return socket.create_connection(_host(self.place, 0), self.timeout)
+            return socket.create_connection(host_and_port(self.place, 0), self.timeout)
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             connection.settimeout(self.timeout)
@@ -239,7 +246,7 @@ class Imap:
             except BaseException:
                 _closed(server)
                 raise
-        elif self.host not in _HERE:
+        elif self.host not in HERE:
             _closed(server)
             raise ValueError("the IMAP server offers no STARTTLS")
         return server
@@ -250,7 +257,7 @@ def _closed(server: imaplib.IMAP4) -> None:
         server.shutdown()
 
 
-def _host(place: str, port: int) -> tuple[str, int]:
+def host_and_port(place: str, port: int) -> tuple[str, int]:
     """Host and port of "host:port", "[address]:port" or "host". Raises ValueError."""
     host, colon, number = place.rpartition(":")
     if not colon or "]" in number:

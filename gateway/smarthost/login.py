@@ -35,6 +35,7 @@ class Login:
         self._worker = worker
         self._failures = 0
         self.name = ""
+        self._addresses: tuple[str, ...] = ()
 
     async def auth(
         self, rest: str, session: Guest, ask: Callable[[str], Awaitable[bytes | None]]
@@ -52,7 +53,7 @@ class Login:
                 return None
             answer = await guard.check(Credentials(*found, session.peer), session.client)
             if answer.status == "yes":
-                self.name = answer.login
+                self.name, self._addresses = answer.login, answer.addresses
                 return _WELCOME
             reply = _LATER if answer.status == "later" else _WRONG
         self._failures += 1
@@ -61,7 +62,7 @@ class Login:
     def foreign_sender(self, sender: str) -> Reply | None:
         """The refusal of a sender that is not this login's; None without a login."""
         logins = self._worker.door.logins
-        if not self.name or logins is None or logins.owners.owns(self.name, sender):
+        if not self.name or logins is None or logins.owners.owns(self.name, sender, self._addresses):
             return None
         return _FOREIGN
 
@@ -70,9 +71,11 @@ class Login:
         door = self._worker.door
         if not self.name or door.logins is None:
             return None
-        check = door.logins.owners.foreign_author
+        owners, loop = door.logins.owners, self._worker.loop
         try:
-            why = await self._worker.loop.run_in_executor(self._worker.pool, check, self.name, mail.raw)
+            why = await loop.run_in_executor(
+                self._worker.pool, owners.foreign_author, self.name, mail.raw, self._addresses
+            )
         except Exception as error:  # noqa: BLE001  # what was not looked at is not allowed
             door.log.error("judging failed", id=mail.id, error=printable(repr(error), 300))
             return failure(mail.id)

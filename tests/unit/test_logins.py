@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gateway.ledger import Ledger
+from gateway.log import LogSettings, open_log
 from gateway.logins.guard import Guard
 from gateway.logins.hashes import HashError, is_right, known, new
 from gateway.logins.owners import LIMITS, Owners
@@ -199,6 +200,8 @@ class Scripted:
         self.asked.append(claim.name)
         if claim.password == "wait":
             time.sleep(0.5)
+        if claim.password.startswith("slow"):
+            time.sleep(0.2)
         if claim.password == "fail":
             raise OSError("the password was fail")
         return Answer("yes", claim.name) if claim.password == "right" else Answer("no")
@@ -251,12 +254,51 @@ def test_a_wrong_password_is_answered_late_and_later(monkeypatch: pytest.MonkeyP
         assert took[1] >= 0.1
         assert took[2] >= 0.2
         assert (await guard.check(Credentials("alice", "right"), "192.0.2.1")).status == "yes"
-        assert waits == [0.05, 0.1, 0.2], "who is right does not wait"
+        assert len(waits) == 3, "who is right does not wait"
+        # All of it but what the check took.
+        assert all(0.0 <= one <= whole for one, whole in zip(waits, (0.05, 0.1, 0.2), strict=True))
 
     _, log = guarded(scene)
     assert "Wr0ng" not in log
     assert "right" not in log.replace("wrong name", "")
     assert log.count("alice") == 4
+
+
+def test_the_time_of_a_wrong_answer_tells_nothing_of_the_check() -> None:
+    """Whether a name is known may show in how long it takes to find that out."""
+
+    async def scene(guard: Guard) -> None:
+        took: list[float] = []
+        for name in ("quick", "slow"):
+            begin = time.monotonic()
+            claim = Credentials(name, f"{name} and wrong")
+            assert (await guard.check(claim, f"192.0.2.{len(took)}")).status == "no"
+            took.append(time.monotonic() - begin)
+        assert all(0.5 <= one < 0.65 for one in took), took
+
+    guarded(scene, delay=0.5, timeout=2.0)
+
+
+@pytest.mark.parametrize(
+    "name", ["a\x1b[31mb", "a\u2028b", "a\u202eb", "a\r\nb", "a\0b", "b" * 300, 'a" status="yes']
+)
+def test_a_name_is_one_word_of_a_log_line(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    log = open_log(LogSettings(format="text"))
+    values = LoginSettings(delay=0.01)
+
+    async def go() -> None:
+        guard = Guard(Logins(values, Scripted(), Owners(values)), log, Ledger())
+        try:
+            await guard.check(Credentials(name, "wrong"), "192.0.2.1")
+        finally:
+            guard.close()
+
+    asyncio.run(go())
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.isprintable()
+    assert "login failed" in line
+    assert ' status="yes' not in line.replace('\\"', "")
+    assert len(line) < 400
 
 
 def test_a_client_that_guesses_is_not_tried_for_a_while_and_others_are() -> None:
@@ -377,7 +419,7 @@ def test_a_row_wants_addresses(text: str) -> None:
         SenderRow(logins=("alice",), addresses=(text,))
 
 
-@pytest.mark.parametrize("text", ["file", "file:", "ldap:x", "/etc/users"])
+@pytest.mark.parametrize("text", ["file", "file:", "nis:x", "/etc/users"])
 def test_users_wants_a_place(text: str) -> None:
     with pytest.raises(ValueError, match="is not file:/path"):
         LoginSettings(users=text)

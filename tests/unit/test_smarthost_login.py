@@ -43,7 +43,7 @@ class Book:
         if claim.name == "bob":
             raise OSError
         right = (claim.name, claim.password) == ("alice@example.com", "secret")
-        return Answer("yes", claim.name) if right else Answer("no")
+        return Answer("yes", claim.name, addresses=("sales@example.org",)) if right else Answer("no")
 
 
 def logins(**settings: Any) -> Logins:
@@ -203,8 +203,13 @@ def test_a_login_sends_from_its_own_addresses_alone(context: ssl.SSLContext) -> 
         assert (await raw.ask("MAIL FROM:<Alice@Example.com>")).startswith("250")
         await raw.ask("RCPT TO:<u@example.com>")
         assert (await raw.message(MESSAGE)).startswith("250")
+        assert (await raw.ask("MAIL FROM:<sales@example.org>")).startswith("250"), "whoever checks it says so"
+        await raw.ask("RCPT TO:<u@example.com>")
+        assert (await raw.message(MESSAGE.replace(b"alice@example.com", b"sales@example.org"))).startswith(
+            "250"
+        )
 
-    assert len(play(scene, context).mails) == 1
+    assert len(play(scene, context).mails) == 2
 
     async def free(raw: Raw) -> None:
         await raw.ask("EHLO c")
