@@ -66,10 +66,12 @@ class Directory:
             return NO
         end = time.monotonic() + self.timeout
         why = "no directory"
-        for server in self.servers:
+        for left, server in zip(range(len(self.servers), 0, -1), self.servers, strict=True):
+            now = time.monotonic()
+            share = now + (end - now) / left  # one that hangs leaves time for the others
             try:
-                with self._connected(server, end) as connection:
-                    return self._ask(connection, claim, end)
+                with self._connected(server, share) as connection:
+                    return self._ask(connection, claim, share)
             except _AWAY as error:
                 why = f"LDAP: {_said(error)}"
             except (OSError, ValueError) as error:

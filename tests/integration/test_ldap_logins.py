@@ -193,6 +193,10 @@ def test_a_directory_that_hangs_takes_no_longer_than_the_time_for_it(place: Plac
         begin = time.monotonic()
         answer = place.ask("alice", "right", f"{users}:{listening.getsockname()[1]}", timeout=1.0)
         assert time.monotonic() - begin < 5.0
+        both = f"{users}:{listening.getsockname()[1]} {place.users['ldaps']}"
+        assert place.ask("alice", "right", both, timeout=4.0).status == "yes", (
+            "it leaves time for another one"
+        )
     assert answer.status == "later"
 
 
