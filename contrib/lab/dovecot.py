@@ -83,4 +83,6 @@ class Dovecot(Server):
         return [program("dovecot") or "dovecot", "-F", "-c", str(self.config)]
 
     def is_up(self) -> bool:
-        return listens(("127.0.0.1", self.port)) and listens(("127.0.0.1", self.clear))
+        # The ports are there first; the socket of the auth service comes a moment later.
+        there = (self.directory / "run" / "auth-client").exists()
+        return there and listens(("127.0.0.1", self.port)) and listens(("127.0.0.1", self.clear))
