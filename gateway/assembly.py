@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from gateway.auth import outgoing, suffixes
 from gateway.classifier.model import Classifier, ModelError
-from gateway.config import Config, ConfigError
+from gateway.config import Config, ConfigError, placed
 from gateway.config import load as read_config
 from gateway.data import data_dir
 from gateway.delivery.logins import read_logins
@@ -90,8 +90,19 @@ class Loaded:
     shadows: tuple[Shadow, ...] = ()
 
 
-def load(config: Config, log: Log | None = None) -> Loaded:
-    """Read rules, model, routes and keys. Raises `ConfigError` for what must not be used."""
+def load(config: Config, log: Log | None = None, path: Path | None = None) -> Loaded:
+    """Read rules, model, routes and keys. Raises `ConfigError` for what must not be used.
+
+    With the `path` of the configuration errors name its file and the line.
+    """
+    try:
+        return _load(config, log)
+    except ConfigError as error:
+        raise ConfigError(placed(path, str(error)) if path else str(error)) from error
+
+
+def _load(config: Config, log: Log | None) -> Loaded:
+    _check_ca_files(config)
     try:
         policy = rules.load(data_dir("rules"), config.policy, config.auth.trusted_forwarders, config.domains)
     except RuleError as error:
@@ -124,6 +135,19 @@ def load(config: Config, log: Log | None = None) -> Loaded:
         raise ConfigError(f"login: {error}") from error
     hops = routes(config.routes, config.next_hop)
     return Loaded(config, policy, classifier, hops, tls, signing, hop_logins, logins, shadows(config))
+
+
+def _check_ca_files(config: Config) -> None:
+    """Open the CA files that are needed only when others are spoken to. Raises `ConfigError`."""
+    files = [(f"tls.outbound.{n}", row.ca_file) for n, row in enumerate(config.tls.outbound)]
+    files += [(f"learning.imap.{n}", row.ca_file) for n, row in enumerate(config.learning.imap)]
+    for where, file in (*files, ("web", config.web.ca_file)):
+        if not file:
+            continue
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
+        except OSError as error:  # ssl.SSLError is one
+            raise ConfigError(f"{where}: ca_file '{file}': {error.strerror or error}") from error
 
 
 def load_hop_logins(config: Config) -> Mapping[str, Login]:

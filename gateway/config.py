@@ -201,10 +201,11 @@ def load(path: Path) -> Config:
         data = path.read_bytes()
         if len(data) > SIZE_LIMIT:
             raise ConfigError(f"{path}: larger than {SIZE_LIMIT} octets: not a configuration of ours")
-        text = data.decode("utf-8")
+        text = data.decode("utf-8-sig")  # some editors begin a file with a byte order mark
         table = tomllib.loads(text)
     except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such file; name another one with --config") from error
+        mend = "for standard input name /dev/stdin" if str(path) == "-" else "name another one with --config"
+        raise ConfigError(f"{path}: no such file; {mend}") from error
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise ConfigError(f"{path}:{line}: not UTF-8") from error
@@ -216,7 +217,26 @@ def load(path: Path) -> Config:
     try:
         return msgspec.convert(table, Config, strict=True)
     except msgspec.ValidationError as error:
-        raise ConfigError(_explained(path, text, str(error))) from error
+        raise ConfigError(_explained(path, text, table, str(error))) from error
+
+
+def placed(path: Path, message: str) -> str:
+    """Put file and line before what was found wrong later, such as "[policy.actions] NAME: ...".
+
+    A message that begins with the name of another file stays as it is; one that names no key has no line.
+    """
+    found = re.match(r"\[\[?([\w.]+)\]\]?:? ?(?:(\w+):)?|([\w.]+): ", message)
+    keys = (found[1] or found[3]).split(".") + ([found[2]] if found[2] else []) if found else []
+    if message.startswith("/") or not keys or keys[0] not in Config.__struct_fields__:
+        return message if message.startswith("/") else f"{path}: {message}"
+    try:
+        text = path.read_bytes().decode("utf-8-sig", "replace")
+    except OSError:
+        return f"{path}: {message}"
+    line = locate(text, keys)
+    line = _line_of_value(text, message, line)
+    named = line > 1 or keys[0] in text.partition("\n")[0]
+    return f"{path}:{line}: {message}" if named else f"{path}: {message}"
 
 
 def _line_in(message: str) -> int:
@@ -224,7 +244,7 @@ def _line_in(message: str) -> int:
     return int(found[1]) if found else 1
 
 
-def _explained(path: Path, text: str, message: str) -> str:
+def _explained(path: Path, text: str, table: dict[str, Any], message: str) -> str:
     """Turn msgspec's message ("… - at `$.milter.workers`") into file, line and mend."""
     what, _, place = message.partition(" - at `")
     keys = re.findall(r"[A-Za-z0-9_-]+", place.rstrip("`").removeprefix("$"))
@@ -233,22 +253,77 @@ def _explained(path: Path, text: str, message: str) -> str:
         known = _known_keys(keys)
         close = difflib.get_close_matches(unknown[1], known, 1, cutoff=0.5)
         mend = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
+        mend = mend if close else _home(unknown[1]) or mend
         where = ".".join(keys)
         what = f"unknown key {unknown[1]}{f' in [{where}]' if where else ''}; {mend}"
         keys = [*keys, unknown[1]]
     elif keys:
-        what = f"{'.'.join(keys)}: {what}"
+        if place.rstrip("`").endswith("[...]") and (entry := _wrong_entry(table, keys)):
+            keys = [*keys, entry]
+        what = f"{'.'.join(keys)}: {what}{_mend(keys, what)}"
     return f"{path}:{_line_of_value(text, what, locate(text, keys))}: {what}"
 
 
 def _line_of_value(text: str, what: str, line: int) -> int:
     """Return the line, from `line` on, that holds what the message quotes; `line` if none does."""
     for quoted in re.findall(r"\"([^\"]+)\"|'([^']+)'", what):
-        found = re.compile(rf"""["']{re.escape(quoted[0] or quoted[1])}["']""")
-        for number, one in enumerate(text.splitlines()[line - 1 :], line):
-            if found.search(one.partition("#")[0]):
-                return number
+        # The whole value, or else a part of one, such as the address behind "inet:".
+        value = re.escape(quoted[0] or quoted[1])
+        for found in (re.compile(rf"""["']{value}["']"""), re.compile(rf"""["'][^"']*{value}""")):
+            for number, one in enumerate(text.splitlines()[line - 1 :], line):
+                if found.search(one.partition("#")[0]):
+                    return number
     return line
+
+
+def _home(key: str) -> str:
+    """Say where a key belongs that is known, but not where it stands; "" if it is known nowhere."""
+    if key in Config.__struct_fields__:
+        return "it belongs to the top of the file, before the first [table]"
+    tables = [name for name in Config.__struct_fields__ if key in _known_keys([name])]
+    return f"it belongs to {' or '.join(f'[{name}]' for name in tables)}" if tables else ""
+
+
+def _wrong_entry(table: dict[str, Any], keys: list[str]) -> str:
+    """Return the name of the first entry of a table of free names that is wrong by itself."""
+    entries: Any = table
+    for key in keys:
+        entries = entries.get(key) if isinstance(entries, dict) else None
+    for name, value in entries.items() if isinstance(entries, dict) else ():
+        probe = {name: value}
+        for key in reversed(keys):
+            probe = {key: probe}
+        try:
+            msgspec.convert(probe, Config, strict=True)
+        except msgspec.ValidationError:
+            return str(name)
+    return ""
+
+
+def _mend(keys: list[str], what: str) -> str:
+    """Return the likely mend of a value of the wrong kind."""
+    if what == "Expected `array`, got `str`":
+        return '; write a list: ["..."]'
+    wrong = re.match(r"Invalid enum value '(.*)'", what)
+    allowed = _choices(keys) if wrong else ()
+    if not wrong or not allowed:
+        return ""
+    close = difflib.get_close_matches(wrong[1], allowed, 1)
+    listed = ", ".join(f'"{one}"' for one in allowed)
+    return f'; did you mean "{close[0]}"?' if close else f"; it is one of {listed}"
+
+
+def _choices(keys: list[str]) -> tuple[str, ...]:
+    """Return the words that the key takes, () if it takes any."""
+    kind: Any = msgspec.inspect.type_info(Config)
+    for key in [*keys, "", ""]:
+        if isinstance(kind, msgspec.inspect.UnionType):
+            kind = next((one for one in kind.types if not isinstance(one, msgspec.inspect.NoneType)), kind)
+        if isinstance(kind, msgspec.inspect.StructType):
+            kind = next((f.type for f in kind.fields if f.encode_name == key), None)
+        else:
+            kind = getattr(kind, "item_type", getattr(kind, "value_type", kind))
+    return tuple(map(str, getattr(kind, "values", ())))
 
 
 def _known_keys(keys: list[str]) -> list[str]:

@@ -114,7 +114,7 @@ class Supervisor:
         _fewer_arenas()
         settings = config.load(self.path)
         self.sockets = self._bind(settings, {})
-        self.loaded = assembly.load(settings, self.log)  # may read a key that only root can
+        self.loaded = assembly.load(settings, self.log, self.path)  # may read a key that only root can
         become(settings, self.log)
         open_database(settings.store).close()  # makes it, before several workers would
         self._fill()
@@ -148,7 +148,7 @@ class Supervisor:
         before = self.sockets
         try:
             settings = config.load(self.path)
-            loaded = assembly.load(settings, self.log)
+            loaded = assembly.load(settings, self.log, self.path)
             open_database(settings.store).close()
             sockets = self._bind(settings, before)
         except (ConfigError, StoreError, OSError) as error:

@@ -41,7 +41,7 @@ def check(context: Context, *, probe: bool, as_json: bool) -> None:
 
     settings = context.config
     try:
-        loaded = assembly.load(settings, log.open_log(settings.log))
+        loaded = assembly.load(settings, log.open_log(settings.log), context.path)
     except ConfigError as error:
         raise Failure(str(error), EX_CONFIG) from error
     fatal = refuse(settings)

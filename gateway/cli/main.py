@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 from dataclasses import dataclass
 from functools import cached_property
@@ -91,6 +92,16 @@ class _Commands(click.Group):
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; a misspelt one is named with the likely one, as click does for its own groups."""
+        if args and args[0] not in _COMMANDS and not ctx.resilient_parsing:
+            close = difflib.get_close_matches(args[0], _COMMANDS, 1)
+            mend = f" Did you mean {close[0]!r}?" if close else ""
+            ctx.fail(f"No such command {args[0]!r}.{mend}")
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, _, text) in _COMMANDS.items()])
@@ -101,7 +112,7 @@ class _Commands(click.Group):
     "-c",
     "--config",
     "path",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=click.Path(path_type=Path),  # what is wrong with it, `config.load` says
     default=DEFAULT,
     envvar="MAILWARDEN_CONFIG",
     show_default=True,
@@ -134,7 +145,7 @@ def _named(ctx: click.Context, _param: click.Parameter, value: Path | None) -> N
 config_option = click.option(
     "-c",
     "--config",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=click.Path(path_type=Path),
     expose_value=False,
     callback=_named,
     help="Configuration file.",

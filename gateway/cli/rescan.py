@@ -57,7 +57,7 @@ def rescan(
         items = choose(held, ids, chosen, WAITING, all_matching=all_matching, yes=yes)
         settings = msgspec.structs.replace(context.config, signing=SignSettings())
         try:
-            loaded = assembly.load(settings)
+            loaded = assembly.load(settings, path=context.path)
         except ConfigError as error:
             raise Failure(str(error), EX_CONFIG) from error
         made = assembly.assemble(

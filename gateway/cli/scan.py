@@ -95,7 +95,7 @@ def _open(context: Context, *, offline: bool) -> Opened:
         settings = _without_network(settings)
     settings = msgspec.structs.replace(settings, signing=SignSettings())  # keys are the service's alone
     try:
-        loaded = assembly.load(settings)
+        loaded = assembly.load(settings, path=context.path)
     except ConfigError as error:
         raise Failure(str(error), EX_CONFIG) from error
     return assembly.assemble(loaded, Metrics(1).slot(0), log.open_log(settings.log), threads=8, keep=False)

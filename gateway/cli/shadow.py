@@ -156,7 +156,7 @@ def promote(context: Context, name: str, *, anything: bool, yes: bool) -> None:
     row = _named(context, name)
     try:
         other = load(Path(row.file))
-        assembly.load(other)
+        assembly.load(other, path=Path(row.file))
     except ConfigError as error:
         raise Failure(str(error), EX_CONFIG) from error
     if row.rules:

@@ -190,7 +190,7 @@ def load(
     except ValueError as error:
         raise RuleError(str(error)) from error
     recipients = {
-        name.lower().lstrip("@"): _overlaid(base, entry, f"[[policy.recipients]] {name}")
+        name.lower().lstrip("@"): _overlaid(base, entry, f"[[policy.recipients]] '{name}'")
         for entry in settings.recipients
         for name in entry.recipients
     }

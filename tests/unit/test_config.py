@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from contrib.lab.gateway import to_toml
-from gateway.config import SIZE_LIMIT, Config, ConfigError, load, locate
+from gateway import assembly
+from gateway.config import SIZE_LIMIT, Config, ConfigError, load, locate, placed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -98,9 +99,12 @@ def test_names() -> None:
         ("domains = 'example.com'", "1: domains: Expected `array`, got `str`"),
         ("domains = [1]", "1: domains"),
         ("[antivirus]\nenabled = 'no'\n", "2: antivirus.enabled: Expected `bool`, got `str`"),
-        ("[policy.weights]\nSPF_FAIL = 'high'\n", "1: policy.weights: Expected `float`, got `str`"),
-        ("[policy.actions]\nVIRUS = 'drop'\n", "2: policy.actions: Invalid enum value 'drop'"),
-        ("[policy.on_error]\nVIRUS = 'reject'\n", "2: policy.on_error: Invalid enum value 'reject'"),
+        ("[policy.weights]\nSPF_FAIL = 'high'\n", "2: policy.weights.SPF_FAIL: Expected `float`, got `str`"),
+        (
+            "[policy.actions]\nVIRUS = 'drop'\n",
+            "2: policy.actions.VIRUS: Invalid enum value 'drop'; it is one of ",
+        ),
+        ("[policy.on_error]\nVIRUS = 'reject'\n", "2: policy.on_error.VIRUS: Invalid enum value 'reject'"),
         ('[policy]\nsubject_tag = "a\\nb"\n', "2: policy.subject_tag"),
         ("[milter]\nsocket_mode = '777'\n", "2: milter.socket_mode"),
         # Values that only their own reader can judge: the line that holds what is quoted, or the table's.
@@ -121,15 +125,28 @@ def test_names() -> None:
         ("[[routes]]\ndomains = ['a b']\nnext_hop = 'smtp:a:25'\n", "2: routes.0: "),
         ("[[tls.inbound]]\nsender_domains = ['*.a.example']\n", "2: tls.inbound.0: "),
         ("[[tls.outbound]]\ndomains = ['*.a.example']\n", "2: tls.outbound.0: "),
-        ("[milter]\nlisten = ['inet:mx']\n", '1: "mx" is not host:port'),
+        ("[milter]\nlisten = ['inet:mx']\n", '2: "mx" is not host:port'),
         ("[milter]\nlisten = ['127.0.0.1:99999']\n", "2: "),
         ("[milter]\nlisten = ['unix:relative']\n", "2: "),
         ("[milter]\nlisten = ['inet:127.0.0.1:25', '127.0.0.1:25']\n", "2: "),
         ("[smarthost]\nlisten = ['127.0.0.1:25']\n[milter]\nlisten = ['inet:127.0.0.1:25']\n", "2: "),
-        ("[milter]\nlisten = ['inet:127.0.0.1:9464']\n", '1: "127.0.0.1:9464" is listened on twice'),
+        ("[milter]\nlisten = ['inet:127.0.0.1:9464']\n", '2: "127.0.0.1:9464" is listened on twice'),
         ("[http]\nlisten = 'localhost'\n", '2: "localhost" is not host:port'),
         ("[store]\ndatabase = '/var/lib/mailwarden.db'\n", '2: database "/var/lib/mailwarden.db" is no URL'),
         ("[smarthost]\nkey = 'key.pem'\n", "1: smarthost: there is a key without a certificate"),
+        # Words of a closed set, lists, and keys that stand in another table.
+        ("[log]\nlevel = 'debugg'\n", "2: log.level: Invalid enum value 'debugg'; did you mean \"debug\"?"),
+        (
+            "[dnsbl]\n[[dnsbl.zones]]\nzone = 'a.example'\nask = ['clint']\n",
+            "4: dnsbl.zones.0.ask.0: Invalid enum",
+        ),
+        ("[policy.weights]\nA = 1\nB = 2000\n", "3: policy.weights.B: Expected `float` <= 1000.0"),
+        ("[milter]\nlisten = 'a'\n", '2: milter.listen: Expected `array`, got `str`; write a list: ["..."]'),
+        (
+            "[store]\nnext_hop = 'mx'\n",
+            "2: unknown key next_hop in [store]; it belongs to the top of the file",
+        ),
+        ("[http]\nworkers = 2\n", "2: unknown key workers in [http]; it belongs to [milter] or [smarthost]"),
         # Not TOML.
         ("[milter\n", "1: not TOML: "),
         ("hostname = 'a'\nhostname = 'b'\n", "2: not TOML: "),
@@ -155,6 +172,58 @@ def test_refusals(file: Path, text: str | bytes, expected: str) -> None:
 )
 def test_refusals_name_what_is_wrong(file: Path, text: str, word: str) -> None:
     assert word in refused(file, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "expected"),
+    [
+        (
+            "[policy.actions]\nVIRUS = 'tag'\nDMARC_REJCT = 'tag'\n",
+            "[policy.actions] DMARC_REJCT: no such signal",
+            3,
+        ),
+        (
+            "[policy]\n[policy.thresholds]\ntag = 9\n",
+            "[policy.thresholds]: tag, quarantine and reject must ascend",
+            2,
+        ),
+        (
+            "[[policy.recipients]]\nrecipients = ['a']\n[[policy.recipients]]\nrecipients = ['b@c']\n",
+            "[[policy.recipients]] 'b@c': tag, quarantine and reject must ascend",
+            4,
+        ),
+        ("user = 'a'\n[smarthost]\ncertificate = '/x'\n", "smarthost: certificate: '/x'", 3),
+        ("[tls]\n[[tls.outbound]]\nca_file = '/x'\n", "tls.outbound.0: ca_file '/x': No such file", 3),
+        ("next_hop_logins = '/x'\n", "next_hop_logins: /x: No such file", 1),
+        ("user = 'a'\n", "classifier: no model", None),
+        ("user = 'a'\n", "no door is open", None),
+    ],
+)
+def test_lines_of_what_is_found_later(file: Path, text: str, message: str, expected: int | None) -> None:
+    """Rules, certificates and keys are read after the file; what is wrong with them has its line, too."""
+    file.write_text(text)
+    where = f"{file}:{expected}" if expected else str(file)
+    assert placed(file, message) == f"{where}: {message}"
+
+
+def test_ca_files_are_opened(file: Path) -> None:
+    """Before a delivery needs them."""
+    text = "[[tls.outbound]]\ndomains = ['a.example']\nlevel = 'verify'\nca_file = '/no/such/file'\n"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=r":4: tls\.outbound\.0: ca_file '/no/such/file': No such file"):
+        assembly.load(load(file), path=file)
+
+
+def test_another_file_has_its_own_lines(file: Path) -> None:
+    file.write_text("user = 'a'\n")
+    assert (
+        placed(file, "/etc/rules/signals.toml: no such signal") == "/etc/rules/signals.toml: no such signal"
+    )
+
+
+def test_byte_order_mark(file: Path) -> None:
+    file.write_bytes(b"\xef\xbb\xbfuser = 'a'\n")
+    assert load(file).user == "a"
 
 
 @pytest.mark.parametrize("text", ["example.com", ".example.com", "bücher.example", "localhost", "_x.example"])

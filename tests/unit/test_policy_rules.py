@@ -94,7 +94,7 @@ def test_a_pattern_without_weight(directory: Path) -> None:
         ),
         (
             {"recipients": [{"recipients": ["a@example.com"], "reject": 1}]},
-            "[[policy.recipients]] a@example.com: tag, quarantine and reject must ascend, and are 5, 8, 1",
+            "[[policy.recipients]] 'a@example.com': tag, quarantine and reject must ascend, and are 5, 8, 1",
         ),
         ({"patterns_dir": "nowhere"}, "nowhere: no such directory of patterns"),
     ],
