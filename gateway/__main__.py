@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import os
+import sys
+
+EX_IOERR = 74
 
 
 def main() -> None:
@@ -12,7 +15,11 @@ def main() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from gateway.cli.main import cli  # noqa: PLC0415
 
-    cli(prog_name="mailwarden")
+    try:
+        cli(prog_name="mailwarden")
+    except OSError as error:  # such as a full disk behind the output; a reader that has gone is click's
+        sys.stderr.write(f"Error: {error.strerror or error}\n")
+        sys.exit(EX_IOERR)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import ctypes
 import gc
 import os
 import pwd
+import resource
 import signal
 import socket
 import threading
@@ -53,6 +54,7 @@ _DRAINS = {signal.SIGUSR1, signal.SIGUSR2}  # those of the doors; workers inheri
 _QUICK = 2.0  # a worker that lives shorter than this many seconds is not replaced at once
 _PAUSE = 2.0  # then, and twice as long after each further one in a row
 _LONGEST_PAUSE = 60.0
+_DESCRIPTORS = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,7 @@ class Supervisor:
         """Serve until SIGTERM; return the exit status. Raises `ConfigError` before it serves."""
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS | _DRAINS)
         _fewer_arenas()
+        _more_descriptors()
         settings = config.load(self.path)
         self.sockets = self._bind(settings, {})
         self.loaded = assembly.load(settings, self.log, self.path)  # may read a key that only root can
@@ -464,6 +467,14 @@ def _kill(pid: int, number: signal.Signals) -> None:
         os.kill(pid, number)
     except ProcessLookupError:
         return
+
+
+def _more_descriptors() -> None:
+    """Open as many files as we may: shells often start programs with 1,024, and allow more."""
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if most == resource.RLIM_INFINITY else min(most, _DESCRIPTORS)
+    if now != resource.RLIM_INFINITY and now < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def _fewer_arenas() -> None:

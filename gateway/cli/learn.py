@@ -97,7 +97,7 @@ def learn(
         raise Failure('name files, or pipe a message in; "-" is standard input', EX_USAGE)
     messages = _labelled(files or (Path("-"),), spam=spam, source=source, owner=owner)
     with learning(context) as learner:
-        outcome = learner.learn(progress(messages, "Learning"))
+        outcome = learner.learn(progress(_some(messages), "Learning"))
     tell(outcome, as_json=as_json)
 
 
@@ -138,6 +138,16 @@ def folders(context: Context, *, as_json: bool) -> None:
     tell(total, as_json=as_json)
     if failed:
         raise Failure("; ".join(failed), EX_TEMPFAIL)
+
+
+def _some(messages: Iterable[Labelled]) -> Iterator[Labelled]:
+    """Pass messages on. Raises Failure if there are none: an empty folder is hardly what was meant."""
+    found = False
+    for message in messages:
+        found = True
+        yield message
+    if not found:
+        raise Failure("there is no mail in what was named", EX_NOINPUT)
 
 
 def tell(outcome: Outcome, *, as_json: bool) -> None:

@@ -7,6 +7,7 @@ Client addresses are the only thing read. It knows sessions as guests that may b
 from __future__ import annotations
 
 import asyncio
+import resource
 from typing import TYPE_CHECKING, Protocol
 
 from gateway.delivery.verify import Verifier
@@ -69,6 +70,7 @@ class Worker:
         self.scratch = memoryview(bytearray(BLOCK))
         self._crowd = door.crowd
         self._counted: dict[Guest, str] = {}
+        self._limit = _places(door.settings.connection_limit)
         settings = door.settings
         self._rates = Rates(settings.rates, door.ledger)
         self._listed = (*door.relay_networks, *settings.xclient_networks, *settings.xforward_networks)
@@ -89,7 +91,7 @@ class Worker:
         self.door.count("connections")
         if self.closing:
             return CLOSING
-        crowded = len(self.sessions) > self.door.settings.connection_limit
+        crowded = len(self.sessions) > self._limit
         return _BUSY if crowded and not self._dismiss_idlest(self.sessions) else None
 
     def welcome(self, session: Guest) -> Reply | None:
@@ -137,9 +139,8 @@ class Worker:
 
     def patience(self) -> float:
         """Seconds that a client gets for its next command; few when connections run short."""
-        settings = self.door.settings
-        crowded = len(self.sessions) * 5 > settings.connection_limit * 4
-        return settings.command_timeout / 10 if crowded else settings.command_timeout
+        patience = self.door.settings.command_timeout
+        return patience / 10 if len(self.sessions) * 5 > self._limit * 4 else patience
 
     def _dismiss_idlest(self, sessions: Iterable[Guest]) -> bool:
         """Send away who has owed us something for longest; whether there was anybody."""
@@ -149,3 +150,12 @@ class Worker:
             return False
         min(idle, key=lambda session: session.idle_since).dismiss(_ROOM)
         return True
+
+
+def _places(limit: int) -> int:
+    """How many clients there is room for: half of the files that may be open, at most.
+
+    Else those who are slow could leave none to accept others with, and nobody would make room.
+    """
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return limit if files == resource.RLIM_INFINITY else max(1, min(limit, files // 2))

@@ -259,3 +259,11 @@ def test_learning_has_its_errors(site: Path, mail: Path) -> None:
 
 def test_help_has_examples() -> None:
     assert "mailwarden model train" in run("--help").stdout
+
+
+def test_learn_an_empty_folder(site: Path, tmp_path: Path) -> None:
+    """Hardly what was meant: it is no success."""
+    (tmp_path / "empty").mkdir()
+    done = at(site, "learn", "--spam", tmp_path / "empty")
+    assert done.exit_code == 66
+    assert "there is no mail in what was named" in done.output

@@ -6,10 +6,12 @@ from __future__ import annotations
 import io
 import json
 import os
+import resource
 import signal
 import socket
 import stat
 import struct
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -25,6 +27,7 @@ from gateway.config import Config, ConfigError
 from gateway.listeners import ListenError
 from gateway.log import LogSettings, open_log
 from gateway.service import SLOTS, Post, Supervisor, Worker, become, notify
+from gateway.smarthost import worker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -232,6 +235,22 @@ def test_notify_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     notify("READY=1")
 
 
+def test_open_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as allowed; and clients of the smart host never need all of them."""
+    limits = (1024, 4096)
+    monkeypatch.setattr(resource, "getrlimit", lambda _what: limits)
+    monkeypatch.setattr(resource, "setrlimit", lambda _what, pair: wanted.append(pair))
+    wanted: list[tuple[int, int]] = []
+    service._more_descriptors()
+    assert wanted == [(4096, 4096)]
+    assert worker._places(1000) == 512
+    assert worker._places(100) == 100
+    limits = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    service._more_descriptors()
+    assert len(wanted) == 1
+    assert worker._places(1000) == 1000
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
 def test_unknown_user() -> None:
     with pytest.raises(ConfigError, match="user: there is no account 'no-such-user'"):
@@ -392,3 +411,19 @@ def test_bad_configuration_does_not_start(lab: Path) -> None:
     """Status 78 (EX_CONFIG), and a text that says where."""
     with pytest.raises(StartError, match=r"ended with 78(?s:.*)mailwarden\.toml:\d+: unknown key hostnam;"):
         Gateway(lab / "bad", settings(lab / "bad", hostnam="x")).start()
+
+
+@pytest.mark.server
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux only")
+def test_output_to_a_full_disk() -> None:
+    """One line and the status of an input/output error, and no traceback."""
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "gateway", "--help"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 74
+    assert done.stderr == "Error: No space left on device\n"
