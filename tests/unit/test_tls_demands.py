@@ -349,6 +349,7 @@ RULES = (
         ("example.com", "", False, "none", ""),
         ("only.example.com", "other.example.net", True, "refusal", "table"),
         ("only.example.com", "hop.example.net", True, "dane", "dane"),
+        ("only.example.com", "unusable.example.net", True, "refusal", "dane"),
         ("example.com", "hop.example.net", False, "dane", "dane"),
         ("example.com", "hop.example.net", True, "dane", "dane"),
         ("example.com", "192.0.2.1", True, "verify", "mta-sts"),
@@ -360,6 +361,8 @@ def test_the_table_goes_first(
     world.publish()
     world.stub.add("hop.example.net", ADDRESS)
     world.stub.add("_25._tcp.hop.example.net", {"TLSA": [GOOD]})
+    world.stub.add("unusable.example.net", ADDRESS)
+    world.stub.add("_25._tcp.unusable.example.net", {"TLSA": [f"1 1 1 {DIGEST}"]})
     found = world.demands(outbound=RULES, dane=True).policy(domain, host, routed=routed, mx_secure=True)
     if host == "192.0.2.1":
         assert found.refusal
