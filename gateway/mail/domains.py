@@ -54,8 +54,14 @@ def normal(domain: str) -> str:
 
     What cannot be a domain name comes back in lower case: it equals no configured domain.
     """
-    lowered = domain.lower().removesuffix(".")
-    return lowered if lowered.isascii() else _encoded(lowered) or lowered
+    name = _without_root(domain.lower())
+    # IDNA has more than one full stop, so that a final one may come of it.
+    return name if name.isascii() else _without_root(_encoded(name) or name)
+
+
+def _without_root(name: str) -> str:
+    """`name` without its final dot; two of them are no name's end, and stay."""
+    return name if name.endswith("..") else name.removesuffix(".")
 
 
 def readings(domain: str) -> tuple[str, ...]:

@@ -65,6 +65,22 @@ def test_long_domains_cost_little() -> None:
     assert time.thread_time() - start < 0.2
 
 
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("A.B.", "a.b"),
+        ("a.b\u3002", "a.b"),  # IDNA's full stops
+        ("B\xfccher.example\uff0e", "xn--bcher-kva.example"),
+        ("a.b..", "a.b.."),
+        ("..", ".."),
+        (".", ""),
+    ],
+)
+def test_one_final_dot_is_left_out(text: str, name: str) -> None:
+    assert normal(text) == name
+    assert normal(name) == name
+
+
 @given(st.text(max_size=60))
 def test_any_text_is_a_name_or_none(text: str) -> None:
     name = to_ascii(text)
