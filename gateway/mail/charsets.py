@@ -83,7 +83,8 @@ BYTE_ORDER_MARKS = (b"\xff\xfe", b"\xfe\xff")  # of UTF-16
 _NOT_LABEL = re.compile(r"[^a-z0-9]+")
 
 # RFC 2047 §2: no spaces within. Lenient about "?" and spaces inside B and Q text, as clients are.
-_WORD = re.compile(r"=\?([^?\s=]{1,60})\?([bBqQ])\?([^?]*+)\?=")
+# A label with odd characters is unknown to all, and the word read nevertheless.
+_WORD = re.compile(r"=\?([^?]{0,60})\?([bBqQ])\?([^?]*+)\?=")
 _Q_ESCAPE = re.compile(rb"=([0-9A-Fa-f]{2})")
 
 

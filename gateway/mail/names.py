@@ -22,6 +22,7 @@ _NO_NAME = re.compile(r"[<>|*?\"]")  # characters that Windows has in no name: c
 _INVISIBLE = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u180b-\u180f\u200b-\u200f\u2028-\u202f\u2060-\u206f\ufe00-\ufe0f\ufeff\ufff9-\ufffb]"
 )
+_WHITE = re.compile(r"[\0- \x7f]")
 _DEVICE = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d|clock\$|conin\$|conout\$)(?:\.|\Z)", re.IGNORECASE)
 
 
@@ -56,7 +57,11 @@ def some(names: tuple[str, ...]) -> tuple[str, ...]:
 def _add(found: dict[str, None], value: str) -> None:
     if "=?" in value:
         _add_cut(found, decode_words(value))  # RFC 2047 §5 (3) forbids it, most clients read it
+        if (squeezed := _WHITE.sub("", value)) != value:  # within a word, too, where none may be
+            _add_cut(found, decode_words(squeezed))
     _add_cut(found, value)
+    if "\ufffd" in value:  # some readers leave out what is no character
+        _add_cut(found, value.replace("\ufffd", ""))
     if value[:1] == value[-1:] == "'":
         _add_cut(found, value.strip("'"))
     for mark in "\0;":

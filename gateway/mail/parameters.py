@@ -186,7 +186,7 @@ def _collect(rest: bytes, seen: dict[str, None], tried: set[bytes]) -> bytes:
     if plain:
         readings += (plain[0], plain[0].strip(b"\"'"))
     until = rest.partition(b";")[0].strip()
-    readings += (until, until.strip(b"\"'"), until.strip(b"\"'<>[],"), without_comments(until).strip())
+    readings += (until, until.strip(b"\"'"), until.strip(b"\"'<>[](),"), without_comments(until).strip())
     whole = rest.strip()
     if b";" in whole:
         readings += (whole.strip(b"\"'"), _ESCAPE.sub(rb"\1", whole))

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from gateway.mail import entity, magic, names
+from gateway.mail.mime import parse
 
 NAMES = {
     "plain": (b'Content-Disposition: attachment; filename="a b.zip"', ["a b.zip"]),
@@ -120,3 +121,20 @@ def test_many_parameters_in_linear_time() -> None:
     started = time.process_time()
     entity.read(raw, 0, len(raw))
     assert time.process_time() - started < 1
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b'filename="=?ut\xa0f-8?q?a=2Eexe?="',
+        b'filename="=?u=tf-8?b?YS5leGU=?="',
+        b'filename="=?utf -8?q?a=2Eexe?="',
+        b'filename="=?utf-8?q?a=\t2Eexe?="',
+        b'filename="=?\x1a?q?a=2Eexe?="',
+        b"filename*=utf-8''a%2eexe\xff",
+        b"file%name=x.txt; filename*=''a.exe)",
+    ],
+)
+def test_what_readers_make_of_damaged_names(value: bytes) -> None:
+    [attachment] = parse(b"Content-Disposition: attachment; " + value + b"\r\n\r\nx").attachments
+    assert any(name.endswith(".exe") for name in attachment.names)
