@@ -27,6 +27,7 @@ from gateway.web.guard import Guard
 from gateway.web.held import AbsentError
 from gateway.web.openapi import description
 from gateway.web.site import AskedError, ForgedError, Site, StrangerError, Visit, redirect
+from gateway.web.words import FIRST
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -85,6 +86,7 @@ def _routes(site: Site) -> list[BaseRoute]:
         post("/logout", page(door.log_out)),
         get("/account", page(door.account)),
         post("/account/password", page(door.change_password)),
+        post("/account/language", page(door.change_language)),
         get("/held", page(pages.listing)),
         post("/held", page(pages.many)),
         get("/statistics", page(figures.page)),
@@ -114,16 +116,17 @@ def _static(request: Request) -> Response:
     return FileResponse(_STATIC / name, media_type=_FILES[name], headers={"Cache-Control": _DAY})
 
 
-# What each kind of failure is answered with: status, title, and whether its own words are for the reader.
+# What each kind of failure is answered with: status, the pages' word for it, and whether its own words are
+# for the reader.
 _FAILURES: Final[Mapping[type[Exception], tuple[int, str, bool]]] = {
-    StrangerError: (401, "Log in first", False),
-    ForgedError: (403, "This form is out of date. Load the page again", False),
-    AbsentError: (404, "There is no such page or message", False),
-    AskedError: (400, "That cannot be understood", True),
-    RefusedError: (409, "Not done", True),
-    GrantError: (410, "This link does nothing", True),
-    StoreError: (503, "The store does not answer", False),
-    HTTPException: (404, "There is no such page or message", False),
+    StrangerError: (401, "error-login", False),
+    ForgedError: (403, "error-form", False),
+    AbsentError: (404, "error-absent", False),
+    AskedError: (400, "error-asked", True),
+    RefusedError: (409, "error-refused", True),
+    GrantError: (410, "error-link", True),
+    StoreError: (503, "error-store", False),
+    HTTPException: (404, "error-absent", False),
 }
 
 
@@ -135,17 +138,18 @@ def _answer(site: Site, status: int, title: str, told: bool) -> Callable[[Reques
                 "the store does not answer", path=request.url.path, error=printable(str(error), 200)
             )
         if request.url.path.startswith("/api/"):
-            phrase = HTTPStatus(code).phrase if isinstance(error, HTTPException) else title
+            known = site.words[FIRST].texts[title]
+            phrase = HTTPStatus(code).phrase if isinstance(error, HTTPException) else known
             return api.problem(code, phrase, printable(str(error), 300) if told else "")
         if isinstance(error, StrangerError) and request.method == "GET":
             return redirect(f"/login?next={quote(request.url.path)}")
         return site.render(
+            request,
             "error.html",
             code,
             person=None,
             csrf="",
-            path=request.url.path,
-            title=title,
+            title=site.words_for(request).say(title),
             why=printable(str(error), 300) if told else "",
         )
 

@@ -18,7 +18,7 @@ from gateway.web import passwords
 from gateway.web.held import AbsentError
 from gateway.web.login import MAILBOX, LoginError
 from gateway.web.signon import WINDOW, Attempt, OidcError
-from gateway.web.site import AskedError, check_form, form_of, form_token, fresh_secret, redirect
+from gateway.web.site import LANGUAGE, AskedError, check_form, form_of, form_token, fresh_secret, redirect
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from gateway.web.site import Site, Visit
 
 _LOCAL: Final = re.compile(r"/(?!/)[A-Za-z0-9/?=&.:@_%+-]{0,500}")
-_BEGUN_ELSEWHERE: Final = "This login began in another browser, or too long ago. Begin anew."
-_LATER: Final = "You could not be logged in. Try again, or ask who runs this server."
 _BEFORE: Final = "mailwarden-login"  # the cookie of a form before anybody is logged in
 
 
@@ -51,7 +49,8 @@ def log_in(site: Site, request: Request) -> Response:
         person = site.doorkeeper.let_in(name, password, client)
     except LoginError as error:
         site.log.warning("login refused", client=client, name=name, why=str(error))
-        return _form(site, request, problem=str(error), name=name[:254], next_page=following, status=403)
+        problem = _said(site, request, error)
+        return _form(site, request, problem=problem, name=name[:254], next_page=following, status=403)
     site.log.info("login", client=client, name=person.name)
     return _entered(site, person.name, client, following if _LOCAL.fullmatch(following) else "/held")
 
@@ -64,7 +63,7 @@ def start_sign_on(site: Site, request: Request) -> Response:
     try:
         answer = redirect(server.address(attempt, _callback(site, request)))
     except OidcError as error:
-        return _not_signed_on(site, request, str(error), _LATER)
+        return _not_signed_on(site, request, error)
     answer.set_cookie(
         _cookie(site),
         str(attempt),
@@ -82,16 +81,12 @@ def sign_on(site: Site, request: Request) -> Response:
     server, client = _server(site), request.state.client
     attempt = Attempt.read(request.cookies.get(_cookie(site), ""))
     if attempt is None:
-        return _not_signed_on(site, request, "no login began in this browser", _BEGUN_ELSEWHERE)
+        return _not_signed_on(site, request, LoginError("begun-elsewhere"))
     fields, callback = dict(request.query_params), _callback(site, request)
     try:
         name = site.doorkeeper.sign_on(client, lambda: server.email(attempt, fields, callback))
-    except LoginError as error:
-        return _not_signed_on(site, request, str(error), str(error))
-    except OidcError as error:
-        return _not_signed_on(site, request, str(error), _LATER)
-    if len(name) > 254:
-        return _not_signed_on(site, request, "the address is too long", _LATER)
+    except (LoginError, OidcError) as error:
+        return _not_signed_on(site, request, error)
     site.log.info("login by OpenID Connect", client=client, name=name)
     following = attempt.following if _LOCAL.fullmatch(attempt.following) else "/held"
     answer = _entered(site, name, f"{client} by {site.settings.oidc.name}", following)
@@ -115,11 +110,16 @@ def _cookie(site: Site) -> str:
     return "__Host-mailwarden-oidc" if site.settings.secure else "mailwarden-oidc"
 
 
-def _not_signed_on(site: Site, request: Request, why: str, told: str) -> Response:
-    site.log.warning("login refused", client=request.state.client, why=printable(why, 300))
-    answer = _form(site, request, problem=told, status=403)
+def _not_signed_on(site: Site, request: Request, error: LoginError | OidcError) -> Response:
+    site.log.warning("login refused", client=request.state.client, why=printable(str(error), 300))
+    told = error if isinstance(error, LoginError) else LoginError("not-logged-in")
+    answer = _form(site, request, problem=_said(site, request, told), status=403)
     answer.delete_cookie(_cookie(site), path="/", secure=site.settings.secure, httponly=True)
     return answer
+
+
+def _said(site: Site, request: Request, error: LoginError) -> str:
+    return str(site.words_for(request).say(error.word, minutes=error.minutes))
 
 
 def _form(
@@ -135,9 +135,7 @@ def _form(
 def formed(site: Site, request: Request, template: str, status: int = 200, **values: Any) -> Response:
     """A page with a form for somebody who is not logged in, bound to this browser."""
     secret = request.cookies.get(_BEFORE, "") or fresh_secret()
-    page = site.render(
-        template, status, person=None, csrf=form_token(secret), path=request.url.path, **values
-    )
+    page = site.render(request, template, status, person=None, csrf=form_token(secret), **values)
     page.set_cookie(_BEFORE, secret, path="/", httponly=True, samesite="lax", secure=site.settings.secure)
     return page
 
@@ -200,7 +198,23 @@ def account(visit: Visit, problem: str = "", done: str = "", status: int = 200) 
         problem=problem,
         done=done,
         shortest=passwords.SHORTEST,
+        languages={code: words.texts["language-name"] for code, words in visit.site.words.items()},
+        chosen=visit.request.cookies.get(LANGUAGE, ""),
     )
+
+
+def change_language(visit: Visit) -> Response:
+    """Choose the language of the pages in this browser, or leave that to the browser."""
+    answer, chosen = redirect("/account"), visit.field("language")
+    secure = visit.site.settings.secure
+    if chosen in visit.site.words:
+        year = 365 * 86_400
+        answer.set_cookie(
+            LANGUAGE, chosen, max_age=year, path="/", httponly=True, samesite="lax", secure=secure
+        )
+    else:
+        answer.delete_cookie(LANGUAGE, path="/", secure=secure, httponly=True)
+    return answer
 
 
 def change_password(visit: Visit) -> Response:
@@ -215,7 +229,9 @@ def change_password(visit: Visit) -> Response:
         )
         site.people.set_password(person.name, passwords.made(new), person.actor.name)
     except (LoginError, ValueError) as error:
-        problem = "The old password is wrong." if isinstance(error, LoginError) else f"Not changed: {error}."
+        wrong = isinstance(error, LoginError)
+        problem = str(visit.words.say("old-password-wrong" if wrong else "not-done"))
+        problem += "" if wrong else f": {error}."
         return account(visit, problem=problem, status=403)
     secret = site.people.log_in(
         person.name, "session", seconds=site.settings.session_minutes * 60.0, note=visit.request.state.client

@@ -32,7 +32,12 @@ MAILBOX: Final = "mailbox:"  # in front of an address: a login by a link; no nam
 
 
 class LoginError(Exception):
-    """Nobody was logged in; the text says why, to whoever tries."""
+    """Nobody was logged in; `word` names the text of the pages that says why, to whoever tries."""
+
+    def __init__(self, word: str, minutes: int = 0) -> None:
+        super().__init__(word)
+        self.word = word
+        self.minutes = minutes
 
 
 class Doorkeeper:
@@ -63,13 +68,12 @@ class Doorkeeper:
         name = name.strip().lower()
         keys = f"from {same_client(client)}", f"for {name[:254]}"
         if (seconds := self._attempts.wait(*keys)) > 0:
-            minutes = int(seconds // 60) + 1
-            raise LoginError(f"Too many wrong passwords. Try again in {minutes} minutes.")
+            raise LoginError("too-many-logins", int(seconds // 60) + 1)
         found = self._people.find(name) if NAME.fullmatch(name) else None
         # Noted before it is asked, so that many at once are counted as well.
         self._attempts.failed(*keys)
         if not self._right(found, name, password, client):
-            raise LoginError("Name or password is wrong.")
+            raise LoginError("wrong-login")
         self._attempts.succeeded(*keys)
         return found or Person(name, Role.USER, (name,))
 
@@ -81,13 +85,13 @@ class Doorkeeper:
         """
         key = f"sign-on from {same_client(client)}"
         if (seconds := self._attempts.wait(key)) > 0:
-            raise LoginError(f"Too many logins failed. Try again in {int(seconds // 60) + 1} minutes.")
+            raise LoginError("too-many-logins", int(seconds // 60) + 1)
         self._attempts.failed(key)
         email = address()
         found = self._people.find(email) if NAME.fullmatch(email) else None
         having = [found] if found else [one for one in self._people.all() if email in _lower(one.addresses)]
         if len(having) > 1 or not (having or matches(domain_of(email), self._domains)):
-            raise LoginError("Nobody here is known by the address that you logged in with.")
+            raise LoginError("unknown-address")
         self._attempts.succeeded(key)
         return having[0].name if having else MAILBOX + email
 
@@ -103,9 +107,9 @@ class Doorkeeper:
         try:
             answer = self._source.check(Credentials(name, password, client))
         except (imaplib.IMAP4.error, OSError, ValueError) as error:
-            raise LoginError(_LATER) from error
+            raise LoginError("logins-later") from error
         if answer.status == "later":
-            raise LoginError(_LATER)
+            raise LoginError("logins-later")
         return answer.status == "yes"
 
 
@@ -118,6 +122,3 @@ def source(settings: WebSettings) -> Source | None:
     asked = LoginSettings(users=settings.users, ca_file=settings.ca_file, timeout=settings.users_timeout)
     logins = load(asked, MimeLimits())
     return logins.source if logins else None
-
-
-_LATER = "Passwords cannot be checked at the moment. Try again later."

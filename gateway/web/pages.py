@@ -40,23 +40,10 @@ _PREVIEW: Final = 25  # messages named before a decision about many
 _ASKED: Final = (*options.READERS, "state", "filter")
 
 # What was done, as a later page says it. Only these words, so that no address makes a page say others.
-DONE: Final = {
-    "requested": "The release was requested. A reviewer decides.",
-    "withdrawn": "The request was taken back.",
-    "released": "It is released, and goes out when the time to undo is over.",
-    "approved": "The request is approved. It goes out when the time to undo is over.",
-    "denied": "It is denied, and stays until it expires.",
-    "undone": "It is held again.",
-    "deleted": "The message was deleted.",
-    "learned-ham": "It will be learned as wanted mail.",
-    "learned-spam": "It will be learned as spam.",
-    "not-learned": "It is not learned: it is a test, known already, or over a daily limit.",
-    "blocked": "Its sender is blocked from now on.",
-    "allowed": "Its sender is allowed from now on.",
-    "unruled": "Nothing is ruled about its sender any more.",
-    "password": "The password was changed. Other logins were ended.",
-    "token-removed": "The token was removed.",
-}
+DONE: Final = (
+    *("requested", "withdrawn", "released", "approved", "denied", "undone", "deleted", "password"),
+    *("learned-ham", "learned-spam", "not-learned", "blocked", "allowed", "unruled"),
+)
 
 
 # ---------------------------------------------------------------- looking
@@ -85,11 +72,17 @@ def listing(visit: Visit) -> Response:
         here=here,
         states=STATES,
         filters=visit.site.filters().all() if visit.person.role >= Role.REVIEWER else {},
-        done=DONE.get(visit.request.query_params.get("done", ""), ""),
+        done=told(visit),
         problem=problem,
         waiting=figures.shown(visit.site.counts.waiting(visit.person)),
         reviewer=visit.person.role >= Role.REVIEWER,
     )
+
+
+def told(visit: Visit) -> str:
+    """What was done, if the address says so by a word that is known."""
+    word = visit.request.query_params.get("done", "")
+    return str(visit.words.say(f"done-{word}")) if word in DONE else ""
 
 
 def searched(visit: Visit, query: Mapping[str, str], before: str = "", limit: int = 0) -> Search:
@@ -120,13 +113,13 @@ def item(visit: Visit, problem: str = "", status: int = 200) -> Response:
         status=status,
         item=found,
         content=content,
-        brief=brief(visit.site.wording(visit.language), judged[0].verdict) if judged else "",
+        brief=brief(visit.site.wording(visit.words.code), judged[0].verdict) if judged else "",
         full=_full(judged[0]) if judged and Act.EXPLAIN in may else None,
         judged=judged if Act.EXPLAIN in may else (),
         history=held.history(found.id),
         may=possible(may, found),
         ruled=held.ruled(found.id) if Act.RULE in may else "",
-        done=DONE.get(visit.request.query_params.get("done", ""), ""),
+        done=told(visit),
         problem=problem,
         undo=visit.site.settings.undo_seconds,
     )
@@ -192,7 +185,7 @@ def decide(visit: Visit) -> Response:
     try:
         done = _DECISIONS[act](visit, visit.held, visit.field("why"))
     except RefusedError as error:
-        return item(visit, problem=f"Not done: {error}.", status=409)
+        return item(visit, problem=f"{visit.words.say('not-done')}: {error}.", status=409)
     return redirect("/held?done=deleted" if act == "delete" else f"/held/{visit.item}?done={done}")
 
 

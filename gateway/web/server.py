@@ -122,6 +122,7 @@ def site(parts: Parts, database: Database, log: Log) -> Site:
     from gateway.web.login import Doorkeeper  # noqa: PLC0415  # an extra
     from gateway.web.site import Site  # noqa: PLC0415  # as above
     from gateway.web.teach import teacher  # noqa: PLC0415  # as above
+    from gateway.web.words import load_all  # noqa: PLC0415  # as above
 
     quarantine, people = Quarantine(database, parts.store), People(database)
     return Site(
@@ -134,6 +135,7 @@ def site(parts: Parts, database: Database, log: Log) -> Site:
         users=frozenset(parts.release.users),
         log=log,
         counts=Counts(quarantine),
+        words=load_all(data_dir("rules")),
         oidc=provider(parts.web),
     )
 

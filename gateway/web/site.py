@@ -24,6 +24,7 @@ from gateway.mail.headers import printable
 from gateway.mail.shown import moment, octets
 from gateway.store.filters import Filters
 from gateway.web.held import HeldMail
+from gateway.web.words import wanted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -39,8 +40,10 @@ if TYPE_CHECKING:
     from gateway.web.oidc import Provider
     from gateway.web.settings import WebSettings
     from gateway.web.teach import Teacher
+    from gateway.web.words import Words
 
 _HERE: Final = Path(__file__).parent
+LANGUAGE: Final = "mailwarden-language"  # the cookie with the language that was chosen
 _FIELDS: Final = 1_100  # of a form
 _FORM: Final = "application/x-www-form-urlencoded"
 _LINES: Final = 400  # of a text that is shown
@@ -96,6 +99,7 @@ class Site:
     users: frozenset[str]  # reasons that recipients answer by themselves
     log: Log
     counts: Counts
+    words: Mapping[str, Words]  # by language
     oidc: Provider | None = None  # the server for logins
     pages: jinja2.Environment = field(default_factory=templates)
 
@@ -128,9 +132,16 @@ class Site:
         person = self.doorkeeper.person(login.person) if login else None
         return (person, login, secret) if person and login else None
 
-    def render(self, template: str, status: int = 200, **values: Any) -> HTMLResponse:
+    def words_for(self, request: Request) -> Words:
+        """The words for who asks: in the language that was chosen in this browser, or that it accepts."""
+        headers, chosen = request.headers, request.cookies.get(LANGUAGE, "")
+        return self.words[wanted(chosen, headers.get("accept-language", ""), self.words)]
+
+    def render(self, request: Request, template: str, status: int = 200, **values: Any) -> HTMLResponse:
         """A page. `person` is who sees it, None for nobody."""
-        return HTMLResponse(self.pages.get_template(template).render(values), status)
+        words = self.words_for(request)
+        known = {"t": words.say, "language": words.code, "path": request.url.path}
+        return HTMLResponse(self.pages.get_template(template).render(known | values), status)
 
     def set_cookie(self, answer: Response, value: str) -> None:
         """Give the browser a session."""
@@ -170,14 +181,14 @@ class Visit:
         return str(self.request.path_params["item"]).upper()
 
     @property
-    def language(self) -> str:
-        """The first language that the browser asks for, as "en"."""
-        return self.request.headers.get("accept-language", "en")[:2].lower()
+    def words(self) -> Words:
+        """The words of their language."""
+        return self.site.words_for(self.request)
 
     def page(self, template: str, status: int = 200, **values: Any) -> HTMLResponse:
         """A page for this person."""
-        known = {"person": self.person, "csrf": self.csrf, "path": self.request.url.path}
-        return self.site.render(template, status, **known, **values)
+        known = {"person": self.person, "csrf": self.csrf}
+        return self.site.render(self.request, template, status, **known, **values)
 
 
 def form_of(request: Request) -> Mapping[str, list[str]]:
