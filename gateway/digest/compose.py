@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlencode
 
 from gateway.mail.headers import printable
 from gateway.policy.brief import because
@@ -88,7 +89,8 @@ class Overview:
     requests: tuple[Request, ...]
     reasons: tuple[tuple[str, int], ...]
     senders: tuple[tuple[str, int], ...]
-    link: str
+    link: str  # to the page of what waits in the domain, "" without one
+    asked: str  # to that of what is requested there
 
 
 def harmless(text: str, limit: int) -> str:
@@ -197,6 +199,7 @@ def about_domain(quarantine: Quarantine, domain: str, covered: str, settings: Di
         for copy in item.recipients
         if copy.state is State.REQUESTED and reach.covers(copy.address)
     ]
+    page = f"{settings.base_url.rstrip('/')}/held" if settings.base_url else ""
     return Overview(
         domain,
         quarantine.count(waiting, upto=100_000),
@@ -205,7 +208,8 @@ def about_domain(quarantine: Quarantine, domain: str, covered: str, settings: Di
         tuple(requests),
         _largest(reasons),
         _largest(senders),
-        f"{settings.base_url.rstrip('/')}/" if settings.base_url else "",
+        f"{page}?{urlencode({'domain': domain})}" if page else "",
+        f"{page}?{urlencode({'state': 'requested', 'domain': domain})}" if page else "",
     )
 
 

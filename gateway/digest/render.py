@@ -165,6 +165,8 @@ def _overview(told: Overview, words: Words) -> list[str]:
         lines.append(
             f"{one.id} <{recipient}> {words.sender} <{one.sender}>: {one.subject or words.no_subject}"
         )
+    if told.requests and told.asked:
+        lines.append(f"{words.admin_all}: {told.asked}")
     if told.requests:
         lines.append(words.admin_how.replace("{id}", told.requests[0].id))
     for label, groups in ((words.admin_reasons, told.reasons), (words.admin_senders, told.senders)):

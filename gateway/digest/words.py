@@ -53,6 +53,7 @@ class Words(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     admin_none: str
     admin_reasons: str
     admin_senders: str
+    admin_all: str
     admin_how: str  # {id}
     date: str  # for strftime, figures only
 

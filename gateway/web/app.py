@@ -142,7 +142,8 @@ def _answer(site: Site, status: int, title: str, told: bool) -> Callable[[Reques
             phrase = HTTPStatus(code).phrase if isinstance(error, HTTPException) else known
             return api.problem(code, phrase, printable(str(error), 300) if told else "")
         if isinstance(error, StrangerError) and request.method == "GET":
-            return redirect(f"/login?next={quote(request.url.path)}")
+            asked = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+            return redirect(f"/login?next={quote(asked, safe='/')}")
         return site.render(
             request,
             "error.html",

@@ -265,6 +265,10 @@ def test_administrators_get_figures_and_requests_and_no_links_that_act(quarantin
     assert "evil.example" not in text + html
     assert "/act/" not in text + html
     assert "mailto:" not in html
+    page = f"{SETTINGS.base_url.rstrip('/')}/held?"
+    assert f"at once: {page}state=requested&domain=example.com" in text
+    assert f'<a href="{page}state=requested&amp;domain=example.com">' in html
+    assert f"{page}domain=example.com" in text
     assert sent(quarantine, post(hop, settings), slot=time.time() - 60) == []
 
 

@@ -320,3 +320,16 @@ def test_settings_that_would_be_dangerous(tmp_path: Path, text: str, wrong: str)
 def test_it_is_off_and_on_loopback_unless_told_otherwise() -> None:
     assert not Config().web.enabled
     assert Config().web.listen.startswith("127.0.0.1:")
+
+
+def test_a_page_with_a_filter_is_gone_on_with(place: Place) -> None:
+    browser = place.browser()
+    answer = browser.client.get("/held?state=requested&domain=example.com", follow_redirects=False)
+    to = answer.headers["location"]
+    assert to == "/login?next=/held%3Fstate%3Drequested%26domain%3Dexample.com"
+    page = browser.get(to)
+    assert 'name="next" value="/held?state=requested&amp;domain=example.com"' in page
+    for evil in ("/held?x=<script>", "/held?x=%0d%0aSet-Cookie:%20a=b", "//example.org/"):
+        answer = browser.client.get(evil, follow_redirects=False)
+        assert "<script>" not in browser.get(answer.headers.get("location", "/login"))
+        assert "set-cookie: a" not in str(answer.headers).lower()
