@@ -81,7 +81,7 @@ def print_item(
     )
     people = [(r.address, r.state.value, r.delivered_to, r.note) for r in item.recipients]
     out.print()
-    out.print(table(("Recipient", "State!", "Delivered to", "Last error"), people))
+    out.print(table(("Recipient", "State!", "Delivered to", "Note"), people))
     _print_judgements(judgements)
     if content is not None:
         out.print()
