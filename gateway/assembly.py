@@ -345,6 +345,7 @@ def door(
             hold_undelivered=lambda mail, verdict, who, why: hold_undelivered(
                 mail, verdict, who, why, gateway
             ),
+            note=gateway.journal.add if gateway.journal else lambda _end: None,
             takes=gateway.reports.takes if gateway.reports else lambda _session, _recipient: False,
         ),
         routes=loaded.routes,

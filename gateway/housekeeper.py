@@ -22,7 +22,7 @@ from gateway.learning import Learner
 from gateway.mail.headers import printable
 from gateway.rescan import rescan_all
 from gateway.scanners.clamd import Clamd, signatures_made
-from gateway.store import dmarc, hosts, retention, tlsrpt
+from gateway.store import deliveries, dmarc, hosts, retention, tlsrpt
 from gateway.store.database import Database, StoreError, open_database, state_directory
 from gateway.store.grants import Grants
 from gateway.store.journal import Journal
@@ -254,6 +254,7 @@ def tidy(settings: Config, database: Database) -> tuple[int, int]:
     now, store = time.time(), settings.store
     quarantine = Quarantine(database, store)
     records = retention.prune(database, Journal(database), retention.of_evidence(store), now)
+    gone = deliveries.prune(database, retention.of_evidence(store), now)
     items = retention.expire(quarantine, retention.of_bodies(store), now)
     while quarantine.forget(now - store.tombstone_days * _DAY):
         pass
@@ -261,7 +262,7 @@ def tidy(settings: Config, database: Database) -> tuple[int, int]:
     dmarc.prune(database, int(now // _DAY) - settings.report.days)
     hosts.prune(database, settings.tls.memory_days)
     tlsrpt.prune(database, int(now // _DAY) - settings.tls_report.days)
-    if items or records:
+    if items or records or gone:
         database.purge()  # what has expired is gone from the disk as well
     return records, items
 

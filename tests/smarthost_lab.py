@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from gateway.logins.sources import Logins
+    from gateway.store.deliveries import Delivery
     from gateway.store.queued import Outgoing
     from gateway.tls.outbound import OutboundTlsRule
 
@@ -54,6 +55,7 @@ class Bench:
     mails: list[Mail] = field(default_factory=list)
     held: list[tuple[tuple[str, ...], str]] = field(default_factory=list)
     counted: list[str] = field(default_factory=list)
+    ends: list[Delivery] = field(default_factory=list)
 
     def judge(self, mail: Mail) -> tuple[Verdict, Reply]:
         self.mails.append(mail)
@@ -102,7 +104,7 @@ async def door(
     built = Door(
         settings=settings or SmarthostSettings(relay=FAST, threads=2),
         hostname="gw.example.com",
-        judgement=Judgement(bench.judge, bench.refuse, bench.hold_undelivered),
+        judgement=Judgement(bench.judge, bench.refuse, bench.hold_undelivered, bench.ends.append),
         routes=routes(rows, str(hop.next_hop) if hop else "smtp:127.0.0.1:1"),
         domains=domains,
         relay_networks=relay_networks,

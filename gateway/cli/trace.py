@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """`mailwarden trace`: find messages in the journal, and say what became of each.
 
-Prints hostile text, through `output`. Joins three things that are written apart: the journal says what was
-judged and answered, the quarantine what happened since to what was held, and the queue what still waits
-for its next hop. What a next hop did with a message that it took stands in its own log.
+Prints hostile text, through `output`. Joins what is written apart: the journal says what was judged and
+answered, the quarantine what happened since to what was held, the queue what still waits for its next hop,
+and the deliveries how it ended. What goes on through Postfix
+ends in its log, under the queue id that is told here.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +21,8 @@ from gateway.cli.main import Context, config_option, json_option
 from gateway.cli.output import console, facts, moment, octets, print_json, safe, table
 from gateway.mail.headers import printable
 from gateway.mail.types import Action
-from gateway.store import queued
+from gateway.store import deliveries, queued
+from gateway.store.deliveries import Delivery
 from gateway.store.journal import Filter, Journal, Record
 from gateway.store.quarantine import Quarantine
 from gateway.store.queue import Queue
@@ -31,12 +34,15 @@ if TYPE_CHECKING:
 
     from gateway.delivery.routes import Routes
     from gateway.store.audit import Event
+    from gateway.store.database import Database
     from gateway.store.held import HeldRecipient, Item
     from gateway.store.queued import Recipient
 
 _ADDRESS = 320  # characters of an address, as the quarantine keeps it
 _SLACK = 86_400.0  # seconds from the receipt of a message until its next hop has refused it
 _SHORT = frozenset({"spf", "dkim", "dmarc", "virus", "release"})  # what a table has room for
+_SENT = frozenset({"relayed", "stripped"})  # what the queue or the deliveries may know more of
+_QUEUED = re.compile(r"queued as ([0-9A-Z]{16})")  # as a release says it of our queue
 _MANY = 1_000  # copies that next hops refused, looked through for one page
 
 
@@ -46,13 +52,17 @@ class Copy:
 
     recipient: str
     action: Action
-    # relayed, queued, undeliverable, returned, held in the queue; held, releasing, released, deleted,
-    # expired, forgotten; deferred, rejected
+    # relayed, stripped, queued, undeliverable, held in the queue, and the words of `deliveries.Ended`;
+    # held, releasing, released, deleted, expired, forgotten; deferred, rejected
     state: str
     to: str = ""  # next hop, or the address that it was released to
-    note: str = ""
+    note: str = ""  # the reply of who answered last, or why
     changed: float = 0.0
     item: str = ""  # where it is or was held
+    server: str = ""  # which gave the reply
+    tls: str = ""  # of the session with it
+    attempts: int = 0
+    queued: str = ""  # the queue's id of it, where it was released
 
 
 @click.command()
@@ -89,8 +99,7 @@ def trace(context: Context, /, *, action: str | None, limit: int, as_json: bool,
         records, unreadable = Journal(database).page(wanted)
         more, records = len(records) + unreadable > limit, records[:limit]
         quarantine = Quarantine(database, context.config.store)
-        waiting = _waiting(records, Queue(database))
-        copies = _copies(records, quarantine, waiting, _routes(context))
+        copies = _ended(_copies(records, quarantine, _routes(context)), database)
         alone = len(records) == 1 and not more
         history = {r.id: _history(quarantine, copies[r.id]) for r in records if alone or as_json}
     if as_json:
@@ -114,23 +123,8 @@ def _routes(context: Context) -> Routes:
     return routes(context.config.routes, context.config.next_hop)
 
 
-def _waiting(records: Sequence[Record], queue: Queue) -> dict[tuple[str, str], Recipient]:
-    """The recipients of messages that are still in the queue, by the message's id and their address."""
-    ids = [record.id for record in records if record.door == "smarthost" and record.verdict.relayed]
-    found: dict[tuple[str, str], Recipient] = {}
-    for start in range(0, len(ids), _MANY):
-        for entry in queue.search(queued.Filter(ids=tuple(ids[start : start + _MANY]), limit=_MANY)):
-            found |= {(one.item, printable(one.address, _ADDRESS)): one for one in entry.recipients}
-    return found
-
-
-def _copies(
-    records: Sequence[Record],
-    quarantine: Quarantine,
-    waiting: dict[tuple[str, str], Recipient],
-    table: Routes,
-) -> dict[str, list[Copy]]:
-    """What became of each recipient's copy, by the message's id."""
+def _copies(records: Sequence[Record], quarantine: Quarantine, table: Routes) -> dict[str, list[Copy]]:
+    """What was decided of each recipient's copy, and the quarantine knows of it, by the message's id."""
     held: dict[str, Item] = {}
     ids = [record.id for record in records if record.verdict.kept]
     for start in range(0, len(ids), _MANY):
@@ -142,10 +136,6 @@ def _copies(
         found[record.id] = [
             _copy(record, outcome.recipient, outcome.action, held.get(record.id), late, table)
             for outcome in record.verdict.outcomes
-        ]
-        found[record.id] = [
-            _queued_copy(copy, one) if (one := waiting.get((record.id, copy.recipient))) else copy
-            for copy in found[record.id]
         ]
     return found
 
@@ -182,25 +172,52 @@ def _copy(
     for item in refused:
         if one := _of(item, address):
             return _held_copy(address, action, one, item, "the next hop refused it")
-    hop = table.route(recipient) if record.door == "smarthost" else None
-    return Copy(address, action, "relayed", str(hop or "") if record.door == "smarthost" else "Postfix")
+    if record.door != "smarthost":
+        note = f"queue id {record.queue_id}" if record.queue_id else ""
+        return Copy(address, action, "relayed", "Postfix", note)
+    return Copy(address, action, "relayed", str(table.route(recipient) or ""))
 
 
-def _queued_copy(copy: Copy, one: Recipient) -> Copy:
-    """Where a copy is that the queue still knows; of others, the next hop has it, or the sender was told."""
-    if copy.state not in ("relayed", "stripped") or one.state is queued.State.DELIVERED:
-        return copy
-    words = {
-        queued.State.HELD: "held in the queue",
-        queued.State.UNDELIVERABLE: "undeliverable",
-        queued.State.FAILED: "returned",
+def _ended(copies: dict[str, list[Copy]], database: Database) -> dict[str, list[Copy]]:
+    """The same copies, with what the queue and the deliveries know of those that were sent on."""
+    ids = [name for name, found in copies.items() if any(one.state in _SENT for one in found)]
+    ids += [one.queued for found in copies.values() for one in found if one.queued]
+    last: dict[tuple[str, str], Recipient | Delivery] = {
+        (item, printable(one.address, _ADDRESS)): one
+        for item, ends in deliveries.known(database, ids).items()
+        for one in ends
     }
+    for start in range(0, len(ids), _MANY):
+        chosen = tuple(ids[start : start + _MANY])
+        for entry in Queue(database).search(queued.Filter(ids=chosen, limit=_MANY)):
+            last |= {(one.item, printable(one.address, _ADDRESS)): one for one in entry.recipients}
+
+    def end(item: str, copy: Copy) -> Copy:
+        where = (copy.queued, copy.to) if copy.queued else (item, copy.recipient)
+        one = last.get(where) if copy.queued or copy.state in _SENT else None
+        return _told(copy, one) if one else copy
+
+    return {item: [end(item, copy) for copy in found] for item, found in copies.items()}
+
+
+def _told(copy: Copy, one: Recipient | Delivery) -> Copy:
+    """What the last word about a copy makes of it."""
+    words = {queued.State.HELD: "held in the queue", queued.State.LEASED: "queued"}
+    if isinstance(one, Delivery):
+        state = one.ended.value
+    elif one.state is queued.State.FAILED:
+        state = one.ended or "failed"
+    else:
+        state = words.get(one.state, one.state.value)
     return replace(
         copy,
-        state=words.get(one.state, "queued"),
-        to=one.hop or copy.to,
-        note="; ".join(filter(None, (copy.note, one.reply))),
+        state=f"{copy.state}, {state}" if copy.queued or copy.state == "stripped" else state,
+        to=copy.to if copy.queued else one.hop or copy.to,
+        note="; ".join(filter(None, (copy.note if not copy.queued else "", one.reply))),
         changed=one.changed,
+        server=one.server,
+        tls=one.tls,
+        attempts=one.attempts,
     )
 
 
@@ -221,6 +238,7 @@ def _of(item: Item | None, address: str) -> HeldRecipient | None:
 
 
 def _held_copy(address: str, action: Action, one: HeldRecipient, item: Item | None, note: str = "") -> Copy:
+    gone_on = _QUEUED.search(one.note) if one.state is State.RELEASED else None
     return Copy(
         address,
         action,
@@ -229,6 +247,7 @@ def _held_copy(address: str, action: Action, one: HeldRecipient, item: Item | No
         note="; ".join(filter(None, (note, one.note))),
         changed=one.changed,
         item=item.id if item else "",
+        queued=gone_on[1] if gone_on else "",
     )
 
 
@@ -326,7 +345,10 @@ def _print_way(record: Record, copies: Sequence[Copy], events: Sequence[Event]) 
         ("Reply", str(record.reply)),
     ]
     out.print(facts(rows))
-    became = [(f"<{c.recipient}>", c.action.value, c.state, c.to, c.note, moment(c.changed)) for c in copies]
+    became = [
+        (f"<{c.recipient}>", c.action.value, c.state, _where(c), _told_so(c), moment(c.changed))
+        for c in copies
+    ]
     out.print()
     out.print(table(("Recipient", "Verdict!", "Became!", "To", "Note", "Since!"), became))
     if events:
@@ -337,6 +359,18 @@ def _print_way(record: Record, copies: Sequence[Copy], events: Sequence[Event]) 
             )
         )
     out.print(safe(f"mailwarden explain {record.id} says why."))
+
+
+def _where(copy: Copy) -> str:
+    """Next hop or address, the server that answered if it is another, and its TLS."""
+    sent = copy.attempts > 0
+    named = f" at {copy.server}" if copy.server and copy.server not in copy.to else ""
+    return copy.to + named + (f" ({copy.tls or 'in clear'})" if sent and copy.server else "")
+
+
+def _told_so(copy: Copy) -> str:
+    tries = f"{copy.attempts} attempts" if copy.attempts > 1 else ""
+    return "; ".join(filter(None, (copy.note, tries)))
 
 
 def _as_dict(record: Record, copies: Sequence[Copy], events: Sequence[Event]) -> dict[str, Any]:
@@ -369,6 +403,10 @@ def _as_dict(record: Record, copies: Sequence[Copy], events: Sequence[Event]) ->
                 "note": c.note,
                 "changed": c.changed,
                 "item": c.item,
+                "server": c.server,
+                "tls": c.tls,
+                "attempts": c.attempts,
+                "queued": c.queued,
             }
             for c in copies
         ],

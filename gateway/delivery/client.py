@@ -101,6 +101,11 @@ class Transaction:
         self._in_data = False
         self._go: HopReply | None = None  # the answer to a DATA that was sent with the envelope
 
+    @property
+    def tls(self) -> str:
+        """The session's TLS in words, "" in clear."""
+        return f"{self.tls_version} verified" if self.tls_version and self.tls_verified else self.tls_version
+
     # ---------------------------------------------------------------- opening
 
     @classmethod

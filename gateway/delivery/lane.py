@@ -54,6 +54,7 @@ class Done:
     wait: float = 0.0  # seconds until it may be asked, if it was not
     damaged: str = ""
     server: str = ""  # which took the message, or answered last
+    tls: str = ""  # of the session with it
     dsn: bool = False  # whether it sends notices of its own
 
 
@@ -212,7 +213,15 @@ class Lane:
                 return
             answers = await self._send(job, message, session)
             means.report(
-                Done(job, self.name, message, answers, server=session.server, dsn=session.sends_notices)
+                Done(
+                    job,
+                    self.name,
+                    message,
+                    answers,
+                    server=session.server,
+                    tls=session.tls,
+                    dsn=session.sends_notices,
+                )
             )
         finally:
             means.room.give(size)
@@ -260,6 +269,11 @@ class _Session:
     def server(self) -> str:
         """Who is at the other end."""
         return str(self._transaction.hop) if self._transaction else ""
+
+    @property
+    def tls(self) -> str:
+        """The TLS of this connection, "" in clear."""
+        return self._transaction.tls if self._transaction else ""
 
     @property
     def sends_notices(self) -> bool:

@@ -150,14 +150,18 @@ def send(quarantine: Quarantine, sender: Sender, order: Order) -> Released | Non
     results, outgoing = _attempt(quarantine, sender, claim, order)
     delivered: dict[str, str] = {}
     failed: dict[str, str] = {}
+    replies: dict[str, str] = {}
     for recipient in claim.recipients:
         target = order.to or recipient
         result = results.get(target)
         if result is not None and result.status == "delivered":
             delivered[recipient] = target
+            replies[recipient] = str(result)
         else:
             failed[recipient] = str(result) if result is not None else "no answer for this recipient"
-    doubtful = quarantine.settle(claim, who=order.who, delivered=delivered, failed=failed, outgoing=outgoing)
+    doubtful = quarantine.settle(
+        claim, who=order.who, delivered=delivered, failed=failed, outgoing=outgoing, replies=replies
+    )
     if outgoing and doubtful:
         return None  # nothing was queued: it is the other one's now
     return Released(order.item, delivered, failed, tuple(r for r in doubtful if r in delivered))

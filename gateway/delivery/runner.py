@@ -30,6 +30,7 @@ from gateway.delivery.ways import Target, Ways
 from gateway.mail.domains import domain_of
 from gateway.mail.headers import printable
 from gateway.store.database import StoreError
+from gateway.store.deliveries import Ended
 from gateway.store.queue import SUSPECT, Owner
 from gateway.store.queued import Notice, Outcome, State
 from gateway.tls.wish import wish_of
@@ -55,6 +56,7 @@ _PLENTY = 8  # outcomes that wait for no more
 _SETTLE = 300  # outcomes settled at a time
 _LOOK = 0.5  # seconds between two looks for what agents died with
 _AGAIN = 1.0  # seconds until the store is tried again after it failed
+_LOST = "delivered; the answer was lost with the agent that had it"
 _NO_ROUTE = RecipientResult("deferred", 451, "4.3.5", "no next hop is configured")
 
 
@@ -197,7 +199,7 @@ class Runner:
             if is_alive(left.process):
                 continue
             dead, known = is_dead(left.process), left.owner in owners
-            done = [Outcome(n, item, State.DELIVERED) for n, item in left.delivered.items()]
+            done = [Outcome(n, item, State.DELIVERED, _LOST) for n, item in left.delivered.items()]
             if known and done:
                 lost = await self._ask(self._queue.settle, Owner(left.owner, left.process), done)
                 self._log.info("settled for a dead process", recipients=len(done) - len(lost))
@@ -378,8 +380,9 @@ class Runner:
         result = done.results[recipient.address]
         attempts = recipient.attempts + done.tried
 
-        def becomes(state: State, reply: str = str(result), next_attempt: float = 0.0) -> Outcome:
-            return Outcome(recipient.number, recipient.item, state, reply, next_attempt, attempts, done.hop)
+        def becomes(state: State, reply: str = str(result), again: float = 0.0, ended: str = "") -> Outcome:
+            known = (recipient.number, recipient.item, state, reply, again, attempts)
+            return Outcome(*known, done.hop, done.server, done.tls, ended)
 
         if done.damaged:
             return becomes(State.HELD, f"held: {done.damaged}"), None
@@ -393,13 +396,14 @@ class Runner:
         left = (facts.expires - facts.created) - clock.age(facts.created)
         if result.status == "deferred" and left > 0:
             wait = retry_after(attempts, settings) if done.tried else done.wait
-            return becomes(State.QUEUED, next_attempt=clock.now() + min(wait, max(left, 1.0))), None
+            return becomes(State.QUEUED, again=clock.now() + min(wait, max(left, 1.0))), None
         if not facts.may_bounce:
             return becomes(State.UNDELIVERABLE), None
         if not bounce.wanted(recipient, "failed"):
             return becomes(State.FAILED), None
         expired = result.status == "deferred"
-        return becomes(State.FAILED), Report(recipient, str(result), expired=expired, server=done.server)
+        ended = Ended.EXPIRED if expired else Ended.BOUNCED
+        return becomes(State.FAILED, ended=ended), Report(recipient, str(result), expired, done.server)
 
     def _notice(self, facts: Facts, message: bytes, reports: list[Report], action: bounce.Action) -> Outgoing:
         hop = self._courier.routes.route(facts.sender)

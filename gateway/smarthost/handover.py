@@ -49,6 +49,11 @@ class Handover:
         return str(self._key) if self._key else ""
 
     @property
+    def server(self) -> tuple[str, str]:
+        """Who is at the other end, and the TLS of the session with it."""
+        return (str(self._open.hop), self._open.tls) if self._open is not None else ("", "")
+
+    @property
     def accepted(self) -> list[str]:
         """The recipients that were accepted, the next hop's and ours."""
         return self._accepted + self._kept

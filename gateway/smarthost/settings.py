@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from gateway.log import Log
     from gateway.logins.sources import Logins
     from gateway.mail.types import Mail, Reply, Session, Verdict
+    from gateway.store.deliveries import Delivery
     from gateway.store.queued import Outgoing
 
 
@@ -141,13 +142,16 @@ class Judgement:
     it holds is durable when it returns. `admit` is called on the event loop, at MAIL (recipient
     None) and at each RCPT: a refusal, or None. `hold_undelivered` blocks, and is called in a
     thread: keep the message in quarantine, durably, for recipients whose next hop refused it
-    after it had taken it for others; it raises if it cannot. `takes` says at RCPT, on the event loop,
-    whether `judge` will take the copy of this recipient itself, so that no next hop is asked for it.
+    after it had taken it for others; it raises if it cannot. `note` is told, where there is no queue,
+    what the next hop answered for a recipient; it neither blocks for long nor raises. `takes` says
+    at RCPT, on the event loop, whether `judge` will take the copy of this recipient itself, so that no next
+    hop is asked for it.
     """
 
     judge: Callable[[Mail], tuple[Verdict, Reply]]
     admit: Callable[[Session, str | None, str | None], Reply | None]
     hold_undelivered: Callable[[Mail, Verdict, tuple[str, ...], str], None]
+    note: Callable[[Delivery], None] = lambda _end: None
     takes: Callable[[Session, str], bool] = lambda _session, _recipient: False
 
 

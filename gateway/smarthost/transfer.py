@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from gateway.reply import failure, reply_to, storage_failure
 from gateway.smarthost.handover import to_client
 from gateway.smarthost.intake import Intake
 from gateway.smarthost.trace import received_count, received_field
+from gateway.store.deliveries import Delivery, Ended
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -64,6 +66,7 @@ async def transfer(
     if isinstance(hop, Intake):
         return await hop.take(mail, verdict, message, pool)
     answers = await hop.deliver(message, verdict.relayed)
+    _note(mail, answers, hop, door)
     await hop.forget()
     outcome = await _settle(mail, verdict, reply, answers, door, pool)
     door.log.info(
@@ -76,6 +79,16 @@ async def transfer(
         answer=printable(str(next(iter(answers.values()))), 300),
     )
     return outcome
+
+
+def _note(mail: Mail, answers: dict[str, HopReply], hop: Handover, door: Door) -> None:
+    """Have it written down what the next hop said; a client that is put off comes again."""
+    server, tls = hop.server
+    for recipient, answer in answers.items():
+        if answer.status != "deferred":
+            ended = Ended.DELIVERED if answer.status == "accepted" else Ended.REFUSED
+            now, told = time.time(), str(answer)
+            door.judgement.note(Delivery(mail.id, recipient, ended, hop.next_hop, server, tls, told, 1, now))
 
 
 def _unjudged(mail: Mail, door: Door) -> tuple[Verdict, Reply]:

@@ -32,8 +32,9 @@ from gateway.mail.types import (
     Signal,
     Verdict,
 )
-from gateway.store import schema
+from gateway.store import deliveries, schema
 from gateway.store.database import Database, StoreError
+from gateway.store.deliveries import Delivery
 from gateway.store.encoding import from_json, to_json
 
 if TYPE_CHECKING:
@@ -155,8 +156,9 @@ class Journal:
         self._lost = lost
         self._interval = flush_interval
         self._batch = batch
-        # Besides records: an event to set once all before it is written; None to stop.
-        self._queue: queue.Queue[Record | threading.Event | None] = queue.Queue(QUEUE)
+        # Besides records: how mail that was relayed ended; an event to set once all before it is written;
+        # None to stop.
+        self._queue: queue.Queue[Record | Delivery | threading.Event | None] = queue.Queue(QUEUE)
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closing = False
@@ -178,15 +180,16 @@ class Journal:
         facts: dict[str, Any] = {"reply": reply, "door": door, "seconds": seconds, "shaded": shaded}
         self.add(record_of(mail, content, evidence, signals, verdict, **facts))
 
-    def add(self, record: Record) -> None:
-        """Queue a record that is made already."""
+    def add(self, record: Record | Delivery) -> None:
+        """Queue a record that is made already, or what became of a recipient's copy."""
         if self._thread is None:
             self._start()
         try:
             self._queue.put(record, timeout=PATIENCE)
         except queue.Full:
             self._drop(1)
-            log.warning("journal is behind: record of %s lost, %d so far", record.id, self.dropped)
+            name = record.id if isinstance(record, Record) else record.item
+            log.warning("journal is behind: record of %s lost, %d so far", name, self.dropped)
 
     def flush(self, timeout: float = 10.0) -> bool:
         """Wait until all that was queued before is written. False if that took too long."""
@@ -277,12 +280,12 @@ class Journal:
     def _write_forever(self) -> None:
         going = True
         while going:
-            batch: list[Record] = []
+            batch: list[Record | Delivery] = []
             waiting: list[threading.Event] = []
             due = time.monotonic() + self._interval
             entry = self._queue.get()
             while True:
-                if isinstance(entry, Record):
+                if isinstance(entry, Record | Delivery):
                     batch.append(entry)
                 elif entry is None:
                     going = False
@@ -301,14 +304,21 @@ class Journal:
             for event in waiting:
                 event.set()
 
-    def _write(self, batch: list[Record]) -> None:
-        rows = [row for record in batch if (row := self._row(record)) is not None]
+    def _write(self, batch: list[Record | Delivery]) -> None:
+        records = [one for one in batch if isinstance(one, Record)]
+        rows = [row for record in records if (row := self._row(record)) is not None]
+        ends = [one for one in batch if isinstance(one, Delivery)]
+
+        def work(connection: Connection) -> None:
+            if rows:
+                connection.execute(insert(schema.journal), rows)
+            if ends:
+                deliveries.add(connection, ends)
+
         for attempt in range(1, TRIES + 1):
             try:
-                if rows:
-                    self._database.write(
-                        lambda connection: connection.execute(insert(schema.journal), rows), durable=False
-                    )
+                if rows or ends:
+                    self._database.write(work, durable=False)
             except StoreError as error:
                 log.warning("journal cannot be written (try %d): %s", attempt, error)
                 if self._closing:

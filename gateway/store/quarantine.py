@@ -260,15 +260,18 @@ class Quarantine:
         delivered: Mapping[str, str] | None = None,
         failed: Mapping[str, str] | None = None,
         outgoing: Sequence[Outgoing] = (),
+        replies: Mapping[str, str] | None = None,
     ) -> tuple[str, ...]:
         """Note what became of a claim.
 
         `delivered` maps recipients to the address they went to, `failed` to the error; the failed
-        are held again. Returns the recipients whose lease had passed to another claimant meanwhile:
-        a delivered one among them may arrive twice. What is `outgoing` to those delivered is queued in
-        the same transaction, all or nothing: not if one of these leases had passed on.
+        are held again; `replies` are what was said to the delivered. Returns the recipients whose lease
+        had passed to another claimant meanwhile: a delivered one among them may arrive twice. What is
+        `outgoing` to those delivered is queued in the same transaction, all or nothing: not if one of these
+        leases had passed on.
         """
-        done = [(r, Event.DELIVER, to, "") for r, to in (delivered or {}).items()]
+        said = replies or {}
+        done = [(r, Event.DELIVER, to, said.get(r, "")) for r, to in (delivered or {}).items()]
         done += [(r, Event.FAIL, "", error) for r, error in (failed or {}).items()]
 
         def work(connection: Connection) -> tuple[str, ...]:

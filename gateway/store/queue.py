@@ -32,7 +32,8 @@ from sqlalchemy import (
 )
 
 from gateway.mail.headers import printable
-from gateway.store import audit, queued, schema
+from gateway.store import audit, deliveries, queued, schema
+from gateway.store.deliveries import Ended
 from gateway.store.queued import DONE, Claim, DamagedError, Entry, Facts, Filter, State
 
 if TYPE_CHECKING:
@@ -55,6 +56,9 @@ _UPDATE = (
         next_attempt=bindparam("to_next"),
         attempts=bindparam("to_attempts"),
         hop=bindparam("to_hop"),
+        server=bindparam("to_server"),
+        tls=bindparam("to_tls"),
+        ended=bindparam("to_ended"),
         changed=bindparam("at"),
         lease="",
         deaths=0,  # an agent has survived it
@@ -304,7 +308,9 @@ class Queue:
             if not items:
                 return 0
             dropped = connection.execute(
-                update(_rows).where(old, _rows.c.item.in_(items)).values(state=State.FAILED, changed=now)
+                update(_rows)
+                .where(old, _rows.c.item.in_(items))
+                .values(state=State.FAILED, ended=Ended.DROPPED, changed=now)
             )
             _finish(connection, items)
             return dropped.rowcount
@@ -359,7 +365,8 @@ class Queue:
     def delete(self, wanted: Filter, who: str) -> list[str]:
         """Give up what matches and is not being sent, without a notice to anybody."""
         states = (State.QUEUED, State.HELD, State.UNDELIVERABLE)
-        return self._change(wanted, states, {"state": State.FAILED}, who, "queue delete")
+        values = {"state": State.FAILED, "ended": Ended.DELETED}
+        return self._change(wanted, states, values, who, "queue delete")
 
     def _change(
         self, wanted: Filter, states: Sequence[State], values: dict[str, Any], who: str = "", action: str = ""
@@ -400,6 +407,9 @@ def _change(one: Outcome, now: float) -> dict[str, Any]:
         "to_next": one.next_attempt,
         "to_attempts": one.attempts,
         "to_hop": one.hop,
+        "to_server": printable(one.server, 255),
+        "to_tls": one.tls,
+        "to_ended": one.ended,
         "at": now,
     }
 
@@ -412,6 +422,7 @@ def _finish(connection: Connection, items: set[str]) -> None:
         open_ones = set(connection.execute(_STILL_OPEN, {"items": part}).scalars())
         done = [item for item in part if item not in open_ones]
         if done:
+            deliveries.keep(connection, done)
             queued.remove(connection, done)
 
 

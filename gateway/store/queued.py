@@ -103,6 +103,9 @@ class Recipient:
     deaths: int
     changed: float
     reply: str
+    server: str = ""
+    tls: str = ""
+    ended: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +136,9 @@ class Outcome:
     next_attempt: float = 0.0
     attempts: int = 0
     hop: str = ""
+    server: str = ""  # which answered
+    tls: str = ""  # of the session with it
+    ended: str = ""  # a word of `deliveries.Ended`, if anything but that of the state
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +236,9 @@ def put(connection: Connection, messages: Sequence[Outgoing]) -> None:
                 "lease": "",
                 "changed": one.created,
                 "reply": "",
+                "server": "",
+                "tls": "",
+                "ended": "",
             }
             for to in one.recipients
         ]
@@ -272,6 +281,9 @@ def recipient_of(row: Any) -> Recipient:
         deaths=row.deaths,
         changed=row.changed,
         reply=row.reply,
+        server=row.server,
+        tls=row.tls,
+        ended=row.ended,
     )
 
 

@@ -375,8 +375,28 @@ queue_recipients = Table(
     Column("lease", String(32), nullable=False),
     Column("changed", Float, nullable=False),
     Column("reply", Text, nullable=False),
+    Column("server", Text, nullable=False, server_default=""),  # which gave the reply
+    Column("tls", Text, nullable=False, server_default=""),  # of the session with it, "" in clear
+    Column("ended", String(16), nullable=False, server_default=""),  # how, in a word of `deliveries`
     Index("queue_recipients_item", "item"),
     Index("queue_recipients_due", "state", "next_attempt"),
+)
+
+# What became in the end of each recipient of what was sent on. As long there as the journal's records.
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("number", _Number, primary_key=True),
+    Column("item", _Id, nullable=False),
+    Column("address", Text, nullable=False),
+    Column("ended", String(16), nullable=False),
+    Column("hop", Text, nullable=False),
+    Column("server", Text, nullable=False),
+    Column("tls", Text, nullable=False),
+    Column("reply", Text, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("changed", Float, nullable=False),
+    Index("deliveries_item", "item"),
 )
 
 # Who may hold leases. An owner whose row has expired, or is gone, holds none.

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -15,10 +16,11 @@ from sqlalchemy import update
 
 from gateway.cli.trace import trace
 from gateway.delivery.routes import RouteSettings
-from gateway.mail.types import Action, Mail, Session, Signal
+from gateway.mail.types import Action, Mail, Session, Signal, new_id
 from gateway.pipeline import hold_undelivered
 from gateway.store import schema
 from gateway.store.database import open_database
+from gateway.store.deliveries import Delivery, Ended
 from gateway.store.journal import Journal, Record
 from gateway.store.quarantine import Quarantine
 from gateway.store.queue import Queue
@@ -227,13 +229,111 @@ def test_what_is_in_the_queue_is_said_to_be(bench: Bench) -> None:
             for r, fate in zip(claim.recipients, fates, strict=True)
         ],
     )
-    assert bench.states() == [["queued", "undeliverable", "relayed", "returned"]]
+    assert bench.states() == [["queued", "undeliverable", "delivered", "failed"]]
     first = bench.json()[0]["copies"][0]
     assert (first["to"], first["note"]) == (hop, "450 4.2.0 later")
     assert "450 4.2.0 later" in bench.run().stdout
     queue.release(QueueFilter(state=QueueState.UNDELIVERABLE), "me")
     queue.hold(QueueFilter(recipient="bob@"), "me")
-    assert bench.states() == [["held in the queue", "queued", "relayed", "returned"]]
+    assert bench.states() == [["held in the queue", "queued", "delivered", "failed"]]
+
+
+def test_how_it_ended_is_told_when_the_queue_has_forgotten_it(bench: Bench) -> None:
+    people = ("bob@example.com", "carol@example.com", "dave@example.org", "eve@example.org")
+    record = bench.add(*HAM, to=people, door="smarthost")
+    bench.add(*HAM, door="smarthost")
+    queue, hop = Queue(bench.database), "smtp:mx.example.com:25"
+    to = tuple(Addressee(address, hop) for address in people)
+    queue.add([Outgoing(record.id, "a@example.net", to, b"x\r\n", 0.0, 9e9)])
+    owner = queue.enter("p", 60)
+    (claim,) = queue.claim(owner, 1.0, 10)
+    server, tls, no = "192.0.2.9:25", "TLSv1.3 verified", "550 5.1.1 no such user"
+    fates = (
+        (QueueState.DELIVERED, "250 2.0.0 Ok", ""),
+        (QueueState.FAILED, no, Ended.BOUNCED),
+        (QueueState.FAILED, "450 4.2.0 later", Ended.EXPIRED),
+        (QueueState.UNDELIVERABLE, no, ""),
+    )
+    queue.settle(
+        owner,
+        [
+            Outcome(r.number, r.item, state, reply, 0.0, 3, hop, server, tls, ended)
+            for r, (state, reply, ended) in zip(claim.recipients, fates, strict=True)
+        ],
+    )
+    wanted = ("--message-id", record.message_id, "--recipient", "carol")
+    told = [[copy["state"] for copy in bench.json(*wanted)[0]["copies"]]]
+    queue.delete(QueueFilter(state=QueueState.UNDELIVERABLE), "me")
+    assert queue.find(record.id) is None
+    (found,) = bench.json(*wanted)
+    told.append([copy["state"] for copy in found["copies"]])
+    assert told == [
+        ["delivered", "bounced", "expired", "undeliverable"],
+        ["delivered", "bounced", "expired", "deleted"],
+    ]
+    keys = ("to", "server", "tls", "note", "attempts")
+    assert [found["copies"][0][key] for key in keys] == [hop, server, tls, "250 2.0.0 Ok", 3]
+    assert 0 < time.time() - found["copies"][0]["changed"] < 60
+    shown = bench.run(*wanted).stdout
+    for text in (no, server, tls, "3 attempts", "bounced"):
+        assert text in " ".join(shown.split()), shown
+    assert bench.states() == [["relayed"], ["delivered", "bounced", "expired", "deleted"]]
+
+
+def test_a_release_is_followed_through_the_queue(bench: Bench) -> None:
+    made = bench.add(*HELD)
+    taken = claim(bench.quarantine, made.id, who="cli:carol")
+    assert taken
+    going = Outgoing(new_id(), "a@example.net", (Addressee("post@example.com"),), b"x\r\n", 0.0, 9e9)
+    said = {BOB: f"250 2.0.0 queued as {going.id}"}
+    bench.quarantine.settle(
+        taken, who="cli:carol", delivered={BOB: "post@example.com"}, outgoing=[going], replies=said
+    )
+    assert bench.states() == [["released, queued"]]
+    queue = Queue(bench.database)
+    owner = queue.enter("p", 60)
+    (work,) = queue.claim(owner, 1.0, 10)
+    done = Outcome(
+        work.recipients[0].number, going.id, QueueState.DELIVERED, "250 2.0.0 taken", 0.0, 1, "hop"
+    )
+    queue.settle(owner, [done])
+    (copy,) = bench.json()[0]["copies"]
+    keys = ("state", "to", "note", "queued")
+    assert [copy[key] for key in keys] == [
+        "released, delivered",
+        "post@example.com",
+        "250 2.0.0 taken",
+        going.id,
+    ]
+
+
+def test_a_hop_that_names_another_message_shows_nothing_of_it(bench: Bench) -> None:
+    other = Outgoing(new_id(), "a@example.net", (Addressee("eve@example.org"),), b"x\r\n", 0.0, 9e9)
+    Queue(bench.database).add([other])
+    made = bench.add(*HELD)
+    taken = claim(bench.quarantine, made.id, who="cli:carol")
+    assert taken
+    said = f"250 2.0.0 Ok: queued as {other.id}"
+    bench.quarantine.settle(taken, who="cli:carol", delivered={BOB: BOB}, replies={BOB: said})
+    (copy,) = bench.json()[0]["copies"]
+    assert (copy["state"], copy["note"]) == ("released", said)
+
+
+def test_what_was_relayed_without_a_queue_has_its_end(bench: Bench) -> None:
+    record = bench.add(*HAM, to=(BOB, "dave@example.org"), door="smarthost")
+    for address, ended in ((BOB, Ended.DELIVERED), ("dave@example.org", Ended.REFUSED)):
+        end = Delivery(record.id, address, ended, "lmtp:x", "x", "", "250\x1b[2J \nOk", 1, time.time())
+        bench.journal.add(end)
+    assert bench.journal.flush()
+    assert bench.states() == [["delivered", "refused"]]
+    assert "\x1b" not in bench.run().stdout
+    assert "in clear" in bench.run().stdout
+
+
+def test_postfix_is_named_with_its_queue_id(bench: Bench) -> None:
+    bench.add(*HAM, queue_id="4QUEUE")
+    (copy,) = bench.json()[0]["copies"]
+    assert (copy["to"], copy["note"]) == ("Postfix", "queue id 4QUEUE")
 
 
 def test_a_message_that_came_back_names_what_it_was(bench: Bench) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gateway.store.deliveries import known
 from gateway.store.queued import Addressee, State
 from gateway.tls.outbound import OutboundTlsRule
 from tests.agency import MESSAGE, Agency, play, until
@@ -108,6 +109,13 @@ def test_each_recipient_is_settled_by_its_own_answer(database: Database) -> None
     assert b"5.1.1 unknown" in notice.message
     assert b"later@" not in notice.message
     assert mail.id.encode() in notice.message
+    ends = [(one.address, one.ended, one.attempts, one.server) for one in known(database, [mail.id])[mail.id]]
+    server = str(agency.hop.next_hop)
+    assert ends == [
+        ("yes@example.com", "delivered", 1, server),
+        ("no@example.com", "bounced", 1, server),
+        ("later@example.com", "delivered", 2, server),
+    ]
 
 
 @pytest.mark.parametrize("changes", [{"sender": ""}, {"may_bounce": False}], ids=["null sender", "forged"])

@@ -41,6 +41,11 @@ def test_a_message_goes_through_unchanged_below_our_field() -> None:
         None,
     )
     assert (mail.session.listener, mail.session.direction) == ("smarthost", Direction.INBOUND)
+    assert [(one.item, one.address, one.ended, one.reply) for one in bench.ends] == [
+        (bench.mails[n].id, f"{who}@example.com", "delivered", "250 2.0.0 taken")
+        for n, who in ((0, "u"), (0, "v"), (1, "w"))
+    ]
+    assert {(one.hop, one.server, one.tls) for one in bench.ends} == {(str(hop.next_hop),) * 2 + ("",)}
     assert len(hop.taken) == 2
     field, _, message = hop.taken[0].message.partition(b"\r\nFrom:")
     assert b"From:" + message == MESSAGE

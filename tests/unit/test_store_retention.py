@@ -15,9 +15,11 @@ from sqlalchemy import update
 from gateway import housekeeper
 from gateway.classifier.stored import Sketch
 from gateway.config import Config
+from gateway.mail.types import new_id
 from gateway.metrics import Metrics
-from gateway.store import retention, schema
+from gateway.store import deliveries, retention, schema
 from gateway.store.database import Database, RetentionRow, StoreSettings
+from gateway.store.deliveries import Delivery, Ended
 from gateway.store.journal import Filter, Journal
 from gateway.store.retention import Keeping
 from gateway.store.samples import Sample, Samples
@@ -106,6 +108,40 @@ def test_the_journal_by_domain(database: Database) -> None:
     left = sorted(round((now - one.received) / DAY) for one in journal.search(Filter()))
     assert left == [1, 3]
     journal.close()
+
+
+@pytest.mark.parametrize("rows", [True, False])
+def test_what_became_of_mail_goes_with_the_journal(
+    database: Database, monkeypatch: pytest.MonkeyPatch, rows: bool
+) -> None:
+    monkeypatch.setattr(deliveries, "_PAGE", 2)
+    journal, now = Journal(database, flush_interval=0.01), time.time()
+    keeping = retention.of_evidence(SETTINGS) if rows else retention.Keeping((), 2)
+    kept = judged(mail_of("b@example.com", "a@short.example", received=now - 3 * DAY), (), policy_of())
+    journal.add(replace(kept, id=new_id(now - 3 * DAY)))
+    assert journal.flush()
+    (recorded,) = (one.id for one in journal.search(Filter()))
+    for days, who in (
+        (3, "a@short.example"),
+        (1, "a@short.example"),
+        (3, "b@example.com"),
+        (31, "b@example.com"),
+        (40, "b@example.com"),
+    ):
+        end(journal, new_id(now - days * DAY), who)
+    end(journal, recorded, "a@short.example")
+    assert journal.flush()
+    if not rows:
+        assert retention.prune(database, journal, keeping, now) == 1
+    assert deliveries.prune(database, keeping, now) == (3 if rows else 5)
+    assert bool(deliveries.known(database, [recorded])) is rows
+    assert deliveries.prune(database, keeping, now) == 0
+    journal.close()
+
+
+def end(journal: Journal, item: str, who: str) -> None:
+    """Write down a delivery."""
+    journal.add(Delivery(item, who, Ended.DELIVERED, "lmtp:x", "x", "", "250 Ok", 1, time.time()))
 
 
 def test_the_quota_takes_the_oldest(quarantine: Quarantine) -> None:

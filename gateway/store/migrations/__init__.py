@@ -18,7 +18,7 @@ from sqlalchemy import Connection, func, insert, inspect, select, text
 from gateway.store import schema
 
 FOLDER: Final = Path(__file__).resolve().parent
-HEAD: Final = "0011"  # the newest script
+HEAD: Final = "0012"  # the newest script
 BEFORE_ALEMBIC: Final = 8  # the last version that stands in `schema_version` alone
 
 _SQLITE_APPEND_ONLY = (
