@@ -299,8 +299,6 @@ class Supervisor:
         if settings.web.enabled:
             _check_web(self.path, settings)
             wanted.append(settings.web.listen)
-        if settings.http.listen:
-            wanted.append(settings.http.listen)
         bound: dict[str, socket.socket] = {}
         try:
             for address in wanted:
@@ -311,6 +309,11 @@ class Supervisor:
                 if address not in have:
                     listener.close()
             raise ConfigError(f"{self.path}: {error}") from error
+        if address := settings.http.listen:
+            try:
+                bound[address] = have.get(address) or listeners.bind(address)
+            except listeners.ListenError as error:  # another gateway's, maybe: mail goes on without metrics
+                self.log.error("no metrics until the next reload: set listen in [http]", error=str(error))
         return bound
 
 

@@ -112,13 +112,16 @@ def test_bind_all_or_none(supervisor: Supervisor, tmp_path: Path) -> None:
 
 
 def test_metrics_are_bound_with_the_doors(supervisor: Supervisor) -> None:
-    """A port that is taken stops the start, and not the housekeeper again and again."""
+    """A port that another gateway has costs the metrics, and neither mail nor the housekeeper."""
     port = free_port()
     wanted = config(
         milter={"listen": [f"inet:127.0.0.1:{free_port()}"]}, http={"listen": f"127.0.0.1:{port}"}
     )
-    supervisor.sockets = supervisor._bind(wanted, {})
-    assert supervisor.sockets[f"127.0.0.1:{port}"].getsockname() == ("127.0.0.1", port)
+    with socket.create_server(("127.0.0.1", port)):
+        bound = supervisor._bind(wanted, {})
+        assert list(bound) == list(wanted.milter.listen)
+    bound = supervisor.sockets = supervisor._bind(wanted, bound)
+    assert bound[f"127.0.0.1:{port}"].getsockname() == ("127.0.0.1", port)
 
 
 # ---------------------------------------------------------------- workers
