@@ -49,6 +49,7 @@ SECONDS, MEGABYTES = 2.0, 256  # for one archive
 AMBIGUOUS = 0.003  # of real mail, at most
 MEDIAN_MS = 1.0  # for parsing and the signals of content
 LARGE, TIMES = 25_000_000, 2.0  # octets of an attachment, and what it may cost
+ROUNDS = 11  # in which both are measured
 # No virus, and no archive: it is enough that it is tagged, and why.
 FLAGGED = {"svg-script": "ATTACHMENT_SVG_SCRIPT"}
 _SPAM = re.compile(r"(?:^|/)spam(?:_2)?/")
@@ -277,10 +278,18 @@ def _large_attachment() -> Outcome:
     mail = received(evasions.mixed(evasions.TEXT, evasions.attached(text)))
     with judging(2 * LARGE) as judge:
         scanned = judge(mail).evidence.antivirus.status
-        ours = min(_processor(lambda: judge(mail)) for _ in range(5))
-        once = min(_processor(lambda: hashlib.sha256(binascii.a2b_base64(text))) for _ in range(5))
-    detail = f"{ours * 1000:.0f} ms, {ours / once:.2f} times decoding and hashing, {scanned}"
-    return Outcome("25 MB attachment", scanned == "clean" and ours <= TIMES * once, detail)
+        pairs = [
+            (
+                _processor(lambda: judge(mail)),
+                _processor(lambda: hashlib.sha256(binascii.a2b_base64(text))),
+            )
+            for _ in range(ROUNDS)
+        ]
+    # Page faults make either cost half as much again now and then: pairs differ, their median does not.
+    times = statistics.median(ours / once for ours, once in pairs)
+    milliseconds = statistics.median(ours for ours, _ in pairs) * 1000
+    detail = f"{milliseconds:.0f} ms, {times:.2f} times decoding and hashing, {scanned}"
+    return Outcome("25 MB attachment", scanned == "clean" and times <= TIMES, detail)
 
 
 def _processor(work: Callable[[], object]) -> float:
