@@ -40,11 +40,14 @@ class _Attachment:
     def __init__(self) -> None:
         self.names: dict[str, None] = {}
         self.contents: dict[bytes, None] = {}
+        self.whole = True
 
     def named(self, name: str) -> None:
         name = name.split("\0", maxsplit=1)[0].strip()
         if name and len(self.names) < MAX_NAMES:
             self.names.setdefault(name)
+        elif name and name not in self.names:
+            self.whole = False
 
 
 def read(data: bytes) -> Found:
@@ -68,6 +71,7 @@ def read(data: bytes) -> Found:
         elif attribute == _PROPERTIES:
             whole = _properties(value, attachments[-1]) and whole
     files = [(tuple(one.names), content) for one in attachments for content in one.contents if content]
+    whole = whole and all(one.whole for one in attachments)
     return Found(files[:MAX_FILES], whole and max(len(files), len(attachments)) <= MAX_FILES)
 
 

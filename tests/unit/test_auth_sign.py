@@ -168,6 +168,28 @@ def test_a_broken_chain_is_sealed_as_failed_once() -> None:
     assert sealed(MAIL, chain=Arc("temperror")) == MAIL
 
 
+def test_a_chain_that_is_full_is_sealed_no_more() -> None:
+    sets = "".join(
+        f"ARC-Seal: i={i}; a=rsa-sha256; cv={'pass' if i > 1 else 'none'}; d=example.com; s=s; b=eA==\r\n"
+        f"ARC-Message-Signature: i={i}; a=rsa-sha256; d=example.com; s=s; h=from; bh=eA==; b=eA==\r\n"
+        f"ARC-Authentication-Results: i={i}; mx.example.com; none\r\n"
+        for i in range(50, 0, -1)
+    ).encode()
+    last = sets[sets.index(b"ARC-Seal: i=49;") :]
+    assert b"i=50;" in sealed(last + MAIL, chain=Arc("pass"))
+    assert sealed(sets + MAIL, chain=Arc("pass")) == sets + MAIL
+
+
+def test_a_failed_chain_is_sealed_without_what_came_before() -> None:
+    """RFC 8617 §5.1.2: the seal covers its own set, whatever the sets before hold."""
+    one = sealed(MAIL)
+    other = one.replace(b"cv=none", b"cv=pass")
+    assert other != one
+    for chain, same in ((Arc("fail"), True), (Arc("pass"), False)):
+        made = [seal(material_of(m), chain, "x; none", KEYS["rsa"], now=5) for m in (one, other)]
+        assert (made[0] == made[1]) is same
+
+
 def test_seals_need_an_rsa_key() -> None:
     with pytest.raises(ValueError, match="RSA"):
         seal(material_of(MAIL), Arc("none"), "x; none", KEYS["ed25519"])

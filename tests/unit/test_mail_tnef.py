@@ -59,6 +59,15 @@ def test_a_file_and_its_short_name() -> None:
     assert tnef.read(b"none") == ([], False)
 
 
+def test_more_names_than_are_kept_are_said() -> None:
+    names = [title(b"a%d.txt" % number) for number in range(tnef.MAX_NAMES)]
+    [(kept, _)], whole = tnef.read(stream(RENDERED, *names, names[0], content(b"abc")))
+    assert (len(kept), whole) == (tnef.MAX_NAMES, True)
+    made = stream(RENDERED, *names, title(b"a.exe"), content(b"abc"))
+    assert not tnef.read(made).whole
+    assert "broken" in [f.kind for f in Walker().walk([(0, "winmail.dat", made)]).findings]
+
+
 def test_the_long_name_behind_other_properties() -> None:
     made = stream(RENDERED, title(b"INVOIC~1.PDF"), content(b"x"), properties(*BEFORE, LONG_NAME))
     assert tnef.read(made) == ([(("INVOIC~1.PDF", "invoice.pdf.exe"), b"x")], True)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import random
 import re
 import tomllib
+from dataclasses import replace
 from email import policy as email_policy
 from email.message import EmailMessage, Message
 from email.parser import BytesParser
@@ -170,6 +171,11 @@ def test_a_verdict_that_cannot_be_carried_out_is_a_failure(policy: Policy) -> No
     for content, sights in ((parse(b"\r\nText."), ()), (parse(raw), ())):
         with pytest.raises(ValueError, match="to be stripped"):
             cut(raw, content, sights, verdict, policy.note, GATEWAY)
+    content = parse(raw)
+    found = list(seen_in(content, Evidence(), policy))
+    assert cut(raw, content, found, verdict, policy.note, GATEWAY).cuts
+    with pytest.raises(ValueError, match="cannot be cut out"):
+        cut(raw, replace(content, certain=False), found, verdict, policy.note, GATEWAY)
 
 
 def test_cuts_stay_within_the_body() -> None:

@@ -43,7 +43,7 @@ def test_a_policy_is_read() -> None:
         b"version: STSv1\rmode: none\rmax_age: 1",
         b"version: STSv1\nmode: none\nmax_age: 1\nx: \x1b[2J",
         b"version: STSv1\nmode: none\nmax_age: 1\nx: \xff",
-        b"version: STSv1\nmode: none\nmax_age: 1\n" + b"x: y\n" * LONGEST,
+        b"version: STSv1\nmode: none\nmax_age: 1\nx: ".ljust(LONGEST + 1, b"y"),
         b"version: STSv1\nmode: enforce\nmax_age: 1\n" + b"mx: a.b\n" * 1_001,
         b"version: STSv1\nmode: enforce\nmax_age: 1\nmx: .example.com",
         b"version: STSv1\nmode: enforce\nmax_age: 1\nmx: a.*.example.com",
