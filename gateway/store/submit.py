@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Group commit: many messages that wait at the same time reach the disk with one sync.
 
-One thread takes all that has come while the last commit was under way, and commits it together. A
+One thread takes all that has come while the last commit was under way, and commits it together. It waits
+some milliseconds more where that has made groups larger: a message alone costs several times its share. A
 group that cannot be written is tried message by message, so that one strange message costs no other.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
@@ -25,6 +27,32 @@ log = logging.getLogger(__name__)
 
 MOST = 200  # messages of one group
 MOST_OCTETS = 33_554_432
+_PAUSE = 0.006  # seconds between two groups, where that makes them larger
+_TRIES = 10  # pauses in vain, after which there are none
+_PROBE = 20  # groups after which one is tried again
+
+
+class _Pause:
+    """Waits between two groups while further messages come meanwhile; a lone client is not kept waiting."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+        self._groups = self._left = 0
+        self._waited = False
+
+    def before(self) -> None:
+        """There is a message to be written."""
+        seconds = self._next - time.monotonic()
+        self._waited = seconds > 0 and (self._left > 0 or self._groups % _PROBE == 0)
+        if self._waited:
+            time.sleep(seconds)
+
+    def after(self, size: int) -> None:
+        """So many were written together."""
+        if self._waited:
+            self._left = _TRIES if size > 1 else max(0, self._left - 1)
+        self._groups += 1
+        self._next = time.monotonic() + _PAUSE
 
 
 class Submitter:
@@ -60,9 +88,10 @@ class Submitter:
                 self._thread.start()
 
     def _work(self) -> None:
-        going = True
+        going, pause = True, _Pause()
         while going:
             entry = self._waiting.get()
+            pause.before()
             group: list[tuple[Outgoing, Future[None]]] = []
             octets = 0
             while True:
@@ -80,6 +109,7 @@ class Submitter:
                     break
             if group:
                 self._write(group)
+                pause.after(len(group))
 
     def _write(self, group: list[tuple[Outgoing, Future[None]]]) -> None:
         try:

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import func, select, update
 
 from gateway.mail.types import new_id
-from gateway.store import audit, schema
+from gateway.store import audit, schema, submit
 from gateway.store.database import Database, StoreError
 from gateway.store.queue import MOST_DEATHS, SUSPECT, Queue
 from gateway.store.queued import (
@@ -448,3 +448,37 @@ def test_who_has_gone_is_not_written(database: Database) -> None:
     first.result(5)
     submitter.close()
     assert Queue(database).count(Filter()) == 1
+
+
+class Clock:
+    """A clock that moves only while somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.slept = 0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.slept += 1
+
+
+def test_groups_are_waited_for_only_where_they_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(submit, "time", clock)
+    pause = submit._Pause()
+
+    def commit(groups: int, size: int) -> int:
+        before = clock.slept
+        for _ in range(groups):
+            pause.before()
+            pause.after(size)
+        return clock.slept - before
+
+    assert commit(100, 1) <= 5  # a lone client
+    assert commit(100, 3) >= 80
+    assert commit(200, 1) <= 20
+    clock.now += 1.0
+    assert commit(1, 1) == 0  # nobody waits after a time without mail
