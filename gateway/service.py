@@ -236,7 +236,11 @@ class Supervisor:
             os.setpgid(0, 0)  # Ctrl-C is the supervisor's business
             gc.set_threshold(_GARBAGE, 20, 20)
             os.close(self.alive)
-            _follow(self.life, signal.SIGUSR2 if post.kind == "milter" else signal.SIGTERM)
+            drain = signal.SIGUSR2 if post.kind == "milter" else signal.SIGTERM
+            _follow(self.life, drain, self.loaded.config.grace)
+            if post.kind == "delivery":  # a door that stays open would keep the next supervisor out
+                for listener in self.sockets.values():
+                    listener.close()
             run_worker(post, self.loaded, self.sockets, self.common, slot, self.log, self.wake)
             status = 0
         except (StoreError, ConfigError, OSError) as error:  # what the operator mends, and says it all
@@ -455,12 +459,17 @@ def notify(state: str) -> None:
             return  # systemd's own time-out speaks then
 
 
-def _follow(life: int, number: signal.Signals) -> None:
-    """End this process, by the same signal as a drain, when the supervisor is gone."""
+def _follow(life: int, number: signal.Signals, grace: float) -> None:
+    """End this process, by the same signal as a drain, when the supervisor is gone.
+
+    Nobody is left to end it by force, so it does that itself after `grace` seconds.
+    """
 
     def wait() -> None:
         os.read(life, 1)  # returns only when no process holds the other end
         os.kill(os.getpid(), number)
+        time.sleep(grace)
+        os._exit(1)
 
     threading.Thread(target=wait, name="follow", daemon=True).start()
 

@@ -70,14 +70,13 @@ class Agency:
         async with running(self.hop), running(self.other), running(self.back):
             yield
 
-    @contextlib.asynccontextmanager
-    async def agent(self, wake: int = -1) -> AsyncIterator[asyncio.Task[None]]:
+    def courier(self, wake: int = -1) -> Courier:
         rows = [
             RouteSettings(domains=("example.com",), next_hop=str(self.hop.next_hop)),
             RouteSettings(domains=("example.org",), next_hop=str(self.other.next_hop)),
             RouteSettings(domains=("example.net",), next_hop=str(self.back.next_hop)),
         ]
-        courier = Courier(
+        return Courier(
             settings=self.settings,
             queue=self.queue,
             routes=routes(rows),
@@ -91,8 +90,11 @@ class Agency:
             count=self.counted.append,
             clock=self.clock,
         )
+
+    @contextlib.asynccontextmanager
+    async def agent(self, wake: int = -1) -> AsyncIterator[asyncio.Task[None]]:
         stop = asyncio.Event()
-        task = asyncio.create_task(serve(courier, stop))
+        task = asyncio.create_task(serve(self.courier(wake), stop))
         try:
             yield task
         finally:

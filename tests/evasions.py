@@ -246,7 +246,7 @@ def _places(payload: bytes, part: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def _bodies(payload: bytes) -> Iterator[tuple[str, bytes]]:
-    """Encodings that decoders differ on, stacked ones, and those that stand in text."""
+    """Encodings that decoders differ on, and stacked ones."""
     text = base64.b64encode(payload)
     pieces = {
         n: [base64.b64encode(payload[at : at + n]) for at in range(0, len(payload), n)] for n in (1, 2, 7, 10)
@@ -286,6 +286,11 @@ def _bodies(payload: bytes) -> Iterator[tuple[str, bytes]]:
         "NUL": quoted[:30] + b"\0" + quoted[30:],
     }.items():
         yield f"quoted-printable: {name}", mixed(TEXT, attached(body + b"\r\n", b"quoted-printable"))
+    yield from _in_text(payload)
+
+
+def _in_text(payload: bytes) -> Iterator[tuple[str, bytes]]:
+    """Uuencode and yEnc, as they stand in text."""
     code = uuencoded(payload)
     for name, body in {
         "plain": b"begin 644 a.txt\r\n" + code + b"`\r\nend\r\n",

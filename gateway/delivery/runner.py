@@ -174,7 +174,8 @@ class Runner:
             except StoreError as error:
                 self._log.error("queue cannot be used", error=printable(str(error), 200))
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(stop.wait(), _AGAIN)
+                    async with asyncio.timeout(_AGAIN):
+                        await stop.wait()
                 if stop.is_set():
                     raise
             else:
@@ -406,15 +407,10 @@ class Runner:
         return becomes(State.FAILED, ended=ended), Report(recipient, str(result), expired, done.server)
 
     def _notice(self, facts: Facts, message: bytes, reports: list[Report], action: bounce.Action) -> Outgoing:
-        hop = self._courier.routes.route(facts.sender)
+        own = self._courier
+        hop = str(own.routes.route(facts.sender) or "")
         return bounce.notice(
-            facts,
-            message,
-            reports,
-            action,
-            hostname=self._courier.hostname,
-            hop=str(hop or ""),
-            now=self._courier.clock.now(),
+            facts, message, reports, action, hostname=own.hostname, hop=hop, now=own.clock.now()
         )
 
     async def _warn(self, entry: Entry) -> None:
@@ -454,8 +450,10 @@ class Runner:
         while True:
             await self._settling.wait()
             if self._receipts.kept:  # a kill loses nothing meanwhile
+                # Not `wait_for`: before Python 3.12 that forgets who was cancelled as its wait came true.
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._plenty.wait(), _GATHER)
+                    async with asyncio.timeout(_GATHER):
+                        await self._plenty.wait()
             self._settling.clear()
             self._plenty.clear()
             while self._outcomes:

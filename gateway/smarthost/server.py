@@ -132,7 +132,8 @@ async def _left(worker: Worker) -> None:
     """Wait until the last session has ended, but not for long."""
     worker.empty.clear()
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(worker.empty.wait(), 0.2)
+        async with asyncio.timeout(0.2):
+            await worker.empty.wait()
 
 
 @contextlib.contextmanager

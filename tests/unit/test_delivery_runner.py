@@ -6,10 +6,13 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gateway.delivery.runner import Runner
 from gateway.store.deliveries import known
 from gateway.store.queued import Addressee, State
 from gateway.tls.outbound import OutboundTlsRule
@@ -304,3 +307,27 @@ def test_damaged_bytes_are_held_for_a_look(database: Database) -> None:
 
     play(agency, scene)
     assert "damaged" in agency.only().recipients[0].reply
+
+
+def test_no_end_is_missed_while_outcomes_gather(database: Database) -> None:
+    """Told to end just as enough has come, or some turns of the loop later, settling ends."""
+
+    async def go() -> None:
+        agency = Agency(database)
+        async with agency.hops():
+            courier = agency.courier()
+        with ThreadPoolExecutor(1) as pool:
+            for turns in range(8):
+                runner = Runner(courier, pool)
+                runner._receipts = SimpleNamespace(kept=True)  # type: ignore[assignment]  # all that is asked
+                runner._settling.set()
+                task = asyncio.create_task(runner._settle_forever())
+                await asyncio.sleep(0.001)
+                runner._plenty.set()
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                task.cancel()
+                done, _ = await asyncio.wait([task], timeout=2)
+                assert done, turns
+
+    asyncio.run(go())

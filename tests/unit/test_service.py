@@ -409,6 +409,34 @@ def test_workers_follow_their_supervisor(lab: Path) -> None:
         assert again.is_up()
 
 
+@pytest.mark.parametrize(("kind", "open_"), [("delivery", False), ("smarthost", True)])
+def test_agents_keep_no_door_open(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, kind: Any, open_: bool
+) -> None:
+    """One that outlives its supervisor would keep the next one from its doors."""
+    supervisor.loaded = type("Loaded", (), {"config": config()})()
+    supervisor.sockets = {"door": socket.create_server(("127.0.0.1", 0))}
+    monkeypatch.setattr(service, "run_worker", lambda *given: os._exit(int(given[2]["door"].fileno() >= 0)))
+    pid = os.fork()
+    if pid == 0:
+        os._exit(supervisor._work(Post(kind), 1) + 7)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == int(open_)
+
+
+def test_a_worker_that_does_not_drain_ends_without_its_supervisor() -> None:
+    life, alive = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(alive)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        service._follow(life, signal.SIGTERM, 0.2)
+        time.sleep(20)
+        os._exit(0)
+    os.close(life)
+    os.close(alive)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+
+
 @pytest.mark.server
 def test_bad_configuration_does_not_start(lab: Path) -> None:
     """Status 78 (EX_CONFIG), and a text that says where."""
