@@ -24,6 +24,7 @@ from joserfc.jwk import RSAKey
 from joserfc.jws import JWSRegistry
 
 from contrib.lab.certificates import Authority
+from gateway.web.settings import OidcSettings, WebSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,6 +51,16 @@ class Provider:
     before: Callable[[BaseHTTPRequestHandler], bool] = lambda _request: False  # answers in place of it
     asked: list[str] = field(default_factory=list)
     codes: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def honest(self) -> Provider:
+        """This server as honest as it began, asked nothing yet."""
+        fresh = Provider()
+        for name in ("email", "verified", "published", "metadata", "head", "claims", "userinfo", "sign"):
+            setattr(self, name, getattr(fresh, name))
+        self.before = lambda _request: False
+        self.asked.clear()
+        self.codes.clear()
+        return self
 
     def authorize(self, address: str) -> dict[str, str]:
         """What the browser brings back from the address that it was sent to."""
@@ -167,3 +178,14 @@ def providing(directory: Path, **knobs: Any) -> Iterator[tuple[Provider, str]]:
 def come_back(answer: dict[str, str]) -> str:
     """The page that a browser is sent back to."""
     return f"/login/oidc/callback?{urlencode(answer)}"
+
+
+def settings_for(running: tuple[Provider, str], folder: Path, **more: Any) -> WebSettings:
+    """The settings of a page whose people may log in at that server."""
+    secret = folder / "client"
+    secret.write_text(f"{SECRET}\n")
+    secret.chmod(0o600)
+    made, authority = running
+    known = {"issuer": made.issuer, "client_id": CLIENT, "client_secret_file": str(secret), "timeout": 3.0}
+    oidc = OidcSettings(**{**known, "ca_file": authority, "name": "Example ID", **more})
+    return WebSettings(oidc=oidc, user_domains=("example.com",), login_attempts=5)
