@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gateway.cli.database import opened
-from gateway.cli.main import EX_DATAERR, Context, Failure, config_option, json_option
+from gateway.cli.main import EX_DATAERR, EX_NOINPUT, Context, Failure, config_option, json_option
 from gateway.cli.output import console, facts, octets, print_json, safe
 from gateway.mail.headers import printable
 from gateway.store.database import StoreError
@@ -81,7 +81,7 @@ def make(context: Context, file: Path, *, as_json: bool) -> None:
 def verify(context: Context, file: Path, *, as_json: bool) -> None:
     """Read all of a copy: the file, the audit's chain, and each held message by its SHA-256.
 
-    The exit status is 0 if it is whole, and 65 if it is not.
+    The exit status is 0 if it is whole, 65 if it is not, and 66 if there is no such file.
 
     \b
     Example:
@@ -90,6 +90,7 @@ def verify(context: Context, file: Path, *, as_json: bool) -> None:
     from gateway.store.backup import verify as read_all  # noqa: PLC0415  # help stays quick
 
     del context
+    _there(file)
     out = console(stderr=True)
 
     def told(count: int) -> None:
@@ -126,6 +127,7 @@ def restore(context: Context, file: Path, *, as_json: bool) -> None:
     """
     from gateway.store import transfer  # noqa: PLC0415  # help stays quick
 
+    _there(file)
     with opened(context.config) as database:
         try:
             rows = transfer.restore(file, database, _progress())
@@ -135,6 +137,12 @@ def restore(context: Context, file: Path, *, as_json: bool) -> None:
         print_json({"file": str(file), "rows": rows})
     else:
         console().print(f"{rows} rows are restored.")
+
+
+def _there(file: Path) -> None:
+    """End the program with EX_NOINPUT where there is no such file."""
+    if not file.is_file():
+        raise Failure(f"{printable(str(file), 500)}: no such file", EX_NOINPUT)
 
 
 def _progress() -> Callable[[int, int], None] | None:

@@ -59,6 +59,20 @@ def normal(domain: str) -> str:
     return name if name.isascii() else _without_root(_encoded(name) or name)
 
 
+def spellings(domain: str) -> tuple[str, ...]:
+    """How addresses may write `domain`: as it is here, as A-labels, and as U-labels; for searches of text."""
+    name = normal(domain)
+    return tuple(dict.fromkeys((domain, name, ".".join(_label(one) for one in name.split(".")))))
+
+
+def _label(label: str) -> str:
+    """An A-label as U-label; any other, and one that is none, as it is."""
+    try:
+        return idna.ulabel(label) if label.startswith("xn--") else label
+    except UnicodeError:  # IDNAError is one
+        return label
+
+
 def _without_root(name: str) -> str:
     """`name` without its final dot; two of them are no name's end, and stay."""
     return name if name.endswith("..") else name.removesuffix(".")

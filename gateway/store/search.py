@@ -17,6 +17,7 @@ from sqlalchemy import Boolean, ColumnElement, and_, false, func, or_, select
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
+from gateway.mail.domains import spellings
 from gateway.store import schema
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class Search:
 
     sender: str = ""
     recipient: str = ""
-    domain: str = ""  # of the sender or of a recipient, whole
+    domain: str = ""  # of the sender or of a recipient, whole; A-labels or U-labels find both
     subject: str = ""
     reason: str = ""  # a signal's name, or "score"
     state: State | tuple[State, ...] | None = None
@@ -161,6 +162,6 @@ def _plain(wanted: Search) -> list[ColumnElement[bool]]:
 
 
 def _of_domain(people: ColumnElement[str], domain: str) -> ColumnElement[bool]:
-    """Whether one of the addresses, one a line, is of this domain."""
-    ends = "@" + folded(domain.lstrip("@"))
-    return and_(_Part(people, ends), _Part(people.concat("\n"), f"{ends}\n"))
+    """Whether one of the addresses, one a line, is of this domain, however it is spelled there."""
+    ends = dict.fromkeys("@" + folded(one) for one in spellings(domain.lstrip("@")))
+    return or_(*(and_(_Part(people, one), _Part(people.concat("\n"), f"{one}\n")) for one in ends))

@@ -111,7 +111,8 @@ def test_the_command(site: Site) -> None:
     site.run("backup", "make", target, status=69)  # it is there already
     found = site.json("backup", "verify", target)
     assert (found["messages"], found["problems"]) == (1, [])
-    site.run("backup", "verify", site.folder / "none.db", status=65)
+    for verb in ("verify", "restore"):
+        assert "no such file" in site.run("backup", verb, site.folder / "none.db", status=66).output
     assert list(site.folder.glob(".copy*")) == []
 
 

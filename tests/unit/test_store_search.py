@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import func, select
 
+from gateway.mail.domains import domain_of, normal
 from gateway.store import schema, search, statistics
 from gateway.store.quarantine import Quarantine
 from gateway.store.reach import EVERYTHING, LONGEST, Reach, keys_of
@@ -31,6 +32,8 @@ PEOPLE = (
     ("dora@example.org", "bob@example.com"),
     ("b_b%b@example.org",),
     ("ina@bücher.example.org",),
+    ("ina@xn--bcher-kva.example.org",),
+    ("ina@abücher.example.org", "ina@bücher.example.org.example.net"),
     ("postmaster",),
 )
 REACHES = (
@@ -54,6 +57,11 @@ TEXTS: tuple[dict[str, Any], ...] = (
     {"domain": "example.com"},
     {"domain": "@EXAMPLE.net"},
     {"domain": "xample.com"},
+    {"domain": "bücher.example.org"},
+    {"domain": "BÜCHER.example.org."},
+    {"domain": "@xn--Bcher-kva.example.org"},
+    {"domain": "xn--b\0cher-kva.example.org"},
+    {"domain": "xn--999999999.example.org"},
     {"score_from": 9.5, "larger": 1, "reason": "score"},
     {"reason": "newsletter"},
     {"reason": "none such"},
@@ -87,7 +95,7 @@ def agrees(item: Item, wanted: Search) -> bool:
     """Whether an item is what a search is for, told without SQL."""
     states = wanted.state if isinstance(wanted.state, tuple) else (wanted.state,)
     people = [one.address for one in item.recipients]
-    domain = "@" + folded(wanted.domain).lstrip("@")
+    domain = normal(wanted.domain.lstrip("@"))
     return (
         (wanted.state is None or item.state in states)
         and (wanted.within is None or any(wanted.within.covers(one) for one in people))
@@ -95,7 +103,7 @@ def agrees(item: Item, wanted: Search) -> bool:
         and folded(wanted.sender) in folded(item.sender)
         and folded(wanted.subject) in folded(item.subject)
         and any(folded(wanted.recipient) in folded(one) for one in people)
-        and (not wanted.domain or any(folded(one).endswith(domain) for one in (item.sender, *people)))
+        and (not domain or any(domain_of(one) == domain for one in (item.sender, *people)))
         and (not wanted.reason or search.spelling(wanted.reason) in item.reasons)
     )
 
@@ -123,6 +131,15 @@ def test_each_way_finds_the_same(filled: Quarantine, few: int, monkeypatch: pyte
             assert filled.count(replace(wanted, after=expected[1])) == 1
         found_some += bool(expected)
     assert found_some > 50
+
+
+@pytest.mark.parametrize("domain", ["bücher.example.org", "BÜCHER.example.org", "xn--bcher-kva.example.org"])
+def test_a_domain_is_found_in_both_its_spellings(filled: Quarantine, domain: str) -> None:
+    found = filled.search(Search(domain=domain))
+    people = {one.address for item in found for one in item.recipients}
+    assert people == {"ina@bücher.example.org", "ina@xn--bcher-kva.example.org"}
+    from_there = hold(filled, mail_for(sender="ina@xn--bcher-kva.example.org"))
+    assert from_there.id in [item.id for item in filled.search(Search(domain=domain))]
 
 
 @pytest.mark.parametrize("reach", [one for one in REACHES if one])
