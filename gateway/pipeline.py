@@ -27,6 +27,7 @@ from gateway.policy.strip import cut
 from gateway.reply import failure, reply_to, storage_failure
 from gateway.shadow import Seen, shade
 from gateway.store.database import StoreError
+from gateway.store.states import UNDELIVERED
 from gateway.tls.inbound import check
 
 if TYPE_CHECKING:
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
     from gateway.tls.inbound import InboundTlsRule
 
 FEW_WORDS = 200  # characters of its own up to which a message is read by its documents
-UNDELIVERED = "UNDELIVERED"  # the reason to hold what a next hop refused too late to tell the client
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,14 +17,14 @@ from gateway.auth.settings import AuthSettings
 from gateway.gather import Sources, gather
 from gateway.mail.mime import parse
 from gateway.mail.types import ON_ITS_WAY, Mail
-from gateway.pipeline import UNDELIVERED, classify, versions, with_documents
+from gateway.pipeline import classify, versions, with_documents
 from gateway.policy.decide import STRIPPED, decide
 from gateway.policy.examine import examine
 from gateway.store import held
 from gateway.store.decisions import RefusedError
 from gateway.store.held import Judgement
 from gateway.store.search import Search
-from gateway.store.states import OURSELVES, WAITING, State
+from gateway.store.states import OURSELVES, UNDELIVERED, WAITING, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -23,11 +23,12 @@ from gateway.mail.headers import printable
 from gateway.mail.types import Action
 from gateway.store import deliveries, queued
 from gateway.store.deliveries import Delivery
+from gateway.store.fates import WORDS
 from gateway.store.journal import Filter, Journal, Record
 from gateway.store.quarantine import Quarantine
 from gateway.store.queue import Queue
 from gateway.store.search import Search
-from gateway.store.states import State
+from gateway.store.states import UNDELIVERED, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -74,6 +75,12 @@ class Copy:
 @click.option("--queue-id", default="", help="Postfix's queue id.")
 @click.option("--action", type=click.Choice([a.value for a in Action]), help="What was decided.")
 @click.option("--reason", default="", help="Name of the signal that decided, or score.")
+@click.option(
+    "--became",
+    type=click.Choice(WORDS),
+    multiple=True,
+    help="What became of a recipient's copy; repeatable: any of them.",
+)
 @click.option("--since", type=Moment(), help="Received since: 2d, 12h, or a date.")
 @click.option("--until", type=Moment(), help="Received before: 2d, 12h, or a date.")
 @click.option(
@@ -93,6 +100,7 @@ def trace(context: Context, /, *, action: str | None, limit: int, as_json: bool,
       mailwarden trace --recipient bob@example.com --since 2d
       mailwarden trace --message-id 20260131.1234@example.net
       mailwarden trace --client 192.0.2. --action reject --limit 500 --json
+      mailwarden trace --became bounced --became failed --since 1d
     """
     wanted = Filter(action=Action(action) if action else None, limit=limit + 1, **chosen)
     with opened(context.config) as database:
@@ -142,8 +150,6 @@ def _copies(records: Sequence[Record], quarantine: Quarantine, table: Routes) ->
 
 def _refused(records: Sequence[Record], quarantine: Quarantine) -> dict[tuple[float, str], list[Item]]:
     """What next hops refused after others' copies were taken; it is held under ids of its own."""
-    from gateway.pipeline import UNDELIVERED  # noqa: PLC0415  # loads all that judges
-
     times = [r.received for r in records if r.door == "smarthost" and r.verdict.relayed]
     found: dict[tuple[float, str], list[Item]] = {}
     if times:

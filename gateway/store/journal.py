@@ -32,7 +32,7 @@ from gateway.mail.types import (
     Signal,
     Verdict,
 )
-from gateway.store import deliveries, schema
+from gateway.store import deliveries, fates, schema
 from gateway.store.database import Database, StoreError
 from gateway.store.deliveries import Delivery
 from gateway.store.encoding import from_json, to_json
@@ -81,6 +81,7 @@ class Filter:
     message_id: str = ""
     queue_id: str = ""  # exact
     action: Action | None = None
+    became: tuple[str, ...] = ()  # any of these words of `fates` of any of its copies
     since: float | None = None
     until: float | None = None
     limit: int = 100
@@ -432,6 +433,8 @@ def _conditions(wanted: Filter) -> list[ColumnElement[bool]]:
         found.append(func.lower(journal.c.reason) == wanted.reason.lower())
     if wanted.action is not None:
         found.append(journal.c.action == wanted.action.value)
+    if wanted.became:
+        found.append(fates.became(wanted.became))
     if wanted.since is not None:
         found.append(journal.c.received >= wanted.since)
     if wanted.until is not None:

@@ -101,6 +101,8 @@ NEEDS: Final[Mapping[Event, Role]] = {
     Event.EXPIRE: Role.OURSELVES,
 }
 
+UNDELIVERED: Final = "UNDELIVERED"  # the reason to hold what a next hop refused too late to tell the client
+
 # Reasons that only an administrator answers, and only where it is said aloud.
 MALWARE: Final = frozenset({"VIRUS"})
 

@@ -21,6 +21,7 @@ from gateway.pipeline import hold_undelivered
 from gateway.store import schema
 from gateway.store.database import open_database
 from gateway.store.deliveries import Delivery, Ended
+from gateway.store.fates import WORDS
 from gateway.store.journal import Journal, Record
 from gateway.store.quarantine import Quarantine
 from gateway.store.queue import Queue
@@ -83,6 +84,11 @@ class Bench:
     def states(self, *words: str) -> list[list[str]]:
         """Of each message found, the state of each copy."""
         return [[copy["state"] for copy in found["copies"]] for found in self.json(*words)]
+
+    def became(self) -> dict[str, set[str]]:
+        """The ids that are found by each word; others find nothing."""
+        found = {word: {one["id"] for one in self.json("--became", word)} for word in WORDS}
+        return {word: ids for word, ids in found.items() if ids}
 
 
 @pytest.fixture
@@ -147,9 +153,11 @@ def test_what_became_of_each_copy(bench: Bench) -> None:
     taken = claim(bench.quarantine, both.id, who="cli:carol")
     assert taken
     assert bench.states("--recipient", LENIENT) == [["releasing", "relayed"]]
+    assert bench.became() == {"held": {both.id}}
     bench.quarantine.settle(taken, who="cli:carol", delivered={BOB: "post@example.com"})
     found = bench.json("--recipient", LENIENT)[0]
     assert [found["copies"][0][key] for key in ("state", "to")] == ["released", "post@example.com"]
+    assert bench.became() == {"released": {both.id}}
     told = [event["action"] for event in found["history"]]
     assert told == ["held", "answered", "scheduled", "claimed", "released"]
     done = bench.run("--recipient", LENIENT)
@@ -163,6 +171,7 @@ def test_what_was_stripped_and_where_the_original_is(bench: Bench) -> None:
     assert made.verdict.action is Action.STRIP
     found = bench.json("--action", "strip")[0]["copies"][0]
     assert [found[key] for key in ("state", "item", "note")] == ["stripped", made.id, "the original is held"]
+    assert bench.became() == {}
     taken = claim(bench.quarantine, made.id, who="cli:carol")
     assert taken
     bench.quarantine.settle(taken, who="cli:carol", delivered={BOB: BOB})
@@ -181,6 +190,8 @@ def test_what_is_gone_is_said_to_be(bench: Bench) -> None:
     execute(bench.database, update(table).where(table.c.id == expired.id).values(held_at=1.0))
     assert bench.quarantine.expire(2.0) == 1
     assert bench.states() == [["expired"], ["deleted"], ["held"]]
+    assert bench.became() == {"held": {kept.id}, "deleted": {deleted.id}, "expired": {expired.id}}
+    assert bench.states("--became", "held", "--became", "expired") == [["expired"], ["held"]]
     bench.quarantine.delete(kept.id, Actor("me"))
     assert bench.quarantine.forget(mail_of().received + 10) == 3
     assert bench.states() == [["forgotten"]] * 3
@@ -210,6 +221,9 @@ def test_the_smart_host_names_next_hops_and_what_they_refused(bench: Bench) -> N
     assert late["note"] == "the next hop refused it"
     assert [event["why"] for event in first["history"]] == ["UNDELIVERED"]
     assert (second["id"], second["copies"][0]["state"]) == (other.id, "relayed")
+    assert bench.became() == {"held": {made.id}}
+    bench.quarantine.delete(late["item"], Actor("me"))
+    assert bench.became() == {"deleted": {made.id}}
 
 
 def test_what_is_in_the_queue_is_said_to_be(bench: Bench) -> None:
@@ -230,12 +244,16 @@ def test_what_is_in_the_queue_is_said_to_be(bench: Bench) -> None:
         ],
     )
     assert bench.states() == [["queued", "undeliverable", "delivered", "failed"]]
-    first = bench.json()[0]["copies"][0]
+    bench.add(*HAM, door="smarthost")
+    words = ("queued", "undeliverable", "delivered", "failed")
+    assert bench.became() == {key: {record.id} for key in words}
+    assert bench.json("--became", "bounced", "--became", "deleted") == []
+    first = bench.json("--became", "queued")[0]["copies"][0]
     assert (first["to"], first["note"]) == (hop, "450 4.2.0 later")
-    assert "450 4.2.0 later" in bench.run().stdout
+    assert "450 4.2.0 later" in bench.run("--became", "queued").stdout
     queue.release(QueueFilter(state=QueueState.UNDELIVERABLE), "me")
     queue.hold(QueueFilter(recipient="bob@"), "me")
-    assert bench.states() == [["held in the queue", "queued", "delivered", "failed"]]
+    assert bench.states("--became", "queued") == [["held in the queue", "queued", "delivered", "failed"]]
 
 
 def test_how_it_ended_is_told_when_the_queue_has_forgotten_it(bench: Bench) -> None:
@@ -263,8 +281,11 @@ def test_how_it_ended_is_told_when_the_queue_has_forgotten_it(bench: Bench) -> N
     )
     wanted = ("--message-id", record.message_id, "--recipient", "carol")
     told = [[copy["state"] for copy in bench.json(*wanted)[0]["copies"]]]
+    words = {"delivered", "bounced", "expired", "undeliverable"}
+    assert bench.became() == {key: {record.id} for key in words}
     queue.delete(QueueFilter(state=QueueState.UNDELIVERABLE), "me")
     assert queue.find(record.id) is None
+    assert bench.became() == {key: {record.id} for key in words - {"undeliverable"} | {"deleted"}}
     (found,) = bench.json(*wanted)
     told.append([copy["state"] for copy in found["copies"]])
     assert told == [
@@ -290,6 +311,7 @@ def test_a_release_is_followed_through_the_queue(bench: Bench) -> None:
         taken, who="cli:carol", delivered={BOB: "post@example.com"}, outgoing=[going], replies=said
     )
     assert bench.states() == [["released, queued"]]
+    assert bench.became() == {key: {made.id} for key in ("released", "queued")}
     queue = Queue(bench.database)
     owner = queue.enter("p", 60)
     (work,) = queue.claim(owner, 1.0, 10)
@@ -297,6 +319,7 @@ def test_a_release_is_followed_through_the_queue(bench: Bench) -> None:
         work.recipients[0].number, going.id, QueueState.DELIVERED, "250 2.0.0 taken", 0.0, 1, "hop"
     )
     queue.settle(owner, [done])
+    assert bench.became() == {key: {made.id} for key in ("released", "delivered")}
     (copy,) = bench.json()[0]["copies"]
     keys = ("state", "to", "note", "queued")
     assert [copy[key] for key in keys] == [
@@ -317,6 +340,7 @@ def test_a_hop_that_names_another_message_shows_nothing_of_it(bench: Bench) -> N
     bench.quarantine.settle(taken, who="cli:carol", delivered={BOB: BOB}, replies={BOB: said})
     (copy,) = bench.json()[0]["copies"]
     assert (copy["state"], copy["note"]) == ("released", said)
+    assert bench.became() == {"released": {made.id}}
 
 
 def test_what_was_relayed_without_a_queue_has_its_end(bench: Bench) -> None:
@@ -326,6 +350,7 @@ def test_what_was_relayed_without_a_queue_has_its_end(bench: Bench) -> None:
         bench.journal.add(end)
     assert bench.journal.flush()
     assert bench.states() == [["delivered", "refused"]]
+    assert bench.became() == {key: {record.id} for key in ("delivered", "refused")}
     assert "\x1b" not in bench.run().stdout
     assert "in clear" in bench.run().stdout
 
@@ -392,6 +417,8 @@ def test_nothing_hostile_reaches_the_terminal(bench: Bench, words: tuple[str, ..
         bench.add(*HAM)
 
 
-@pytest.mark.parametrize("words", [("--since", "yesterday"), ("--action", "hold"), ("--limit", "0")])
+@pytest.mark.parametrize(
+    "words", [("--since", "yesterday"), ("--action", "hold"), ("--limit", "0"), ("--became", "lost")]
+)
 def test_mistakes_are_usage_errors(bench: Bench, words: tuple[str, ...]) -> None:
     assert bench.run(*words).exit_code == 64
