@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 
 BUSY_SECONDS = 5.0  # how long SQLite waits for another writer, each try
 ATTEMPTS = 4  # tries of one transaction that met a lock or a serialization failure
+_STEPS = 20_000  # of SQLite's machine between two looks at the clock, about a millisecond
 POOL_SIZE = 2  # connections kept; more are opened under load and closed again
 POOL_OVERFLOW = 30
 
@@ -86,6 +87,8 @@ class StoreSettings(Settings, frozen=True):
     lease_seconds: Seconds = 600.0
     # How long a released message may take to come back through Postfix.
     token_seconds: Seconds = 21_600.0
+    # After this time a search of held mail or of the journal is given up, with a word about how to narrow it.
+    search_seconds: Seconds = 30.0
 
 
 def state_directory(settings: StoreSettings) -> Path:
@@ -102,15 +105,21 @@ class StoreError(Exception):
     """The store could not do what was asked. Nothing was changed; the caller defers."""
 
 
+class TooSlowError(StoreError):
+    """A search took longer than it may; a narrower one may be answered."""
+
+
 class Database:
     """Two pools of connections to one database: durable commits, and quick ones.
 
     Thread-safe. Belongs to the process that opened it.
     """
 
-    __slots__ = ("_durable", "_pid", "_quick", "path")
+    __slots__ = ("_durable", "_pid", "_quick", "_seconds", "path")
 
-    def __init__(self, durable: Engine, quick: Engine, path: Path | None) -> None:
+    def __init__(self, durable: Engine, quick: Engine, path: Path | None, seconds: float) -> None:
+        """`seconds` is the time that a search may take."""
+        self._seconds = seconds
         self._durable = durable
         self._quick = quick
         self._pid = os.getpid()
@@ -124,6 +133,18 @@ class Database:
     def read(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in a read transaction and return its result. Raises StoreError."""
         return self._run(self._quick.execution_options(reading=True), work)
+
+    def search(self, work: Callable[[Connection], T]) -> T:
+        """Like `read`, for what strangers make slow: given up with TooSlowError when its time is over."""
+        if self.path is not None:
+            return self.read(lambda connection: _in_time(connection, work, self._seconds))
+        most = f"SET LOCAL statement_timeout = {max(1, round(self._seconds * 1000))}"
+
+        def bounded(connection: Connection) -> T:
+            connection.exec_driver_sql(most)
+            return work(connection)
+
+        return self.read(bounded)
 
     def snapshot(self, work: Callable[[Connection], T]) -> T:
         """Like `read`, and all that `work` reads is the state of one moment; others write meanwhile."""
@@ -164,6 +185,11 @@ class Database:
                     self._still_there(connection)
                     return result
             except (SQLAlchemyError, sqlite3.Error, OSError) as error:
+                if _out_of_time(error):
+                    raise TooSlowError(
+                        f"the search took longer than {self._seconds:g} s and was given up; "
+                        "narrow it by time, domain, reason or state"
+                    ) from error
                 if attempt == ATTEMPTS or not _worth_another_try(error):
                     raise StoreError(_words(error)) from error
                 time.sleep(random.uniform(0.01, 0.05) * attempt)  # noqa: S311  # jitter, not a secret
@@ -186,9 +212,9 @@ def open_database(settings: StoreSettings) -> Database:
         raise StoreError(f"not a database URL: {settings.database!r}") from error
     backend = parsed.get_backend_name()
     if backend == "sqlite":
-        database = _open_sqlite(parsed)
+        database = _open_sqlite(parsed, settings.search_seconds)
     elif backend == "postgresql":
-        database = _open_postgresql(parsed)
+        database = _open_postgresql(parsed, settings.search_seconds)
     else:
         raise StoreError(f"not a database for this: {backend!r}; use sqlite or postgresql")
     try:
@@ -210,7 +236,7 @@ def upsert(connection: Connection, table: Table) -> Any:
 # ---------------------------------------------------------------- SQLite
 
 
-def _open_sqlite(url: URL) -> Database:
+def _open_sqlite(url: URL, seconds: float) -> Database:
     if not url.database or url.database == ":memory:" or url.query:
         raise StoreError("sqlite needs a file, as in sqlite:////var/lib/mailwarden/mailwarden.db")
     path = Path(os.path.abspath(url.database))  # noqa: PTH100  # resolve() would follow a symlink
@@ -219,7 +245,7 @@ def _open_sqlite(url: URL) -> Database:
         _use_wal(path)
     except (OSError, sqlite3.Error) as error:
         raise StoreError(f"{path}: {error}") from error
-    return Database(_sqlite_engine(path, "FULL"), _sqlite_engine(path, "NORMAL"), path)
+    return Database(_sqlite_engine(path, "FULL"), _sqlite_engine(path, "NORMAL"), path, seconds)
 
 
 def _make_file(path: Path) -> None:
@@ -344,6 +370,18 @@ def _begin_to_write(connection: sqlite3.Connection) -> None:
         connection.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000:.0f}")
 
 
+def _in_time(connection: Connection, work: Callable[[Connection], T], seconds: float) -> T:
+    """Run `work`, and interrupt what SQLite computes when so many seconds are over."""
+    raw = connection.connection.driver_connection
+    assert isinstance(raw, sqlite3.Connection)
+    end = time.monotonic() + seconds
+    raw.set_progress_handler(lambda: time.monotonic() > end, _STEPS)
+    try:
+        return work(connection)
+    finally:
+        raw.set_progress_handler(None, 0)
+
+
 def _identity(path: Path) -> tuple[int, int] | None:
     try:
         found = path.lstat()
@@ -355,7 +393,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 # ---------------------------------------------------------------- PostgreSQL
 
 
-def _open_postgresql(url: URL) -> Database:
+def _open_postgresql(url: URL, seconds: float) -> Database:
     url = url.set(drivername="postgresql+psycopg")
     options: dict[str, Any] = {
         "pool_size": POOL_SIZE,
@@ -369,7 +407,7 @@ def _open_postgresql(url: URL) -> Database:
         raise StoreError("PostgreSQL needs psycopg: pip install 'mailwarden[postgresql]'") from error
     _on_connect(durable, "SET synchronous_commit = on")
     _on_connect(quick, "SET synchronous_commit = off")
-    return Database(durable, quick, None)
+    return Database(durable, quick, None, seconds)
 
 
 def _on_connect(engine: Engine, statement: str) -> None:
@@ -400,6 +438,13 @@ def _worth_another_try(error: BaseException) -> bool:
     if code is not None:
         return code & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
     return getattr(cause, "sqlstate", None) in {"40001", "40P01"}
+
+
+def _out_of_time(error: BaseException) -> bool:
+    """Whether the database gave up, since the time of a search was over."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    code = getattr(cause, "sqlite_errorcode", None)
+    return code == sqlite3.SQLITE_INTERRUPT or getattr(cause, "sqlstate", None) == "57014"
 
 
 def _words(error: BaseException) -> str:

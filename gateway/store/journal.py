@@ -249,7 +249,7 @@ class Journal:
 
     def page(self, wanted: Filter) -> tuple[list[Record], int]:
         """Records that match, newest first, and how many of them cannot be read. Raises StoreError."""
-        return _readable(self._database.read(lambda c: c.execute(_newest(wanted)).mappings().all()))
+        return _readable(self._database.search(lambda c: c.execute(_newest(wanted)).mappings().all()))
 
     def prune(self, older_than: float, batch: int = 1_000) -> int:
         """Delete records received before `older_than`, at most `batch`. Returns how many."""

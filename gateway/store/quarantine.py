@@ -122,7 +122,7 @@ class Quarantine:
             found = held.items(connection, newest(connection, wanted))
             return sorted(found, key=lambda item: item.id, reverse=True)
 
-        return self.database.read(work)
+        return self.database.search(work)
 
     def known(self, ids: Sequence[str]) -> dict[str, Item]:
         """Those of `ids` that are or were held, whatever their state."""
@@ -136,7 +136,7 @@ class Quarantine:
             found = matching(connection, wanted, literal(1)).limit(upto).subquery()
             return int(connection.execute(select(func.count()).select_from(found)).scalar_one())
 
-        return self.database.read(work)
+        return self.database.search(work)
 
     def raw(self, item: str) -> bytes:
         """The message exactly as received, proven by its SHA-256."""

@@ -50,7 +50,7 @@ def held(database: Database, reach: Reach, first: int, last: int) -> tuple[dict[
         chosen = matching(connection, Search(within=reach), day, words.c.state, func.count())
         return connection.execute(chosen.group_by(day, words.c.state)).all()
 
-    rows = database.read(work)
+    rows = database.search(work)
     states: dict[str, int] = {}
     for _, state, count in rows:
         states[state] = states.get(state, 0) + count
@@ -66,7 +66,7 @@ def judged(database: Database, first: int, last: int) -> list[Day]:
         .where(journal.c.received >= first * DAY, journal.c.received < (last + 1) * DAY)
         .group_by(day, journal.c.action)
     )
-    return _days(database.read(lambda c: c.execute(chosen).all()), first, last)
+    return _days(database.search(lambda c: c.execute(chosen).all()), first, last)
 
 
 def _day(database: Database, seconds: ColumnElement[float]) -> ColumnElement[int]:

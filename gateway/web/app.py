@@ -19,7 +19,7 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import BaseRoute, Route
 
 from gateway.mail.headers import printable
-from gateway.store.database import StoreError
+from gateway.store.database import StoreError, TooSlowError
 from gateway.store.decisions import RefusedError
 from gateway.store.grants import GrantError
 from gateway.web import api, door, figures, pages
@@ -126,6 +126,7 @@ _FAILURES: Final[Mapping[type[Exception], tuple[int, str, bool]]] = {
     RefusedError: (409, "error-refused", True),
     GrantError: (410, "error-link", True),
     StoreError: (503, "error-store", False),
+    TooSlowError: (503, "error-slow", False),
     HTTPException: (404, "error-absent", False),
 }
 
@@ -134,9 +135,9 @@ def _answer(site: Site, status: int, title: str, told: bool) -> Callable[[Reques
     def answer(request: Request, error: Exception) -> Response:
         code = error.status_code if isinstance(error, HTTPException) else status
         if isinstance(error, StoreError):
-            site.log.error(
-                "the store does not answer", path=request.url.path, error=printable(str(error), 200)
-            )
+            slow = isinstance(error, TooSlowError)
+            what = "a search was given up" if slow else "the store does not answer"
+            site.log.error(what, path=request.url.path, error=printable(str(error), 200))
         if request.url.path.startswith("/api/"):
             known = site.words[FIRST].texts[title]
             phrase = HTTPStatus(code).phrase if isinstance(error, HTTPException) else known

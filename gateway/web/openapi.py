@@ -129,7 +129,7 @@ _FAILURES: Final = {
     "404": "There is no such message, or it is nobody's business of the caller's.",
     "409": "It must not happen, or not now; detail says why.",
     "413": "More than 64 KiB.",
-    "503": "The store does not answer.",
+    "503": "The store does not answer, or not within the time that a search has.",
 }
 
 

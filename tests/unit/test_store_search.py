@@ -9,10 +9,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import func, select
+from msgspec.structs import replace as replace_settings
+from sqlalchemy import func, select, text
 
 from gateway.mail.domains import domain_of, normal
-from gateway.store import schema, search, statistics
+from gateway.store import journal, schema, search, statistics
+from gateway.store import quarantine as quarantine_module
+from gateway.store.database import TooSlowError
 from gateway.store.quarantine import Quarantine
 from gateway.store.reach import EVERYTHING, LONGEST, Reach, keys_of
 from gateway.store.search import Search, folded
@@ -23,6 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from sqlalchemy import Connection, Select
+
+    from gateway.store.database import StoreSettings
     from gateway.store.held import Item
 
 ROSA = Actor("web:rosa", Role.ADMINISTRATOR)
@@ -106,6 +112,50 @@ def agrees(item: Item, wanted: Search) -> bool:
         and (not domain or any(domain_of(one) == domain for one in (item.sender, *people)))
         and (not wanted.reason or search.spelling(wanted.reason) in item.reasons)
     )
+
+
+ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n"
+LONG = ENDLESS.replace("FROM n)", "FROM n WHERE x < 500000)")
+
+
+def test_a_search_that_has_no_end_is_given_up(store_settings: StoreSettings) -> None:
+    database = open_database(replace_settings(store_settings, search_seconds=0.05))
+    for _ in range(2):
+        with pytest.raises(TooSlowError, match=r"longer than 0\.05 s .*narrow it"):
+            database.search(lambda connection: connection.execute(text(ENDLESS)).scalar())
+    database.close()
+
+
+def test_only_searches_have_so_little_time(store_settings: StoreSettings) -> None:
+    database = open_database(replace_settings(store_settings, search_seconds=0.001))
+    quarantine = Quarantine(database)
+    with pytest.raises(TooSlowError):
+        database.search(lambda connection: connection.execute(text(LONG)).scalar())
+    for _ in range(3):  # on the connection that the search had
+        assert database.read(lambda connection: connection.execute(text(LONG)).scalar()) == 500_000
+    item = hold(quarantine).id
+    assert quarantine.raw(item) == RAW
+    database.close()
+
+
+def test_what_people_search_by_has_an_end(filled: Quarantine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def endless(connection: Connection, *_: object) -> Select[Any]:
+        connection.execute(text(ENDLESS))
+        raise AssertionError("it ended")
+
+    monkeypatch.setattr(filled.database, "_seconds", 0.05)
+    monkeypatch.setattr(quarantine_module, "newest", endless)
+    monkeypatch.setattr(quarantine_module, "matching", endless)
+    monkeypatch.setattr(statistics, "matching", endless)
+    monkeypatch.setattr(journal, "_newest", lambda _wanted: text(ENDLESS))
+    for look in (
+        lambda: journal.Journal(filled.database).page(journal.Filter()),
+        lambda: filled.search(Search(subject="x")),
+        lambda: filled.count(Search(subject="x")),
+        lambda: statistics.held(filled.database, EVERYTHING, 0, 1),
+    ):
+        with pytest.raises(TooSlowError):
+            look()
 
 
 @pytest.mark.parametrize("few", [0, 3, 20_000])

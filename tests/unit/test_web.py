@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from gateway.store.database import TooSlowError
+from gateway.store.quarantine import Quarantine
 from gateway.store.states import State
 from gateway.web.guard import POLICY
 from tests.websites import Place
@@ -376,3 +378,16 @@ def test_a_store_that_is_gone_is_503(place: Place) -> None:
         pytest.skip("a file")
     path.rename(path.with_name("away"))
     rosa.get("/held", 503)
+
+
+def test_a_search_that_takes_too_long_is_told_as_that(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*_: object) -> None:
+        raise TooSlowError("given up")
+
+    rosa = place.browser("rosa")
+    program = {"Authorization": f"Bearer {place.people.log_in('rosa', 'token', seconds=600)}"}
+    monkeypatch.setattr(Quarantine, "search", slow)
+    assert "narrow it" in rosa.get("/held?subject=x", 503)
+    assert "persempit" in rosa.get("/held?subject=x", 503, headers={"Accept-Language": "id"})
+    answer = place.browser().client.get("/api/v1/messages?subject=x", headers=program)
+    assert (answer.status_code, "narrow it" in answer.json()["title"]) == (503, True)
