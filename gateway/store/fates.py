@@ -44,7 +44,7 @@ def became(words: Sequence[str]) -> ColumnElement[bool]:
     """Whether one of `words` is what became of one of a message's copies."""
     here = _people.c.item == _journal.c.id
     states = [state for word in words for state in _HELD.get(word, ())]
-    found = [_sent(words, _journal.c.id)]
+    found: list[ColumnElement[bool]] = [_sent(words, _journal.c.id)]
     # A copy without its attachment went on; what became of the original is told beside that.
     held = and_(here, _people.c.state.in_(states), _journal.c.action != Action.STRIP)
     found.append(select(_people.c.item).where(held).exists())
@@ -68,7 +68,7 @@ def _sent(
     """Whether the queue or the deliveries say so of the message `item`, or of its copy for `address`."""
     queue, ends = schema.queue_recipients, schema.deliveries
     states = [state for word in words for state in _IN_QUEUE.get(word, ())]
-    waiting = [queue.c.state.in_(states), queue.c.ended.in_(words)]
+    waiting: list[ColumnElement[bool]] = [queue.c.state.in_(states), queue.c.ended.in_(words)]
     if Ended.FAILED in words:
         waiting.append(and_(queue.c.state == Queued.FAILED, queue.c.ended == ""))
 
