@@ -2,7 +2,7 @@
 """`mailwarden queue`: look at the mail that waits for its next hop, and decide about it.
 
 Shows addresses from hostile envelopes and replies of next hops; every text passes `output`. Mail that
-a delivery agent is sending at this moment is shown, and left to it.
+a delivery agent is sending at this moment is left to it; a command that is to change it waits some seconds.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import contextmanager
+from dataclasses import replace
+from time import monotonic as now
+from time import sleep as nap
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,12 +23,13 @@ from gateway.cli.main import EX_NOINPUT, EX_USAGE, Context, Failure, config_opti
 from gateway.cli.output import console, facts, moment, octets, print_json, safe, table
 from gateway.cli.person import operator
 from gateway.mail.headers import printable, split
-from gateway.store.queue import Queue
+from gateway.store.queue import Changed, Queue
 from gateway.store.queued import DONE, Entry, Filter, Recipient, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+PATIENCE = 5.0  # seconds that what is being sent is waited for
 STATES = [state.value for state in State if state not in DONE]
 
 
@@ -142,7 +146,8 @@ def flush(context: Context, /, **given: Any) -> None:
       mailwarden queue flush --all
       mailwarden queue flush --hop mail.example.com
     """
-    _change(context, given, "due now", lambda queue, wanted: queue.flush(wanted))
+    # What is being tried now would only be tried again and again.
+    _change(context, given, "due now", lambda queue, wanted: queue.flush(wanted), patience=0.0)
 
 
 @queue.command()
@@ -150,6 +155,8 @@ def flush(context: Context, /, **given: Any) -> None:
 @click.pass_obj
 def hold(context: Context, /, **given: Any) -> None:
     """Keep messages from being sent until they are released; they do not expire.
+
+    What is being sent at this moment is waited for, up to five seconds, and held if put off.
 
     \b
     Examples:
@@ -177,7 +184,9 @@ def release(context: Context, /, **given: Any) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask before deleting many.")
 @click.pass_obj
 def delete(context: Context, /, *, yes: bool, **given: Any) -> None:
-    """Delete messages for good; nobody is told. What is being sent at this moment stays.
+    """Delete messages for good; nobody is told.
+
+    What is being sent at this moment is waited for, up to five seconds, and deleted if put off.
 
     \b
     Examples:
@@ -219,24 +228,45 @@ def _chosen(given: dict[str, Any]) -> Filter:
 
 
 def _change(
-    context: Context, given: dict[str, Any], done: str, work: Callable[[Queue, Filter], list[str]]
+    context: Context,
+    given: dict[str, Any],
+    done: str,
+    work: Callable[[Queue, Filter], Changed],
+    *,
+    patience: float = PATIENCE,
 ) -> None:
     wanted = _chosen(given)
     with _opened(context) as queue:
-        changed = work(queue, wanted)
-    missing = [one for one in wanted.ids if one not in changed]
+        reached, sending = _patiently(queue, wanted, work, patience)
+    missing = sending + [one for one in wanted.ids if one not in reached and one not in sending]
     if given["as_json"]:
-        print_json({"changed": changed, "unchanged": missing})
+        print_json({"changed": reached, "unchanged": missing})
     else:
         out, errors = console(), console(stderr=True)
-        for item in changed:
+        for item in reached:
             out.print(safe(f"{item} {done}"))
-        for item in missing:
+        for item in sending:
+            errors.print(safe(f"{item}: is being sent at this moment"))
+        for item in missing[len(sending) :]:
             errors.print(safe(f"{item}: not in the queue, or not in a state for this"))
-        if not changed and not missing:
+        if not reached and not missing:
             out.print("Nothing matches.")
     if missing:
         sys.exit(1)
+
+
+def _patiently(
+    queue: Queue, wanted: Filter, work: Callable[[Queue, Filter], Changed], patience: float
+) -> tuple[list[str], list[str]]:
+    """What a change reached, and what was still being sent after `patience` seconds."""
+    until = now() + patience
+    change = work(queue, wanted)
+    reached, begun = dict.fromkeys(change.items), change.sending
+    while change.sending and now() < until:
+        nap(0.05)
+        change = work(queue, replace(wanted, ids=tuple(begun)))
+        reached |= dict.fromkeys(change.items)
+    return list(reached), change.sending
 
 
 # ---------------------------------------------------------------- printing

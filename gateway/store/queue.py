@@ -111,6 +111,14 @@ class Owner:
     process: str
 
 
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """The ids of the messages that a change reached, and of those that are being sent at this moment."""
+
+    items: list[str]
+    sending: list[str]
+
+
 class Queue:
     """The queue in one database. Thread-safe; every method but reading may raise StoreError."""
 
@@ -349,20 +357,20 @@ class Queue:
         found = self._database.read(lambda c: _entries(c, [queued.facts_of(r) for r in c.execute(wanted)]))
         return found[0] if found else None
 
-    def flush(self, wanted: Filter) -> list[str]:
-        """Make what is queued and matches due at once. Returns the messages' ids."""
+    def flush(self, wanted: Filter) -> Changed:
+        """Make what is queued and matches due at once."""
         return self._change(wanted, (State.QUEUED,), {"next_attempt": time.time()})
 
-    def hold(self, wanted: Filter, who: str) -> list[str]:
+    def hold(self, wanted: Filter, who: str) -> Changed:
         """Keep what is queued and matches from being sent until it is released."""
         return self._change(wanted, (State.QUEUED,), {"state": State.HELD}, who, "queue hold")
 
-    def release(self, wanted: Filter, who: str) -> list[str]:
+    def release(self, wanted: Filter, who: str) -> Changed:
         """Queue again what is held or undeliverable and matches, due at once."""
         values = {"state": State.QUEUED, "next_attempt": time.time(), "deaths": 0}
         return self._change(wanted, (State.HELD, State.UNDELIVERABLE), values, who, "queue release")
 
-    def delete(self, wanted: Filter, who: str) -> list[str]:
+    def delete(self, wanted: Filter, who: str) -> Changed:
         """Give up what matches and is not being sent, without a notice to anybody."""
         states = (State.QUEUED, State.HELD, State.UNDELIVERABLE)
         values = {"state": State.FAILED, "ended": Ended.DELETED}
@@ -370,18 +378,20 @@ class Queue:
 
     def _change(
         self, wanted: Filter, states: Sequence[State], values: dict[str, Any], who: str = "", action: str = ""
-    ) -> list[str]:
-        """Change the recipients that match and are in one of `states`; the ids of their messages."""
+    ) -> Changed:
+        """Change the recipients that match and are in one of `states`; what is leased may be queued soon."""
+        looked_at = (*states, State.LEASED) if State.QUEUED in states else states
         chosen = (
-            select(_rows.c.number, _rows.c.item)
+            select(_rows.c.number, _rows.c.item, _rows.c.state)
             .join(_mails, _mails.c.id == _rows.c.item)
-            .where(*queued.conditions(wanted), _rows.c.state.in_(states))
+            .where(*queued.conditions(wanted), _rows.c.state.in_(looked_at))
             .order_by(_rows.c.number)
             .with_for_update(of=_rows)
         )
 
-        def work(connection: Connection) -> list[str]:
-            found = connection.execute(chosen).all()
+        def work(connection: Connection) -> Changed:
+            rows = connection.execute(chosen).all()
+            found = [row for row in rows if row.state != State.LEASED]
             items = list(dict.fromkeys(row.item for row in found))
             for start in range(0, len(found), _BATCH):
                 numbers = [row.number for row in found[start : start + _BATCH]]
@@ -391,7 +401,7 @@ class Queue:
                 _finish(connection, set(items))
             for item in items if action else ():
                 audit.append(connection, item, who, action)
-            return items
+            return Changed(items, list(dict.fromkeys(row.item for row in rows if row.state == State.LEASED)))
 
         return self._database.write(work)
 

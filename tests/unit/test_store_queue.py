@@ -14,7 +14,7 @@ from sqlalchemy import func, select, update
 from gateway.mail.types import new_id
 from gateway.store import audit, schema, submit
 from gateway.store.database import Database, StoreError
-from gateway.store.queue import MOST_DEATHS, SUSPECT, Queue
+from gateway.store.queue import MOST_DEATHS, SUSPECT, Changed, Queue
 from gateway.store.queued import (
     FAST_SIZE,
     Addressee,
@@ -372,18 +372,21 @@ def test_hold_release_flush_delete(queue: Queue, database: Database) -> None:
     one, two = outgoing(), outgoing("eve@example.org")
     queue.add([one, two])
     owner = agent(queue)
-    assert queue.hold(Filter(ids=(one.id,)), "cli:root") == [one.id]
+    assert queue.hold(Filter(ids=(one.id,)), "cli:root") == Changed([one.id], [])
     (claimed,) = claim(queue, owner)
     assert claimed.facts.id == two.id
     everything = Filter()
-    assert queue.delete(Filter(ids=(two.id,)), "cli:root") == [], "what is being sent stays"
+    sent = Filter(ids=(two.id,))
+    for change in (queue.hold(sent, "cli:root"), queue.delete(sent, "cli:root"), queue.flush(sent)):
+        assert change == Changed([], [two.id]), "what is being sent stays"
+    assert queue.release(sent, "cli:root") == Changed([], []), "and is not held"
     queue.settle(owner, settled(claimed, State.QUEUED, next_attempt=time.time() + 500))
     assert claim(queue, owner) == []
-    assert queue.flush(everything) == [two.id]
-    assert queue.release(everything, "cli:root") == [one.id]
+    assert queue.flush(everything) == Changed([two.id], [])
+    assert queue.release(everything, "cli:root") == Changed([one.id], [])
     assert len(claim(queue, owner)) == 2
     queue.leave(owner.name)
-    assert sorted(queue.delete(everything, "cli:root")) == sorted([one.id, two.id])
+    assert sorted(queue.delete(everything, "cli:root").items) == sorted([one.id, two.id])
     assert rows(database) == [0, 0, 0]
     events = database.read(lambda c: [e.action for e in audit.events(c, one.id)])
     assert events == ["queue hold", "queue release", "queue delete"]
