@@ -13,6 +13,7 @@ name that exists only as a parent of others has no data; any other unknown name 
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 import threading
@@ -70,6 +71,12 @@ class DnsStub:
         for name, entry in zone.items():
             self.add(name, entry)
 
+    @property
+    def silent(self) -> bool:
+        """Whether there is anything to which it gives no answer."""
+        kinds = (entry.values() for entry in self._zone.values() if not isinstance(entry, str))
+        return "TIMEOUT" in self._zone.values() or any(["TIMEOUT"] in found for found in kinds)
+
     def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
@@ -90,9 +97,13 @@ class DnsStub:
             wire, client = self._udp.recvfrom(65_535)
             reply = self.answer(wire, "udp")
             if reply and self.delay:
-                threading.Timer(self.delay, self._udp.sendto, (reply, client)).start()
+                threading.Timer(self.delay, self._send, (reply, client)).start()
             elif reply:
-                self._udp.sendto(reply, client)
+                self._send(reply, client)
+
+    def _send(self, reply: bytes, client: Any) -> None:
+        with contextlib.suppress(OSError):  # a late answer finds the socket closed
+            self._udp.sendto(reply, client)
 
     def _serve_tcp(self) -> None:
         while not self._stopping.is_set():

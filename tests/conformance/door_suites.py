@@ -51,7 +51,7 @@ RECIPIENT = "bob@example.com"
 CLIENT = "192.0.2.10"
 SENDER = "alice@sender.example"
 PLAIN = b"From: Alice <alice@sender.example>\r\nTo: bob@example.com\r\nSubject: hello\r\n\r\nText.\r\n"
-_DNS: dict[str, Any] = {"timeout": 0.3, "attempts": 1, "cache_size": 0}
+_DNS: dict[str, Any] = {"timeout": 1.0, "attempts": 1, "cache_size": 0}
 
 # Rows whose HELO name or envelope sender is none in SMTP (RFC 5321 §4.1.2): the smart host must refuse them.
 NOT_SMTP = frozenset({"toolonglabel", "emptylabel", "nolocalpart", "dorky-sentinel", "invalid-hello-macro"})

@@ -86,7 +86,7 @@ def mta_sts_postfix(root: Path) -> Iterator[Outcome]:
     zone = mta_sts_zone((data / "dnsmasq.conf.appendix").read_text())
     with DnsStub(zone) as stub, WebServer() as web, tempfile.TemporaryDirectory() as folder:
         authority = mta_sts_sites(web, (data / "nginx.conf").read_text(), Path(folder))
-        resolver = Resolver(DnsSettings(nameservers=(stub.nameserver,), timeout=0.5, attempts=1))
+        resolver = Resolver(DnsSettings(nameservers=(stub.nameserver,), timeout=5.0, attempts=1))
         reach = Web(resolver, web.port, str(authority.certificate), lambda _address: True)
         demands = Demands(TlsSettings(), resolver, Policies(resolver, reach, InMemory()))
         answerer = Answerer(demands, log)

@@ -64,7 +64,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             "hostname": "mx.example.org",
             "domains": ["example.com", ".example.com", "example.org"],
             "milter": {"listen": [f"inet:127.0.0.1:{free_port()}"], "workers": 1},
-            "dns": {"nameservers": [dns.nameserver], "timeout": 0.5, "attempts": 1},
+            "dns": {"nameservers": [dns.nameserver], "timeout": 2.0, "attempts": 1},
             "antivirus": {"enabled": False},
             "spamassassin": {"enabled": True, "addresses": [f"127.0.0.1:{free_port()}"]},
             "policy": POLICY,

@@ -65,10 +65,10 @@ def run(
     stub: DnsStub, mail: Mail | None = None, *, settings: AuthSettings | None = None, **more: Any
 ) -> Authentication:
     resolver = more.pop("resolver", None) or Resolver(
-        DnsSettings(nameservers=(stub.nameserver,), timeout=more.pop("timeout", 0.2), attempts=1)
+        DnsSettings(nameservers=(stub.nameserver,), timeout=more.pop("timeout", 5.0), attempts=1)
     )
     mail = mail or message()
-    deadline = time.monotonic() + more.pop("seconds", 10)
+    deadline = time.monotonic() + more.pop("seconds", 20)
     return authenticate(mail, mime.parse(mail.raw), resolver, settings or AuthSettings(), deadline, **more)
 
 
@@ -107,18 +107,18 @@ def test_each_question_is_asked_once(method: Any) -> None:
 
 def test_a_slow_dns_is_waited_for_side_by_side() -> None:
     with DnsStub(zone()) as stub, ThreadPoolExecutor(2) as pool:
-        stub.delay = 0.3
+        stub.delay = 0.8
         start = time.monotonic()
-        assert words(run(stub, submit=pool.submit, timeout=2.0)) == GOOD
+        assert words(run(stub, submit=pool.submit)) == GOOD
         assert len(stub.queries) >= 8
-        assert time.monotonic() - start < 0.3 * 6  # two rounds, and noise
+        assert time.monotonic() - start < 0.8 * 6  # two rounds, and noise
 
 
 def test_a_full_pool_is_not_waited_for() -> None:
     with DnsStub(zone()) as stub, ThreadPoolExecutor(1) as pool:
         stub.delay = 0.02
         # The only worker waits for this call itself.
-        assert words(pool.submit(lambda: run(stub, submit=pool.submit, timeout=1.0)).result(10)) == GOOD
+        assert words(pool.submit(lambda: run(stub, submit=pool.submit)).result(10)) == GOOD
 
 
 @pytest.mark.parametrize("failure", ["SERVFAIL", "TIMEOUT", "REFUSED"])
@@ -126,8 +126,8 @@ def test_a_dns_that_fails_is_temporary_and_bounded(failure: str) -> None:
     names = [*zone(), "_dmarc.news.example.com"]
     with DnsStub(dict.fromkeys(names, failure)) as stub:
         start = time.monotonic()
-        found = run(stub, seconds=2)
-        assert time.monotonic() - start < 2.5
+        found = run(stub, seconds=1)
+        assert time.monotonic() - start < 5, "as long as one question alone may take"
     assert words(found) == {
         "spf": "temperror temperror",
         "dkim": "temperror",
@@ -238,7 +238,7 @@ def test_questions_cannot_be_used_up_to_get_round_a_policy(author: bytes, method
     }
     with DnsStub(greedy("helo.evil.test") | more) as stub:
         dns = DnsSettings(
-            nameservers=(stub.nameserver,), timeout=0.2, attempts=1, max_queries_per_message=150
+            nameservers=(stub.nameserver,), timeout=5.0, attempts=1, max_queries_per_message=150
         )
         found = run(stub, mail, settings=AuthSettings(dmarc_method=method), resolver=Resolver(dns))
         assert len(stub.queries) <= found.queries <= 150

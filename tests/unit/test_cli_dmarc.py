@@ -54,7 +54,7 @@ class Bench:
             hostname="mx.example.com",
             store=settings_for(directory),
             next_hop=f"smtp:{sink.address}",
-            dns=DnsSettings(nameservers=(stub.nameserver,), timeout=0.5, attempts=1),
+            dns=DnsSettings(nameservers=(stub.nameserver,), timeout=5.0, attempts=1),
             report=ReportSettings(enabled=True, email="dmarc@example.com"),
         )
         self.sink = sink

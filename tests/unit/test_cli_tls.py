@@ -54,7 +54,7 @@ class Bench:
     def __init__(self, directory: Path, stub: DnsStub) -> None:
         self.config = Config(
             store=settings_for(directory),
-            dns=DnsSettings(nameservers=(stub.nameserver,), timeout=0.3, attempts=1),
+            dns=DnsSettings(nameservers=(stub.nameserver,), timeout=5.0, attempts=1),
             tls=TlsSettings(
                 downgrade="defer",
                 outbound=(OutboundTlsRule(domains=("table.example.com",), level="encrypt"),),

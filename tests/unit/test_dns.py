@@ -58,11 +58,11 @@ def stub() -> Iterator[DnsStub]:
 
 def resolver_at(*stubs: DnsStub, **settings: Any) -> Resolver:
     servers = tuple(stub.nameserver for stub in stubs)
-    return Resolver(DnsSettings(nameservers=servers, **({"timeout": 0.15, "attempts": 1} | settings)))
+    return Resolver(DnsSettings(nameservers=servers, **({"timeout": 5.0, "attempts": 1} | settings)))
 
 
 def soon() -> float:
-    return time.monotonic() + 5
+    return time.monotonic() + 20
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,8 @@ def soon() -> float:
     ],
 )
 def test_answers(stub: DnsStub, name: str, kind: Kind, status: str, values: tuple[Any, ...]) -> None:
-    answer = resolver_at(stub).query(name, kind, soon())
+    timeout = 0.2 if ZONE.get(name) == "TIMEOUT" else 5.0
+    answer = resolver_at(stub, timeout=timeout).query(name, kind, soon())
     assert (answer.status, answer.values) == (status, values)
     assert answer.status != "temperror" or answer.reason
 
@@ -156,10 +157,10 @@ def test_the_cache_is_bounded(stub: DnsStub) -> None:
 
 def test_the_next_server_is_asked(stub: DnsStub) -> None:
     with DnsStub({"example.com": "TIMEOUT", "alias.example.com": "SERVFAIL"}) as bad:
-        resolver = resolver_at(bad, stub)
+        resolver = resolver_at(bad, stub, timeout=1.0)
         assert resolver.query("example.com", "A", soon())
         assert resolver.query("alias.example.com", "A", soon())
-        assert resolver_at(bad).query("example.com", "A", soon()).status == "temperror"
+        assert resolver_at(bad, timeout=0.2).query("example.com", "A", soon()).status == "temperror"
 
 
 def test_no_server_at_all() -> None:
@@ -174,19 +175,19 @@ def test_a_deadline_ends_the_wait_and_is_not_remembered(stub: DnsStub) -> None:
     resolver = resolver_at(stub, timeout=10.0)
     start = time.monotonic()
     assert resolver.query("silent.example.com", "A", start + 0.1).status == "temperror"
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < 5, "half of what the settings allow"
     assert resolver.cached("silent.example.com", "A") is None
     assert resolver.query("example.com", "A", start).status == "temperror"  # none left at all
 
 
 def test_prefetch_asks_all_at_once(stub: DnsStub) -> None:
-    resolver = resolver_at(stub, timeout=1.0)
+    resolver = resolver_at(stub, timeout=3.0)
     lookup = Lookup(resolver, soon())
     start = time.monotonic()
     assert lookup.prefetch(
         [("silent.example.com", "A"), ("silent.example.com", "MX"), ("example.com", "TXT")]
     )
-    assert time.monotonic() - start < 2.0
+    assert time.monotonic() - start < 6.0, "one after the other they take so long"
     stub.queries.clear()
     assert lookup.txt("example.com")
     assert not lookup.prefetch([("example.com", "TXT"), ("..", "A")])
@@ -204,7 +205,7 @@ def test_questions_of_a_message_are_counted(stub: DnsStub) -> None:
 
 
 def test_threads_share_a_resolver(stub: DnsStub) -> None:
-    resolver = resolver_at(stub, cache_size=4, timeout=2.0)
+    resolver = resolver_at(stub, cache_size=4)
     wrong: list[Answer[Any]] = []
 
     def work() -> None:

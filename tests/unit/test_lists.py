@@ -46,7 +46,7 @@ def stub() -> Iterator[DnsStub]:
 
 
 def lists(stub: DnsStub, *zones: ZoneSettings, **more: Any) -> Lists:
-    resolver = Resolver(DnsSettings(nameservers=(stub.nameserver,), timeout=1, attempts=1, cache_size=0))
+    resolver = Resolver(DnsSettings(nameservers=(stub.nameserver,), timeout=5, attempts=1, cache_size=0))
     return Lists(ListSettings(zones=zones, **more), resolver, (".example.com",))
 
 
@@ -167,7 +167,7 @@ def test_failures_are_errors_once_for_each_zone(stub: DnsStub, failure: str) -> 
         | {"h1.example.m.example": {"A": ["127.0.0.2"]}}
     )
     zones = [ZoneSettings(zone=zone, ask=("url",)) for zone in ("l.example", "m.example")]
-    found = ask(lists(stub, *zones, timeout=0.5), urls=tuple(f"http://h{n}.example" for n in range(3)))
+    found = ask(lists(stub, *zones, timeout=1.0), urls=tuple(f"http://h{n}.example" for n in range(3)))
     assert [(one.zone, one.status) for one in found] == [("l.example", "error"), ("m.example", "listed")]
 
 
@@ -176,7 +176,7 @@ def test_the_deadline_holds(stub: DnsStub) -> None:
     started = time.monotonic()
     [one] = ask(lists(stub, ZoneSettings(zone="l.example", ask=("client",)), timeout=0.2))
     assert one.status == "error"
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 4, "less than a question may take"
 
 
 def test_signals_weigh_each_zone_once() -> None:

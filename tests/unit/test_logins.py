@@ -117,14 +117,14 @@ def test_an_unknown_name_costs_what_a_known_one_costs(tmp_path: Path) -> None:
     checks = source(tmp_path, f"alice:{new(b'secret', bytes(16))}\n")
 
     def seconds(name: str) -> float:
-        took = []
-        for _ in range(3):
-            begin = time.process_time()
-            checks.check(Credentials(name, "wrong"))
-            took.append(time.process_time() - begin)
-        return min(took)
+        begin = time.thread_time()
+        checks.check(Credentials(name, "wrong"))
+        return time.thread_time() - begin
 
-    assert 0.5 < seconds("nobody") / seconds("alice") < 2
+    # In turns, so that what else the machine does slows both down, and the least of each is what it costs.
+    turns = [(seconds("nobody"), seconds("alice")) for _ in range(4)]
+    unknown, known_one = (min(took) for took in zip(*turns, strict=True))
+    assert 0.5 < unknown / known_one < 2
 
 
 # ---------------------------------------------------------------- Dovecot's protocol
@@ -234,16 +234,21 @@ def guarded(scene: Any, **settings: Any) -> tuple[Scripted, str]:
     return scripted, "\n".join(lines.said)
 
 
-def test_a_wrong_password_is_answered_late_and_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    waits: list[float] = []
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """For how long answers were kept back."""
+    noted: list[float] = []
     sleep = asyncio.sleep
 
-    async def noted(seconds: float) -> None:
-        waits.append(seconds)
+    async def slept(seconds: float) -> None:
+        noted.append(seconds)
         await sleep(seconds)
 
-    monkeypatch.setattr(asyncio, "sleep", noted)
+    monkeypatch.setattr(asyncio, "sleep", slept)
+    return noted
 
+
+def test_a_wrong_password_is_answered_late_and_later(waits: list[float]) -> None:
     async def scene(guard: Guard) -> None:
         took = []
         for _ in range(3):
@@ -264,8 +269,8 @@ def test_a_wrong_password_is_answered_late_and_later(monkeypatch: pytest.MonkeyP
     assert log.count("alice") == 4
 
 
-def test_the_time_of_a_wrong_answer_tells_nothing_of_the_check() -> None:
-    """Whether a name is known may show in how long it takes to find that out."""
+def test_the_time_of_a_wrong_answer_tells_nothing_of_the_check(waits: list[float]) -> None:
+    """Whether a name is known may show in how long it takes to find that out: so much less is waited."""
 
     async def scene(guard: Guard) -> None:
         took: list[float] = []
@@ -274,7 +279,10 @@ def test_the_time_of_a_wrong_answer_tells_nothing_of_the_check() -> None:
             claim = Credentials(name, f"{name} and wrong")
             assert (await guard.check(claim, f"192.0.2.{len(took)}")).status == "no"
             took.append(time.monotonic() - begin)
-        assert all(0.5 <= one < 0.65 for one in took), took
+        assert all(one >= 0.5 for one in took), took
+        quick, slow = waits
+        assert 0.0 <= slow <= 0.3, "the check took 0.2 of the 0.5 seconds"
+        assert quick <= 0.5
 
     guarded(scene, delay=0.5, timeout=2.0)
 

@@ -175,7 +175,7 @@ def stub() -> Iterator[DnsStub]:
 
 @pytest.fixture
 def lookup(stub: DnsStub) -> Lookup:
-    resolver = Resolver(DnsSettings(nameservers=(stub.nameserver,), timeout=0.5, attempts=1, cache_size=0))
+    resolver = Resolver(DnsSettings(nameservers=(stub.nameserver,), timeout=5.0, attempts=1, cache_size=0))
     return Lookup(resolver, time.monotonic() + 20)
 
 

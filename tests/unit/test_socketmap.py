@@ -135,7 +135,7 @@ def answer(
     with DnsStub(ZONE | (zone or {})) as stub:
         stub.authentic = True
         stub.insecure.update(filter(None, [insecure]))
-        resolver = Resolver(DnsSettings(nameservers=(stub.nameserver,), timeout=0.3, attempts=1))
+        resolver = Resolver(DnsSettings(nameservers=(stub.nameserver,), timeout=5.0, attempts=1))
         demands = Demands(TlsSettings(outbound=rules), resolver, sts or Sts())  # type: ignore[arg-type]  # finds as it does
         answerer = Answerer(demands, open_log(LogSettings(level="error")))
         try:

@@ -169,7 +169,7 @@ class Office:
         return dict.fromkeys(envelope.recipients, self.answer)
 
     def send(self) -> list[Sending] | None:
-        settings = DnsSettings(nameservers=(self.stub.nameserver,), timeout=0.3, attempts=1, cache_size=0)
+        settings = DnsSettings(nameservers=(self.stub.nameserver,), timeout=5.0, attempts=1, cache_size=0)
         resolver = Resolver(settings)
         web = Web(
             resolver, self.web.port, str(self.authority.certificate), lambda address: address == "127.0.0.1"
