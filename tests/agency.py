@@ -99,7 +99,7 @@ class Agency:
             yield task
         finally:
             stop.set()
-            await asyncio.wait_for(task, 10)
+            await asyncio.wait_for(task, 30)
 
     def states(self) -> list[State]:
         return [r.state for entry in self.queue.search(Filter()) for r in entry.recipients]
@@ -109,7 +109,7 @@ class Agency:
         return entry
 
 
-async def until(condition: Callable[[], bool], seconds: float = 8) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 30) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110  # it looks at what others do
             await asyncio.sleep(0.01)

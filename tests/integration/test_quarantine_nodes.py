@@ -169,7 +169,7 @@ def test_rules_about_senders_reach_the_other_node(nodes: tuple[Database, Databas
     there = Senders(nodes[1])
     assert there.lookup("x@example.net", ()) == ()
     Senders(nodes[0]).put("example.net", "block", "cli:eve")
-    end = time.monotonic() + 10
+    end = time.monotonic() + 30
     while not there.lookup("x@example.net", ()) and time.monotonic() < end:
         time.sleep(0.1)
     assert [rule.rule for rule in there.lookup("x@example.net", ())] == ["block"]

@@ -40,7 +40,7 @@ def test_stopping_finishes_what_is_under_way_and_gives_back_the_rest(database: D
             await until(lambda: bool(agency.hop.taken))
 
     asyncio.run(go())
-    assert agency.queue.size() == {"queued": 20 - len(agency.hop.taken)}
+    assert agency.queue.size().get("queued", 0) == 20 - len(agency.hop.taken)
     assert agency.queue.owners() == []
 
 
@@ -120,10 +120,15 @@ def test_what_a_killed_process_delivered_is_not_sent_again(database: Database, t
     found: dict[str, int] = {}
     agency.hop.answers = {b"MAIL": b""}
 
+    def counted() -> bool:
+        """Looked at together: as soon as one is deferred, its deaths are forgotten."""
+        entries = agency.queue.search(Filter())
+        found.update({r.address: r.deaths for entry in entries for r in entry.recipients})
+        return agency.hop.sessions > 0 and len(entries) == 2
+
     async def scene(lab: Agency) -> None:
-        await until(lambda: len(lab.states()) == 2 and lab.hop.sessions > 0)
-        for entry in lab.queue.search(Filter()):
-            found.update({r.address: r.deaths for r in entry.recipients})
+        await until(counted)
+        del found["delivered@example.com"]
         lab.hop.answers = {}
         await until(lambda: not lab.states())
 

@@ -14,7 +14,7 @@ import pytest
 
 from gateway.delivery.runner import Runner
 from gateway.store.deliveries import known
-from gateway.store.queued import Addressee, State
+from gateway.store.queued import Addressee, Filter, State
 from gateway.tls.outbound import OutboundTlsRule
 from tests.agency import MESSAGE, Agency, play, until
 from tests.stored import execute
@@ -54,20 +54,18 @@ def test_one_message_to_two_next_hops(database: Database) -> None:
 
 
 def test_new_mail_wakes_the_agent_at_once(database: Database) -> None:
-    agency = Agency(database, poll=30)
+    agency = Agency(database, poll=300)
     reading, writing = os.pipe2(os.O_NONBLOCK)
 
-    async def go() -> float:
+    async def go() -> None:
         async with agency.hops(), agency.agent(reading):
             await asyncio.sleep(0.3)
-            began = time.monotonic()
             agency.add()
             os.write(writing, b"+")
-            await until(lambda: bool(agency.hop.taken))
-            return time.monotonic() - began
+            await until(lambda: bool(agency.hop.taken))  # long before it looks by itself
 
     try:
-        assert asyncio.run(go()) < 1.0
+        asyncio.run(go())
     finally:
         os.close(reading)
         os.close(writing)
@@ -88,7 +86,7 @@ def test_a_connection_serves_one_message_after_the_other(database: Database) -> 
 
 def test_each_recipient_is_settled_by_its_own_answer(database: Database) -> None:
     """250, 450 and 550 for one message: one delivery, one retry for that one alone, one notice."""
-    agency = Agency(database)
+    agency = Agency(database, retry_first=500, retry_longest=500)  # it is tried again when we say so
     agency.hop.answers = {
         b"RCPT TO:<no@": b"550 5.1.1 unknown\r\n",
         b"RCPT TO:<later@": b"450 4.2.0 busy\r\n",
@@ -98,6 +96,7 @@ def test_each_recipient_is_settled_by_its_own_answer(database: Database) -> None
     async def scene(lab: Agency) -> None:
         await until(lambda: bool(lab.back.taken))
         del lab.hop.answers[b"RCPT TO:<later@"]
+        assert lab.queue.flush(Filter()) == [mail.id]
         await until(lambda: not lab.states())
 
     play(agency, scene)
@@ -327,7 +326,7 @@ def test_no_end_is_missed_while_outcomes_gather(database: Database) -> None:
                 for _ in range(turns):
                     await asyncio.sleep(0)
                 task.cancel()
-                done, _ = await asyncio.wait([task], timeout=2)
+                done, _ = await asyncio.wait([task], timeout=30)
                 assert done, turns
 
     asyncio.run(go())

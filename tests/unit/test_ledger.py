@@ -8,8 +8,12 @@ import multiprocessing
 import os
 import signal
 import time
+from typing import TYPE_CHECKING
 
 from gateway.ledger import Ledger, Presence
+
+if TYPE_CHECKING:
+    import pytest
 
 FORK = multiprocessing.get_context("fork")
 
@@ -50,15 +54,16 @@ def add(ledger: Ledger, times: int) -> None:
             ledger.put("n", ledger.get("n", 0.0) + 1, 1e9)
 
 
-def test_no_count_is_lost_between_processes() -> None:
+def test_no_count_is_lost_between_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Who is kept waiting for more than ten milliseconds goes on without the lock, and a busy machine keeps waiting.
+    monkeypatch.setattr("gateway.ledger._TRIES", 100_000)
     ledger = Ledger()
     workers = [FORK.Process(target=add, args=(ledger, 2_000)) for _ in range(4)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join(60)
-    # A process that is kept waiting for more than ten milliseconds goes on; on a busy machine that happens.
-    assert 7_950 <= ledger.get("n", 0.0) <= 8_000
+    assert ledger.get("n", 0.0) == 8_000
 
 
 def test_a_lock_of_a_dead_process_is_none_and_one_that_hangs_holds_up_nobody() -> None:
@@ -75,7 +80,7 @@ def test_a_lock_of_a_dead_process_is_none_and_one_that_hangs_holds_up_nobody() -
         time.sleep(0.01)
     begin = time.monotonic()
     add(ledger, 1)
-    assert 0.009 < time.monotonic() - begin < 1.0, "it waits, but not for long"
+    assert 0.009 < time.monotonic() - begin < 20.0, "it waits, but not until the other one ends"
     assert process.pid
     os.kill(process.pid, signal.SIGKILL)
     process.join(10)

@@ -403,10 +403,12 @@ class Recorder(Queue):
         self.groups: list[int] = []
         self.poison = ""
         self.gate = threading.Event()
+        self.entered = threading.Event()
 
     def add(self, messages: object) -> None:
         assert isinstance(messages, list)
-        self.gate.wait(5)
+        self.entered.set()
+        self.gate.wait(30)
         if any(one.sender == self.poison for one in messages):
             raise StoreError("disk full")
         self.groups.append(len(messages))
@@ -420,7 +422,7 @@ def test_those_who_wait_together_are_committed_together(database: Database) -> N
     futures = [submitter.submit(outgoing()) for _ in range(50)]
     store.gate.set()
     for future in futures:
-        future.result(5)
+        future.result(30)
     assert sum(store.groups) == 50
     assert len(store.groups) <= 3
     assert len(woken) == len(store.groups)
@@ -435,7 +437,7 @@ def test_one_that_cannot_be_written_costs_no_other(database: Database) -> None:
     good = Outgoing(new_id(), "", (Addressee("bob@example.com"),), MESSAGE, 1.0, 2.0)
     futures = [submitter.submit(mail) for mail in (outgoing(), good, outgoing())]
     store.gate.set()
-    assert [type(future.exception(5)) for future in futures] == [StoreError, type(None), StoreError]
+    assert [type(future.exception(30)) for future in futures] == [StoreError, type(None), StoreError]
     assert [entry.facts.id for entry in Queue(database).search(Filter())] == [good.id]
     submitter.close()
 
@@ -444,11 +446,11 @@ def test_who_has_gone_is_not_written(database: Database) -> None:
     store = Recorder(database)
     submitter = Submitter(store)
     first = submitter.submit(outgoing())
-    time.sleep(0.05)
+    assert store.entered.wait(30)  # with the first alone
     second = submitter.submit(outgoing())
     assert second.cancel()
     store.gate.set()
-    first.result(5)
+    first.result(30)
     submitter.close()
     assert Queue(database).count(Filter()) == 1
 
