@@ -100,7 +100,9 @@ class MarkedClamd(FakeServer):
     def serve(self, stream: socket.socket) -> None:
         command = stream.recv(1)
         while command[-1:] not in (b"\n", b"\0"):
-            command += stream.recv(1)
+            if not (octet := stream.recv(1)):
+                return
+            command += octet
         if b"VERSION" in command:
             stream.sendall(b"ClamAV 1.4.6/27500/Sat Nov 21 09:00:00 2026\n")
             return
@@ -208,7 +210,7 @@ class Lab:
                     "on_error": {"VIRUS": {"hold": "quarantine", "ignore": "ignore"}.get(name[11:], "defer")}
                 }
             case "clamd-faulty":
-                base["antivirus"] = {"addresses": [self.faulty.address], "timeout": 1, "rest": 0.001}
+                base["antivirus"] = {"addresses": [self.faulty.address], "timeout": 2, "rest": 0.001}
             case "clamd-stale":
                 base["antivirus"] = {"addresses": [self.old.address]}
             case "dnsbl":

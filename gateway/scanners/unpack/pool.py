@@ -172,9 +172,10 @@ class _Child:
                 self._send(piece, until)
             start = self._receive(frames.HEAD.size, until)
         except (BrokenPipeError, EOFError):
-            if used and self._process.poll() == 0:
+            status = self._status()  # its pipes are closed a moment before it has one
+            if used and status == 0:
                 raise _Stale from None
-            raise EOFError(f"the child ended with status {self._status()}") from None
+            raise EOFError(f"the child ended with status {status}") from None
         size, rest = frames.lengths(start, most)
         try:
             text, raw = self._receive(size, until), self._receive(rest, until)
