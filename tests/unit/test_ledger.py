@@ -55,7 +55,7 @@ def add(ledger: Ledger, times: int) -> None:
 
 
 def test_no_count_is_lost_between_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Who is kept waiting for more than ten milliseconds goes on without the lock, and a busy machine keeps waiting.
+    # Who is kept waiting for ten milliseconds goes on without the lock; on a busy machine that happens.
     monkeypatch.setattr("gateway.ledger._TRIES", 100_000)
     ledger = Ledger()
     workers = [FORK.Process(target=add, args=(ledger, 2_000)) for _ in range(4)]
