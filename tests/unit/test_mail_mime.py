@@ -391,7 +391,9 @@ def test_large_attachment_costs_little() -> None:
         parse(mail)
         return time.process_time() - started
 
-    assert min(ours() for _ in range(5)) < 3 * min(once() for _ in range(5))
+    # In turns, so that what else the machine does slows both down.
+    turns = [(ours(), once()) for _ in range(6)]
+    assert min(one for one, _ in turns) < 3 * min(one for _, one in turns)
 
 
 @pytest.mark.parametrize("payload", [EICAR, evasions.ZIP], ids=["file", "zip"])

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -160,18 +161,19 @@ def test_nothing_is_followed_and_nothing_is_too_long(
     def slow(request: BaseHTTPRequestHandler) -> bool:
         request.send_response(200)
         request.end_headers()
-        for _ in range(20):
-            request.wfile.write(b" ")
-            request.wfile.flush()
-            time.sleep(0.1)
+        with contextlib.suppress(OSError):  # the client has gone
+            for _ in range(200):
+                request.wfile.write(b" ")
+                request.wfile.flush()
+                time.sleep(0.1)
         return True
 
     for before, why in ((moved, "302"), (endless, "more than"), (slow, "timed out")):
         provider.before = before
         began = time.monotonic()
         with pytest.raises(OidcError, match=why):
-            log_in(running, provider, tmp_path, timeout=0.5)
-        assert time.monotonic() - began < 1.5
+            log_in(running, provider, tmp_path, timeout=0.5 if before is slow else 10.0)
+        assert time.monotonic() - began < 8
 
 
 def test_a_certificate_of_others_is_not_taken(
