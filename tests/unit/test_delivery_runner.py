@@ -96,7 +96,7 @@ def test_each_recipient_is_settled_by_its_own_answer(database: Database) -> None
     async def scene(lab: Agency) -> None:
         await until(lambda: bool(lab.back.taken))
         del lab.hop.answers[b"RCPT TO:<later@"]
-        assert lab.queue.flush(Filter()) == [mail.id]
+        assert lab.queue.flush(Filter()).items == [mail.id]
         await until(lambda: not lab.states())
 
     play(agency, scene)
