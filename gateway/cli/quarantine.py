@@ -7,6 +7,7 @@ go to a file or pipe only.
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -282,17 +283,35 @@ def list_audit(context: Context, /, id: str | None, *, limit: int, as_json: bool
     console().print(table(("Number>", "When!", "Message!", "Who", "What!", "Why"), rows))
 
 
+def _noted(_context: click.Context, _option: click.Parameter, value: str | None) -> tuple[int, str] | None:
+    """Number and hash of a row."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"\s*([1-9][0-9]{0,17})\s+([0-9a-f]{64})\s*", value, re.ASCII)
+    if found is None:
+        raise click.BadParameter("write the number and the hash as verify printed them")
+    return int(found[1]), found[2]
+
+
 @audit_group.command("verify")
+@click.option(
+    "--known", metavar="'NUMBER HASH'", callback=_noted, help="What an earlier verify printed, and you noted."
+)
 @json_option
 @click.pass_obj
-def verify_audit(context: Context, *, as_json: bool) -> None:
+def verify_audit(context: Context, *, known: tuple[int, str] | None, as_json: bool) -> None:
     """Check that no row of the audit was changed, removed or added. Exit status 1 if one was.
 
-    Note the number and the hash that it prints elsewhere: they prove later that the chain up to there
-    is still the same.
+    Note the number and the hash that it prints, on another machine: given to --known, they prove later that
+    the chain up to there is still the same, and was not made anew by who can write to the database.
+
+    \b
+    Examples:
+      mailwarden quarantine audit verify
+      mailwarden quarantine audit verify --known "4711 5feceb66ffc8...2f2b"
     """
     with opened(context) as held:
-        broken, head = held.verify_audit(), held.audit_head()
+        broken, head = held.verify_audit(known), held.audit_head()
         unknown = held.unaudited() if broken is None else []
     whole = broken is None and not unknown
     if as_json:

@@ -157,7 +157,7 @@ def for_recipient(
                 item.size,
                 why(quarantine, item, language),
                 mine.state is State.REQUESTED,
-                releases_alone(set(item.reasons) - set(item.answered), who),
+                releases_alone(item.reasons, item.answered, who),
                 links,
                 addresses,
             )

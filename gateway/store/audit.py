@@ -96,19 +96,28 @@ def head(connection: Connection) -> str:
     return found.decode() if found else ""
 
 
-def verify(connection: Connection) -> int | None:
-    """Check the whole chain. Returns None, or the number of the first row that does not fit."""
+def verify(connection: Connection, known: tuple[int, str] | None = None) -> int | None:
+    """Check the whole chain. Returns None, or the number of the first row that does not fit.
+
+    `known` is the number of a row and its hash, as `head` told them once: who writes to the database can make
+    a whole chain anew, but not one in which that row has that hash.
+    """
     audit = schema.audit
     previous, expected = _START, 1
     page = select(audit).where(audit.c.number > bindparam("after")).order_by(audit.c.number).limit(_PAGE)
-    # All rows count, those numbered from before the first as well.
-    after = -(2**62)
+    after = 0
+    if connection.execute(select(audit.c.number).where(audit.c.number < 1).limit(1)).first() is not None:
+        return 1  # somebody put rows in front
     while rows := connection.execute(page, {"after": after}).all():
         for row in rows:
             event = _event(row._mapping)  # noqa: SLF001  # as above
             if event.number != expected or row.hash != _hash(event, previous):
                 return expected
+            if known is not None and known[0] == event.number and known[1] != row.hash:
+                return expected
             previous, expected, after = row.hash, expected + 1, event.number
+    if known is not None and known[0] >= expected:
+        return expected
     head = connection.execute(_READ_HEAD).scalar()
     if head is None:
         return None if expected == 1 else expected

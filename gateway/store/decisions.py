@@ -18,7 +18,18 @@ from sqlalchemy import Connection, and_, delete, func, insert, or_, select, upda
 from gateway.mail.headers import printable
 from gateway.mail.types import ID_PATTERN, new_id
 from gateway.store import audit, held, schema
-from gateway.store.states import MALWARE, OPEN, Actor, Event, State, of_item, refusal, unanswerable
+from gateway.store.states import (
+    MALWARE,
+    OPEN,
+    Actor,
+    Event,
+    Role,
+    State,
+    of_item,
+    refusal,
+    releases_alone,
+    unanswerable,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -145,7 +156,10 @@ class Decisions:
             moved = held.move(connection, item, asked, event, who, now)
             if not moved:
                 raise RefusedError(_absent(connection, item, asked))
-            _answer(connection, item, _open_reasons(connection, item), who, why, aloud=aloud)
+            left = _open_reasons(connection, item)
+            if not left and who.role is Role.USER:
+                _own(connection, item, who)
+            _answer(connection, item, left, who, why, aloud=aloud)
             rest = {"batch": batch, "due": due, "who": printable(who.name, 100), "send_to": to}
             rows = [
                 {
@@ -322,6 +336,12 @@ def _absent(connection: Connection, item: str, asked: Sequence[int] = ()) -> str
 def _open_reasons(connection: Connection, item: str) -> list[str]:
     reasons = held.reasons_by_item(connection, [item]).get(item, {})
     return [name for name, answered in reasons.items() if not answered]
+
+
+def _own(connection: Connection, item: str, who: Actor) -> None:
+    """Raise RefusedError unless a user may answer what others have answered for copies of theirs."""
+    if not releases_alone(held.reasons_by_item(connection, [item]).get(item, ()), (), who):
+        raise RefusedError("a reviewer must answer what it is held for")
 
 
 def _answer(

@@ -409,9 +409,9 @@ class Quarantine:
         found = self._ids(old.limit(batch))
         return self.database.write(work, durable=False) if found else 0
 
-    def verify_audit(self) -> int | None:
-        """None if the audit is whole, else the number of the first row that does not fit."""
-        return self.database.read(audit.verify)
+    def verify_audit(self, known: tuple[int, str] | None = None) -> int | None:
+        """None if the audit is whole, and has the row `known`, else the first number that does not fit."""
+        return self.database.read(lambda connection: audit.verify(connection, known))
 
     def audit_head(self) -> str:
         """Number and hash of the newest row of the audit, "" if it is empty."""

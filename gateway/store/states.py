@@ -146,9 +146,14 @@ def refusal(event: Event, actor: Actor) -> str:
     return f"{actor.name} may not do this: it takes the role {NEEDS[event].name.lower()}"
 
 
-def releases_alone(left: Collection[str], who: Actor) -> bool:
-    """Whether `who` may release, without anybody else, what nobody has answered `left` for."""
-    return not refusal(Event.RELEASE, who) and not unanswerable(left, who, aloud=False)
+def releases_alone(reasons: Collection[str], answered: Collection[str], who: Actor) -> bool:
+    """Whether `who` may release what is held for `reasons`, some of them answered, without anybody else.
+
+    A release answers all reasons of its item, also that of another's copy by somebody who decides about that
+    copy alone. So where none is open, all of them count again.
+    """
+    left = set(reasons) - set(answered) or set(reasons)
+    return bool(left) and not refusal(Event.RELEASE, who) and not unanswerable(left, who, aloud=False)
 
 
 def unanswerable(reasons: Collection[str], actor: Actor, *, aloud: bool) -> tuple[str, ...]:

@@ -142,7 +142,7 @@ def _answer(site: Site, status: int, title: str, told: bool) -> Callable[[Reques
             known = site.words[FIRST].texts[title]
             phrase = HTTPStatus(code).phrase if isinstance(error, HTTPException) else known
             return api.problem(code, phrase, printable(str(error), 300) if told else "")
-        if isinstance(error, StrangerError) and request.method == "GET":
+        if isinstance(error, StrangerError) and request.method in ("GET", "HEAD"):
             asked = request.url.path + (f"?{request.url.query}" if request.url.query else "")
             return redirect(f"/login?next={quote(asked, safe='/')}")
         return site.render(

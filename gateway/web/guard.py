@@ -16,7 +16,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from gateway.listeners import split_host_port
 from gateway.mail.headers import printable
-from gateway.mail.networks import inside
+from gateway.mail.networks import address, inside
 from gateway.web.settings import is_loopback
 
 if TYPE_CHECKING:
@@ -112,10 +112,12 @@ class Guard:
     def _client(self, scope: Scope) -> str:
         """The client's address: of the hops that proxies of ours named, the last that is no proxy."""
         found: str = (scope.get("client") or ("", 0))[0]
-        for hop in reversed(Headers(scope=scope).get("x-forwarded-for", "").split(",")[-20:]):
+        # Some proxies add a field of their own behind the client's, others add to the client's field.
+        hops = ",".join(Headers(scope=scope).getlist("x-forwarded-for")).split(",")
+        for hop in reversed(hops[-20:]):
             if not inside(found, self._settings.proxies) or not (hop := hop.strip()):
                 break
-            found = hop
+            found = hop if address(hop) is not None else _name(hop)  # some say the port as well
         return printable(found, 64)
 
 

@@ -17,7 +17,7 @@ from gateway.mail.mime import parse
 from gateway.mail.types import ID_PATTERN, new_id
 from gateway.store.decisions import RefusedError
 from gateway.store.senders import Senders
-from gateway.store.states import Role, State, of_item
+from gateway.store.states import Role, State, of_item, releases_alone
 from gateway.web.may import Act, acts, may
 
 if TYPE_CHECKING:
@@ -266,8 +266,8 @@ class HeldMail:
     def _answers(self, item: str) -> bool:
         """Whether it is held only for reasons that its recipient, who this is, may answer."""
         found = self._quarantine.find(item)
-        open_ones = set(found.reasons) - set(found.answered) if found else set()
-        return bool(open_ones) and open_ones <= self._actor.answers
+        user = self._person.role is Role.USER
+        return user and found is not None and releases_alone(found.reasons, found.answered, self._actor)
 
     def _own(self, item: str) -> list[str]:
         """A user's own copies."""

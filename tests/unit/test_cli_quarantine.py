@@ -385,6 +385,10 @@ def test_the_audit_is_verified(bench: Bench) -> None:
     done = bench.run("audit", "verify")
     assert done.exit_code == 0
     assert "The audit is whole: 1 " in done.stdout
+    noted = done.stdout.rpartition("whole: ")[2].strip()
+    assert bench.run("audit", "verify", "--known", noted).exit_code == 0
+    assert "Row 1 " in bench.run("audit", "verify", "--known", "1 " + "0" * 64).stderr
+    assert bench.run("audit", "verify", "--known", "1 \x1b[31m").exit_code == 64
     assert bench.json("audit", "list")[0]["action"] == "held"
     for statement in ("DROP TRIGGER audit_no_update", "UPDATE audit SET who = 'nobody'"):
         execute(bench.database, statement if bench.database.dialect == "sqlite" else "SELECT 1")

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import delete, insert, select, update
 
 from gateway.mail.types import Evidence
-from gateway.store import schema
+from gateway.store import audit, schema
 from gateway.store.database import Database, StoreError
 from gateway.store.search import Search
 from gateway.store.states import Actor, State
@@ -32,6 +32,8 @@ from tests.stored import (
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from sqlalchemy import Connection
 
     from gateway.store.held import Claim
     from gateway.store.quarantine import Quarantine
@@ -422,6 +424,12 @@ def _drop_guard(database: Database) -> None:
             ),
             5,
         ),
+        (
+            insert(schema.audit).values(
+                number=-(2**62), time=1.0, item="0" * 16, who="x", action="held", why="", hash="0" * 64
+            ),
+            1,
+        ),
     ],
 )
 def test_tampering_with_the_audit_is_found(
@@ -433,6 +441,30 @@ def test_tampering_with_the_audit_is_found(
     _drop_guard(database)
     database.write(lambda c: c.execute(tamper))
     assert quarantine.verify_audit() == first
+
+
+def test_an_audit_made_anew_is_found_by_what_was_noted(quarantine: Quarantine, database: Database) -> None:
+    """Who can write to the database can write a chain that fits; none with a hash that was noted."""
+    for _ in range(4):
+        hold(quarantine)
+    number, _, digest = quarantine.audit_head().partition(" ")
+    noted = (int(number), digest)
+    hold(quarantine)
+    assert quarantine.verify_audit(noted) is None
+    _drop_guard(database)
+    rows = database.read(lambda c: c.execute(select(schema.audit).order_by(schema.audit.c.number)).all())
+
+    def anew(connection: Connection) -> None:
+        connection.execute(delete(schema.audit))
+        connection.execute(delete(schema.secrets).where(schema.secrets.c.name == "audit-head"))
+        for row in rows:
+            audit.append(connection, row.item, "cli:eve", row.action, row.why)
+
+    database.write(anew)
+    assert quarantine.verify_audit() is None
+    assert quarantine.verify_audit(noted) == noted[0]
+    head = quarantine.audit_head().split()
+    assert quarantine.verify_audit((int(head[0]) + 1, head[1])) == int(head[0]) + 1
 
 
 def test_an_empty_audit_is_whole(quarantine: Quarantine) -> None:

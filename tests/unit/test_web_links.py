@@ -226,3 +226,28 @@ def test_users_release_by_themselves_what_the_settings_let_them(place: Place) ->
     bob.post(f"/held/{mail.id}/release")
     assert states(place, mail) == [State.SCHEDULED, State.HELD]
     bob.post(f"/held/{mail.id}/undo", 409)
+
+
+@pytest.mark.parametrize("reasons", [("ATTACHMENT_EXECUTABLE",), ("score", "ATTACHMENT_EXECUTABLE")])
+def test_a_reviewers_answer_for_others_copies_opens_nothing(place: Place, reasons: tuple[str, ...]) -> None:
+    """Otto reviews example.org: that he releases a copy there is no yes to the copy of Bob, at no door."""
+    mail = place.hold(BOB, "dan@example.org", reasons=reasons)
+    place.browser("otto").post(f"/held/{mail.id}/release")
+    assert states(place, mail) == [State.HELD, State.SCHEDULED]
+    bob = place.browser("bob")
+    bob.post(f"/held/{mail.id}/release", 409)
+    user = Actor("cli:bob", Role.USER, frozenset({"score"}))
+    with pytest.raises(ReleaseError, match="reviewer"):
+        release_item(place.quarantine, Sender(never, never), mail.id, user, only=[BOB])
+    path = link(place, Deed.RELEASE, mail)
+    bob.get(path)
+    bob.post(path, 200)
+    assert states(place, mail) == [State.REQUESTED, State.SCHEDULED]
+
+
+def test_two_recipients_release_their_copies_each(place: Place) -> None:
+    """That one has answered the score is no reason for the other to ask a reviewer."""
+    mail = place.hold(BOB, CAROL)
+    place.browser("bob").post(f"/held/{mail.id}/release")
+    place.browser("carol").post(f"/held/{mail.id}/release")
+    assert states(place, mail) == [State.SCHEDULED, State.SCHEDULED]

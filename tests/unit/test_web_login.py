@@ -215,6 +215,32 @@ def test_wrong_passwords_are_limited_by_name_and_by_address(tmp_path: Path) -> N
     place.close()
 
 
+@pytest.mark.parametrize(
+    ("fields", "client"),
+    [
+        (["198.51.100.1"], "198.51.100.1"),
+        (["198.51.100.1, 203.0.113.9"], "203.0.113.9"),
+        # A proxy that adds a field of its own, behind the one that the client made up.
+        (["198.51.100.1", "203.0.113.9"], "203.0.113.9"),
+        (["198.51.100.1", "203.0.113.9, 192.0.2.8"], "203.0.113.9"),
+        (["203.0.113.9:40001"], "203.0.113.9"),
+        (["[2001:db8::9]:40001"], "2001:db8::9"),
+        (["2001:db8::9"], "2001:db8::9"),
+        ([], "192.0.2.7"),
+    ],
+)
+def test_a_client_does_not_choose_its_address(tmp_path: Path, fields: list[str], client: str) -> None:
+    place = Place(tmp_path, WebSettings(proxies=("192.0.2.0/24",), names=("localhost",), login_attempts=1))
+    browser = place.browser(base="https://localhost")
+    browser.get("/login")
+    sent = [("x-forwarded-for", one) for one in fields]
+    form = {"csrf": browser.csrf, "name": "bob", "password": "wrong"}
+    assert browser.client.post("/login", data=form, headers=sent).status_code == 403
+    with pytest.raises(LoginError, match="too-many-logins"):
+        place.site.doorkeeper.let_in("rita", PASSWORD, client)
+    place.close()
+
+
 def test_attempts_are_forgotten_in_time_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     attempts = Attempts(2)
     now = time.monotonic()
