@@ -182,12 +182,13 @@ def refresh(policies: Policies, log: Log) -> None:
 
 
 def release(quarantine: Quarantine, sender: Sender, log: Log) -> None:
-    """Send releases that are due and that nobody else sends: those left to us, and those of the dead."""
+    """Do releases and deletions that are due and that nobody else does: those left to us, and of the dead."""
     while True:
         try:
             send_due(quarantine, sender, log)
+            delete_due(quarantine, log)
         except StoreError as error:
-            log.error("releases are not sent", error=printable(str(error), 200))
+            log.error("releases and deletions are not done", error=printable(str(error), 200))
         time.sleep(_LOOK)
 
 
@@ -204,6 +205,16 @@ def send_due(quarantine: Quarantine, sender: Sender, log: Log, head_start: float
             log.warning("release failed", id=done.item, recipient=shown[0], error=shown[1])
         if done.delivered:
             log.info("released", id=done.item, recipients=len(done.delivered), by=printable(order.who, 100))
+    return count
+
+
+def delete_due(quarantine: Quarantine, log: Log, head_start: float = _HEAD_START) -> int:
+    """Delete what was to be deleted longer ago than the `head_start` that commands have; how many."""
+    count = 0
+    for order in quarantine.decisions.doomed(time.time() - head_start):
+        if quarantine.delete_due(order):
+            count += 1
+            log.info("deleted", id=order.item, by=printable(order.who, 100))
     return count
 
 

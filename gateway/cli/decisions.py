@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`mailwarden quarantine request`, `deny`, `answer` and `delete`: decisions that send nothing."""
+"""`mailwarden quarantine request`, `deny`, `answer` and `delete`: decisions that send nothing.
+
+A deletion waits out its undo window, as a release does.
+"""
 
 from __future__ import annotations
 
 import sys
+import time
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +17,8 @@ from gateway.cli.heldmail import actor, choose, many, opened, report
 from gateway.cli.learn import learn_items, learning
 from gateway.cli.main import json_option, why_option
 from gateway.cli.output import console, print_json, safe
+from gateway.cli.releases import no_wait, to_undo, undo_window, wait
+from gateway.mail.types import new_id
 from gateway.store.database import StoreError
 from gateway.store.decisions import RefusedError
 from gateway.store.states import OPEN, State
@@ -21,6 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from gateway.cli.main import Context
+    from gateway.store.decisions import Order
+    from gateway.store.quarantine import Quarantine
+    from gateway.store.states import Actor
 
 _only = click.option("--only", multiple=True, metavar="ADDRESS", help="Only for this recipient; repeatable.")
 
@@ -136,6 +145,8 @@ def answer(
 @many("Delete")
 @why_option
 @click.option("--learn", is_flag=True, help="Teach the classifier that they are spam, first.")
+@no_wait
+@undo_window
 @click.pass_obj
 def delete(
     context: Context,
@@ -144,6 +155,8 @@ def delete(
     *,
     why: str,
     learn: bool,
+    no_wait: bool,
+    window: float | None,
     all_matching: bool,
     yes: bool,
     as_json: bool,
@@ -152,32 +165,62 @@ def delete(
 ) -> None:
     """Delete messages for good. An empty row and the audit stay.
 
+    A deletion of many can be undone for some seconds: by Ctrl-C, or from elsewhere by `quarantine undo`. What
+    was learned stays learned.
+
     \b
     Examples:
       mailwarden quarantine delete 1M80JFSJGNG4SMAS
       mailwarden quarantine delete --all-matching --reason VIRUS --until 7d --yes
       mailwarden quarantine delete --learn 1M80JFSJGNG4SMAS
     """
-    who = actor(context)
-
-    def work(item: str) -> str:
-        if not held.delete(item, who, why=why):
-            raise RefusedError("no such message, or it is gone or being released")
-        return "deleted"
-
     with opened(context) as held, learning(context) if learn else nullcontext() as learner:
         items = choose(held, ids, chosen, OPEN, all_matching=all_matching, yes=yes)
         outcome = learn_items(learner, held, items, spam=True)
-        results = [{**one, "deleted": bool(one["did"])} for one in _each(items, work)]
+        doom = _Doom(held, actor(context), time.time() + to_undo(context, window, len(items)), why)
+        results = {one["id"]: {**one, "scheduled": False} for one in _each(items, doom.order)}
+        waits = bool(doom.orders) and (doom.due > time.time() or no_wait)
+        if waits and not wait(context, held, doom.batch, doom.due, doom.told(), leave=no_wait, quiet=quiet):
+            ordered = {"did": "is deleted unless it is undone", "scheduled": True, "batch": doom.batch}
+            results |= {item: {**results[item], **ordered} for item in doom.orders}
+        else:
+            results |= {one["id"]: {**one, "scheduled": False} for one in _each(doom.orders, doom.do)}
+    told = [{**one, "deleted": bool(one["did"]) and not one["scheduled"]} for one in results.values()]
     if as_json and outcome:
-        print_json({"items": results, "learning": outcome.told()})
-    else:
-        report(results, as_json=as_json, quiet=quiet)
-        if outcome and not quiet:
-            counts = ", ".join(f"{n} {what}" for what, n in outcome.told().items())
-            console().print(safe(f"classifier: {counts}"))
-    if any(result["error"] for result in results):
-        sys.exit(1)
+        print_json({"items": told, "learning": outcome.told()})
+        sys.exit(1 if any(one["error"] for one in told) else 0)
+    if outcome and not quiet:
+        counts = ", ".join(f"{n} {what}" for what, n in outcome.told().items())
+        console().print(safe(f"classifier: {counts}"))
+    _end(told, as_json=as_json, quiet=quiet)
+
+
+class _Doom:
+    """Deletions that are ordered together, and what was ordered."""
+
+    def __init__(self, held: Quarantine, who: Actor, due: float, why: str) -> None:
+        self._held, self._who, self._why = held, who, why
+        self.batch, self.due = new_id(), due
+        self.orders: dict[str, Order] = {}
+
+    def told(self) -> str:
+        """What happens when the time to undo is over."""
+        return f"{'1 message is' if len(self.orders) == 1 else f'{len(self.orders)} messages are'} deleted"
+
+    def order(self, item: str) -> str:
+        """Order one; what has gone out already is deleted at once."""
+        made = self._held.discard(item, self._who, due=self.due, batch=self.batch, why=self._why)
+        if made is not None:
+            self.orders[item] = made
+        return "deleted"
+
+    def do(self, item: str) -> str:
+        """Delete what was ordered, if nobody has undone it."""
+        if not self._held.delete_due(self.orders[item]):
+            found = self._held.find(item)
+            if found is not None and found.state in OPEN:
+                raise RefusedError("it was undone")
+        return "deleted"
 
 
 def _each(items: Iterable[str], work: Callable[[str], str]) -> list[dict[str, Any]]:

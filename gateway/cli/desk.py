@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What a reviewer does at the terminal, without the terminal: pages, and decisions that wait to be undone.
 
-Shows hostile messages as safe text only. A release is scheduled in the store at once, so that nothing is
-lost if the terminal goes away; a deletion waits here, since nobody could undo it afterwards.
+Shows hostile messages as safe text only. A release or a deletion is ordered in the store at once, so that
+nothing is lost if the terminal goes away.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class Pending:
 
     item: str
     due: float
-    order: Order | None  # None: a deletion
+    order: Order
+    deletes: bool = False
 
 
 class Desk:
@@ -148,9 +149,11 @@ class Desk:
 
     def delete(self, item: Item) -> str:
         """Delete when the time to undo is over."""
-        if no := refusal(Event.DELETE, self._who):
-            raise RefusedError(no)
-        self.pending.append(Pending(item.id, time.time() + self._window, None))
+        due = time.time() + self._window
+        order = self._quarantine.discard(item.id, self._who, due=due, why="in a review")
+        if order is None:
+            return f"{item.id} deleted"
+        self.pending.append(Pending(item.id, due, order, deletes=True))
         return f"{item.id} is deleted in {self._window:.0f} s; u undoes"
 
     def undo(self) -> str:
@@ -158,8 +161,8 @@ class Desk:
         if not self.pending:
             raise RefusedError("there is nothing to undo")
         last = self.pending.pop()
-        if last.order is not None and not self._quarantine.decisions.undo(self._who, batch=last.order.batch):
-            raise RefusedError(f"{last.item} is sent already")
+        if not self._quarantine.decisions.undo(self._who, batch=last.order.batch):
+            raise RefusedError(f"{last.item} is {'deleted' if last.deletes else 'sent'} already")
         return f"{last.item} is held again"
 
     def settle(self, *, all_of_it: bool = False) -> list[str]:
@@ -182,10 +185,10 @@ class Desk:
 
     def _settled(self, one: Pending) -> str:
         try:
-            if one.order is None:
-                done = self._quarantine.delete(one.item, self._who, why="in a review")
-                return f"{one.item} " + ("deleted" if done else "was gone already, or is being released")
             time.sleep(max(0.0, one.order.due - time.time()))
+            if one.deletes:
+                done = self._quarantine.delete_due(one.order)
+                return f"{one.item} " + ("deleted" if done else "was deleted by the service, or undone")
             assert self._sender is not None
             sent = send(self._quarantine, self._sender, one.order)
         except StoreError as error:

@@ -27,11 +27,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from gateway.delivery.release import Released, Sender
-    from gateway.delivery.settings import ReleaseSettings
     from gateway.learning import Outcome
     from gateway.store.decisions import Order
     from gateway.store.quarantine import Quarantine
     from gateway.store.states import Actor
+
+
+undo_window = click.option(
+    "--undo-window",
+    "window",
+    type=click.FloatRange(0, 3_600),
+    metavar="SECONDS",
+    help="Time in which it can be undone before it is done.",
+)
+no_wait = click.option("--no-wait", is_flag=True, help="Leave the rest to the service.")
 
 
 def _how(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -39,14 +48,8 @@ def _how(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--learn", is_flag=True, help="Teach the classifier that it is ham, too."),
         why_option,
-        click.option("--no-wait", is_flag=True, help="Leave the sending to the service."),
-        click.option(
-            "--undo-window",
-            "window",
-            type=click.FloatRange(0, 3_600),
-            metavar="SECONDS",
-            help="Time in which it can be undone before it is sent.",
-        ),
+        no_wait,
+        undo_window,
         click.option("--infected", is_flag=True, help="Release malware as well; for administrators."),
         click.option("--attached", is_flag=True, help="As the attachment of a message of ours."),
         click.option("--only", multiple=True, metavar="ADDRESS", help="Only to this recipient; repeatable."),
@@ -97,7 +100,9 @@ def approve(context: Context, /, **options: Any) -> None:
 @click.option("--quiet", "-q", is_flag=True, help="Print only what went wrong.")
 @click.pass_obj
 def undo(context: Context, ids: tuple[str, ...], *, as_json: bool, quiet: bool) -> None:
-    """Take back releases that are not sent yet. ID is a message, or the batch that `release` names.
+    """Take back releases that are not sent yet, and deletions that are not done.
+
+    ID is a message, or the batch that `release` or `delete` names.
 
     \b
     Example:
@@ -112,7 +117,7 @@ def undo(context: Context, ids: tuple[str, ...], *, as_json: bool, quiet: bool) 
                 found = held.decisions.undo(who, batch=one) or held.decisions.undo(who, item=one)
             results += [{"id": item, "did": "is held again", "error": ""} for item in found]
             if not found:
-                results.append({"id": one, "did": "", "error": "nothing of it waits to be sent"})
+                results.append({"id": one, "did": "", "error": "nothing of it waits to be sent or deleted"})
     report(results, as_json=as_json, quiet=quiet)
     if any(result["error"] for result in results):
         sys.exit(1)
@@ -132,12 +137,6 @@ class _Way:
     window: float | None
     no_wait: bool
     why: str
-
-    def seconds(self, settings: ReleaseSettings, count: int) -> float:
-        """The time in which it can be undone."""
-        if self.window is not None:
-            return self.window
-        return settings.undo_seconds if count == 1 else settings.undo_seconds_bulk
 
 
 def _release(
@@ -160,11 +159,12 @@ def _release(
         if sender is None:
             why = "no next hop is configured to release to; set release.next_hop or next_hop"
             raise Failure(why, EX_DATAERR)
-        seconds = way.seconds(context.config.release, len(items))
+        seconds = to_undo(context, way.window, len(items))
         batch, due = new_id(), time.time() + seconds
         orders, results = _schedule(held, items, way, actor(context), batch=batch, due=due, approve=approve)
         waits = bool(orders) and (seconds > 0 or way.no_wait)
-        if waits and not _wait(context, held, batch, due, len(orders), leave=way.no_wait, quiet=quiet):
+        many = "1 message goes" if len(orders) == 1 else f"{len(orders)} messages go"
+        if waits and not wait(context, held, batch, due, f"{many} out", leave=way.no_wait, quiet=quiet):
             results += [{**_NOTHING, "id": order.item, "scheduled": True} for order in orders]
         else:
             results += [_sent(held, sender, order) for order in orders]
@@ -235,15 +235,22 @@ def outfitted(context: Context) -> Sender | None:
     )
 
 
-def _wait(
-    context: Context, held: Quarantine, batch: str, due: float, count: int, *, leave: bool, quiet: bool
+def to_undo(context: Context, window: float | None, count: int) -> float:
+    """The seconds in which a decision about so many can be undone; `window` is what the command was told."""
+    settings = context.config.release
+    if window is not None:
+        return window
+    return settings.undo_seconds if count == 1 else settings.undo_seconds_bulk
+
+
+def wait(
+    context: Context, held: Quarantine, batch: str, due: float, what: str, *, leave: bool, quiet: bool
 ) -> bool:
-    """Wait until the time to undo is over; whether we are to send. Ctrl-C undoes."""
+    """Say `what` happens, and wait until the time to undo is over; whether we are to do it. Ctrl-C undoes."""
     out = console(stderr=True)
     seconds = max(0.0, due - time.time())
     if not quiet:
-        many = "1 message goes" if count == 1 else f"{count} messages go"
-        out.print(f"{many} out in {seconds:.0f} s; to undo: mailwarden quarantine undo {batch}")
+        out.print(f"{what} in {seconds:.0f} s; to undo: mailwarden quarantine undo {batch}")
     if leave:
         return False
     try:

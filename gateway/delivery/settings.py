@@ -54,9 +54,9 @@ class ReleaseSettings(Settings, frozen=True):
     # "smtp:host:port" to bring them back into Postfix (they pass the milter with a token of ours), or
     # "": into the queue where the smart host has one, else straight to the next hop of the route.
     next_hop: str = ""
-    # Seconds in which a release of one message can be undone before it is sent.
+    # Seconds in which a release or a deletion of one message can be undone before it is done.
     undo_seconds: Pause = 0.0
-    # Seconds in which a release of many messages at once can be undone before it is sent.
+    # Seconds in which a release or a deletion of many messages at once can be undone before it is done.
     undo_seconds_bulk: Pause = 10.0
     # Ask the virus scanner again before a message goes out.
     scan_again: bool = True

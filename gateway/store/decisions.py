@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What people decide about held messages: requests, denials, answers, and releases that are not sent yet.
+"""What people decide about held messages: requests, denials, answers, and what is ordered and not done yet.
 
 Takes hostile text (a request's words); it is made printable. Each decision is a transition of
 `states.py` and a row of the audit, in one transaction. A message leaves only when each reason that it
-is held for is answered, by somebody who may. A release waits in `quarantine_orders` until it is due, and
-can be undone until then; whoever sends it claims it first, so that it is sent once.
+is held for is answered, by somebody who may. A release or a deletion waits in `quarantine_orders` until it is
+due, and can be undone until then; whoever sends a release claims it first, so that it is sent once.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from gateway.store.states import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from sqlalchemy import Select
+    from sqlalchemy import ColumnElement, Select
 
     from gateway.store.database import Database
 
@@ -48,7 +48,7 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A release that is to be sent: copies of one item, to one place, in one form."""
+    """A release that is to be sent: copies of one item, to one place, in one form; or a deletion."""
 
     item: str
     batch: str
@@ -182,8 +182,41 @@ class Decisions:
 
         return self._database.write(work)
 
+    def discard(self, item: str, who: Actor, *, due: float, batch: str = "", why: str = "") -> Order:
+        """Delete what has not gone out at the time `due`; a release that waits is stopped at once.
+
+        Raises RefusedError where there is nothing to delete, or it is being released right now.
+        """
+        _allowed(Event.DISCARD, who)
+        batch, orders = batch or new_id(), schema.quarantine_orders
+
+        def work(connection: Connection) -> Order:
+            now = time.time()
+            if not held.free(connection, [item], now, *OPEN):
+                raise RefusedError(_absent(connection, item))
+            people = held.lock(connection, item)
+            moved = held.move(connection, item, range(len(people)), Event.DISCARD, who, now)
+            if not moved:
+                raise RefusedError(_absent(connection, item))
+            stopped = orders.c.item == item
+            before = connection.execute(select(orders.c.position, orders.c.was).where(stopped)).all()
+            if before:
+                connection.execute(delete(orders).where(stopped))
+                _reopen(connection, item)
+            was = moved | {row.position: row.was for row in before}
+            order = {"batch": batch, "due": due, "who": printable(who.name, 100), "send_to": ""}
+            rows = [
+                {"item": item, "position": n, "was": was[n], "wrapped": 0, "aloud": 0, **order} for n in moved
+            ]
+            connection.execute(insert(orders), rows)
+            chosen = tuple(people[n] for n in moved)
+            audit.append(connection, item, who.name, Event.DISCARD, held.listed(chosen, why))
+            return Order(item, batch, chosen, due, who.name)
+
+        return self._database.write(work)
+
     def undo(self, who: Actor, *, batch: str = "", item: str = "") -> list[str]:
-        """Take back what was released and not yet sent, of a batch or an item; the items it was."""
+        """Take back what was released or deleted and is not done yet, of a batch or an item; which items."""
         _allowed(Event.UNDO, who)
         orders = schema.quarantine_orders
         if not ID_PATTERN.fullmatch(batch or item):
@@ -194,10 +227,14 @@ class Decisions:
             which = orders.c.batch == batch if batch else orders.c.item == item
             rows = connection.execute(select(orders).where(which).order_by(orders.c.item)).all()
             undone: dict[str, list[str]] = {}
+            released: set[str] = set()
             for row in rows:
                 people = held.lock(connection, row.item)
-                if not held.move(connection, row.item, [row.position], Event.UNDO, who, now):
+                moved = held.move(connection, row.item, [row.position], Event.UNDO, who, now)
+                if not moved:
                     continue
+                if State.SCHEDULED in moved.values():
+                    released.add(row.item)
                 if row.was == State.REQUESTED:
                     held.move(connection, row.item, [row.position], Event.REQUEST, who, now)
                 elif row.was == State.DENIED:
@@ -206,7 +243,8 @@ class Decisions:
                 connection.execute(delete(orders).where(mine))
                 undone.setdefault(row.item, []).append(people[row.position])
             for one, names in undone.items():
-                _reopen(connection, one)
+                if one in released:
+                    _reopen(connection, one)
                 audit.append(connection, one, who.name, Event.UNDO, held.listed(names))
             return list(undone)
 
@@ -214,22 +252,30 @@ class Decisions:
 
     def due(self, before: float, limit: int = 100) -> list[Order]:
         """Releases whose time is before `before` and that nobody is sending, the longest waiting first."""
-        orders, rows = schema.quarantine_orders, schema.quarantine_recipients
+        rows = schema.quarantine_recipients
         free = or_(
             rows.c.state == State.SCHEDULED,
             and_(rows.c.state == State.RELEASING, rows.c.lease_until < time.time()),
         )
+        return self._due(before, limit, free)
+
+    def doomed(self, before: float, limit: int = 100) -> list[Order]:
+        """Deletions whose time is before `before`, the longest waiting first."""
+        return self._due(before, limit, schema.quarantine_recipients.c.state == State.DELETING)
+
+    def _due(self, before: float, limit: int, which: ColumnElement[bool]) -> list[Order]:
+        orders, rows = schema.quarantine_orders, schema.quarantine_recipients
         chosen = (
             select(orders)
             .join(rows, and_(rows.c.item == orders.c.item, rows.c.position == orders.c.position))
-            .where(orders.c.due < before, free)
+            .where(orders.c.due < before, which)
             .order_by(orders.c.due, orders.c.item, orders.c.position)
             .limit(limit)
         )
         return self._database.read(lambda connection: _orders(connection, chosen))
 
     def orders(self, *, batch: str = "", item: str = "") -> list[Order]:
-        """The releases of a batch, or of an item, that are not settled."""
+        """The releases and deletions of a batch, or of an item, that are not done."""
         orders = schema.quarantine_orders
         which = orders.c.batch == batch if batch else orders.c.item == item
         chosen = select(orders).where(which).order_by(orders.c.item, orders.c.position)
@@ -326,6 +372,7 @@ def _absent(connection: Connection, item: str, asked: Sequence[int] = ()) -> str
         State.SCHEDULED: "it is released already and about to be sent",
         State.RELEASING: "it is being released already",
         State.RELEASED: "it was released already",
+        State.DELETING: "it is being deleted already",
         State.DELETED: "it was deleted",
         State.EXPIRED: "it has expired",
         State.REQUESTED: "it is requested already, or not held for that recipient",

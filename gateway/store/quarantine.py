@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Select
 
+    from gateway.store.decisions import Order
     from gateway.store.queued import Outgoing
     from gateway.store.states import Actor
 
@@ -362,15 +363,46 @@ class Quarantine:
         """
         if no := refusal(Event.DELETE, who):
             raise RefusedError(no)
+        return self._delete(item, who.name, why, (*OPEN, State.RELEASED))
+
+    def discard(self, item: str, who: Actor, *, due: float, batch: str = "", why: str = "") -> Order | None:
+        """Delete it at the time `due`, by whoever calls `delete_due` first; until then it can be undone.
+
+        None for what has gone out already: only its content is left, which goes at once. Raises RefusedError.
+        """
+        found = self.find(item)
+        if found is None or found.state is not State.RELEASED:
+            return self.decisions.discard(item, who, due=due, batch=batch, why=why)
+        if not self.delete(item, who, why=why):
+            raise RefusedError("it is gone already")
+        return None
+
+    def delete_due(self, order: Order) -> bool:
+        """Do a deletion that was ordered; False if it is not due, undone, or done already."""
+        orders = schema.quarantine_orders
+        mine = and_(orders.c.item == order.item, orders.c.batch == order.batch, orders.c.due <= time.time())
+        return self._delete(order.item, order.who, "", (State.DELETING,), select(orders.c.item).where(mine))
+
+    def _delete(
+        self,
+        item: str,
+        who: str,
+        why: str,
+        states: tuple[State, ...],
+        ordered: Select[str] | None = None,
+    ) -> bool:
+        """Remove what is in one of `states`, and `ordered` if that is given; whether it was."""
         if not ID_PATTERN.fullmatch(item):
             return False
 
         def work(connection: Connection) -> bool:
             now = time.time()
-            if not held.free(connection, [item], now, *OPEN, State.RELEASED):
+            if not held.free(connection, [item], now, *states):
+                return False
+            if ordered is not None and connection.execute(ordered).first() is None:
                 return False
             held.remove(connection, [item], State.DELETED, now)
-            audit.append(connection, item, who.name, Event.DELETE, why)
+            audit.append(connection, item, who, Event.DELETE, why)
             return True
 
         done = self.database.write(work)

@@ -24,6 +24,7 @@ class State(StrEnum):
     DENIED = "denied"  # a reviewer said no; it stays until it expires, or a reviewer thinks otherwise
     SCHEDULED = "scheduled"  # released, and not yet sent: the undo window
     RELEASING = "releasing"  # leased by one releaser
+    DELETING = "deleting"  # to be deleted, and still there: the undo window
     RELEASED = "released"
     DELETED = "deleted"
     EXPIRED = "expired"
@@ -38,6 +39,7 @@ class Event(StrEnum):
     RELEASE = "scheduled"
     APPROVE = "approved"
     UNDO = "undone"
+    DISCARD = "discarded"
     CLAIM = "claimed"
     DELIVER = "released"
     FAIL = "failed"
@@ -67,7 +69,7 @@ class Actor:
 OURSELVES: Final = Actor("mailwarden", Role.OURSELVES)
 
 WAITING: Final = (State.HELD, State.REQUESTED, State.DENIED)  # for somebody's decision
-OPEN: Final = (*WAITING, State.SCHEDULED, State.RELEASING)
+OPEN: Final = (*WAITING, State.SCHEDULED, State.RELEASING, State.DELETING)
 GONE: Final = (State.DELETED, State.EXPIRED)
 
 _ANY = dict.fromkeys
@@ -77,8 +79,10 @@ TRANSITIONS: Final[Mapping[Event, Mapping[State, State]]] = {
     Event.DENY: _ANY((State.HELD, State.REQUESTED), State.DENIED),
     Event.RELEASE: _ANY(WAITING, State.SCHEDULED),
     Event.APPROVE: {State.REQUESTED: State.SCHEDULED},
-    Event.UNDO: {State.SCHEDULED: State.HELD},
     # From RELEASING only when the lease of the one who had it is over.
+    Event.DISCARD: _ANY((*WAITING, State.SCHEDULED, State.RELEASING), State.DELETING),
+    Event.UNDO: _ANY((State.SCHEDULED, State.DELETING), State.HELD),
+    # As with DISCARD.
     Event.CLAIM: _ANY((State.SCHEDULED, State.RELEASING), State.RELEASING),
     Event.DELIVER: {State.RELEASING: State.RELEASED},
     Event.FAIL: {State.RELEASING: State.HELD},
@@ -93,6 +97,7 @@ NEEDS: Final[Mapping[Event, Role]] = {
     Event.DENY: Role.REVIEWER,
     Event.RELEASE: Role.REVIEWER,
     Event.APPROVE: Role.REVIEWER,
+    Event.DISCARD: Role.REVIEWER,
     Event.UNDO: Role.REVIEWER,
     Event.CLAIM: Role.REVIEWER,
     Event.DELIVER: Role.REVIEWER,
@@ -110,6 +115,7 @@ MALWARE: Final = frozenset({"VIRUS"})
 _FIRST = (
     State.RELEASING,
     State.SCHEDULED,
+    State.DELETING,
     State.REQUESTED,
     State.HELD,
     State.DENIED,

@@ -244,8 +244,8 @@ def _undo_batch(call: Call) -> Any:
 
 
 def _delete(call: Call) -> Any:
-    call.held.delete(call.item, why=call.body.why)
-    return {"id": call.item, "recipients": []}
+    order = call.held.delete(call.item, why=call.body.why)
+    return _ordered(order) if order else {"id": call.item, "recipients": [], "batch": "", "due": 0.0}
 
 
 def _learn(call: Call) -> Any:
@@ -365,7 +365,7 @@ OPERATIONS: Final = (
         method="POST",
         path=f"{_ONE}/undo",
         name="undoRelease",
-        summary="Take back a release that is not sent yet.",
+        summary="Take back a release or a deletion that is not done yet.",
         answer="Undone",
         handler=_undo,
     ),
@@ -373,8 +373,8 @@ OPERATIONS: Final = (
         method="POST",
         path=f"{_ONE}/delete",
         name="deleteMessage",
-        summary="Delete it for good; the audit stays.",
-        answer="Decided",
+        summary="Delete it for good when the time to undo is over; the audit stays.",
+        answer="Ordered",
         handler=_delete,
         body=Why,
     ),
@@ -417,7 +417,7 @@ OPERATIONS: Final = (
         method="DELETE",
         path="/batches/{batch}",
         name="undoBatch",
-        summary="Take back a release of many that is not sent yet.",
+        summary="Take back a release or a deletion of many that is not done yet.",
         answer="Undone",
         handler=_undo_batch,
     ),

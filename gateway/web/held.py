@@ -2,8 +2,8 @@
 """Held mail as one person sees it, and what that person does with it; behind the pages and the API alike.
 
 Reads hostile mail, by the bounded reader. Asks `may` first, and shows of a message only the copies within the
-person's reach; what happens goes through the store's decisions. A release is scheduled and can be undone;
-the housekeeper sends it.
+person's reach; what happens goes through the store's decisions. A release or a deletion is ordered and can be
+undone; the housekeeper does it.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 Many = Literal["request", "release", "deny", "delete"]  # what is done to many at once
 
+_ORDERED: Final = ("release", "delete")  # what is done when the time to undo is over
 BULK: Final = 500  # messages that one decision about many takes
 
 
@@ -62,7 +63,7 @@ class HeldMail:
         learn: Callable[[Sequence[str], bool, str], Mapping[str, int]] | None,
         users: frozenset[str] = frozenset(),
     ) -> None:
-        """`undo` are the seconds in which a release can be taken back.
+        """`undo` are the seconds in which a release or a deletion can be taken back.
 
         `learn` takes ids, whether they are spam, and who says so, and counts what became of them; None
         if nothing is learned here. `users` are the reasons that recipients answer by themselves.
@@ -181,28 +182,28 @@ class HeldMail:
             raise RefusedError(str(error)) from error
 
     def undo(self, item: str) -> list[str]:
-        """Take back releases of a message that are not sent."""
+        """Take back a release that is not sent, or a deletion that is not done."""
         mine = self._allowed(item, Act.UNDO)
         orders = self._quarantine.decisions.orders(item=item)
         if mine is not None and any(set(order.recipients) - set(mine) for order in orders):
-            raise RefusedError("it is released for others as well")
+            raise RefusedError("it was decided for others as well")
         undone = self._quarantine.decisions.undo(self._actor, item=item)
         if not undone:
-            raise RefusedError("nothing of it waits to be sent")
+            raise RefusedError("nothing of it waits to be sent or deleted")
         return undone
 
     def undo_batch(self, batch: str) -> list[str]:
-        """Take back all of one decision that this person made and that is not sent."""
+        """Take back all of one decision that this person made and that is not done."""
         orders = self._quarantine.decisions.orders(batch=batch)
         if not orders or any(order.who != self._actor.name for order in orders):
             raise AbsentError
         return self._quarantine.decisions.undo(self._actor, batch=batch)
 
-    def delete(self, item: str, *, why: str = "") -> None:
-        """Delete it for good, for all its recipients."""
+    def delete(self, item: str, *, why: str = "", batch: str = "") -> Order | None:
+        """Delete it for all its recipients when the time to undo is over; None if nothing can be undone."""
         self._allowed(item, Act.DELETE)
-        if not self._quarantine.delete(item, self._actor, why=why):
-            raise RefusedError("it is gone, or being released")
+        due = time.time() + self._undo
+        return self._quarantine.discard(item, self._actor, due=due, batch=batch, why=why)
 
     def learn(self, items: Sequence[str], *, spam: bool) -> Mapping[str, int]:
         """Teach the classifier; what became of them, counted."""
@@ -240,17 +241,17 @@ class HeldMail:
         batch = new_id()
         for item in list(dict.fromkeys(items))[:BULK]:
             try:
-                if what == "release":
-                    self.release(item, why=why, batch=batch)
+                if what in _ORDERED:
+                    (self.release if what == "release" else self.delete)(item, why=why, batch=batch)
                 else:
-                    {"request": self.request, "deny": self.deny, "delete": self.delete}[what](item, why=why)
+                    (self.request if what == "request" else self.deny)(item, why=why)
             except AbsentError:
                 failed.append((item, "no such message"))
             except RefusedError as error:
                 failed.append((item, str(error)))
             else:
                 done.append(item)
-        return Done(tuple(done), tuple(failed), batch if what == "release" and done else "")
+        return Done(tuple(done), tuple(failed), batch if what in _ORDERED and done else "")
 
     # -------------------------------------------------------------- inside
 
@@ -295,7 +296,7 @@ class HeldMail:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What became of a decision about many messages; `batch` undoes a release."""
+    """What became of a decision about many messages; `batch` undoes a release or a deletion."""
 
     done: tuple[str, ...]
     failed: tuple[tuple[str, str], ...]

@@ -134,10 +134,10 @@ def possible(may: frozenset[Act], found: Item) -> frozenset[Act]:
         Act.RELEASE: bool(states & set(WAITING if Act.EXPLAIN in may else (State.HELD, State.REQUESTED))),
         Act.APPROVE: State.REQUESTED in states,
         Act.DENY: bool(states & {State.HELD, State.REQUESTED}),
-        Act.UNDO: State.SCHEDULED in states,
+        Act.UNDO: bool(states & {State.SCHEDULED, State.DELETING}),
         Act.LEARN: found.content,
         Act.SOURCE: found.content,
-        Act.DELETE: found.content and State.RELEASING not in states,
+        Act.DELETE: found.content and not states & {State.RELEASING, State.DELETING},
         Act.INFECTED: "VIRUS" in set(found.reasons) - set(found.answered),
         Act.RULE: bool(found.sender),
     }
@@ -186,7 +186,7 @@ def decide(visit: Visit) -> Response:
         done = _DECISIONS[act](visit, visit.held, visit.field("why"))
     except RefusedError as error:
         return item(visit, problem=f"{visit.words.say('not-done')}: {error}.", status=409)
-    return redirect("/held?done=deleted" if act == "delete" else f"/held/{visit.item}?done={done}")
+    return redirect(f"/held/{visit.item}?done={done}")
 
 
 def _release(visit: Visit, held: HeldMail, why: str) -> str:

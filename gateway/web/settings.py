@@ -75,7 +75,7 @@ class WebSettings(Settings, frozen=True, kw_only=True):
     session_minutes: Minutes = 720
     # Wrong passwords of one address, and for one login, in 15 minutes; beyond, each waits.
     login_attempts: Positive = 10
-    # Seconds in which a release can be undone before it is sent.
+    # Seconds in which a release or a deletion can be undone before it is done.
     undo_seconds: Undo = 10.0
     # Messages on a page.
     page: Annotated[int, msgspec.Meta(ge=5, le=500)] = 50

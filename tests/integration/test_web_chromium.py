@@ -196,7 +196,11 @@ def test_review_without_script_by_keyboard(site: Site, chromium: Browser) -> Non
         tab_to(page, "button:text-is('Delete (2)')")
         page.keyboard.press("Enter")
         page.get_by_role("heading", name="Deleted: 2").wait_for()
-        assert {site.state(mail), site.state(other)} == {State.DELETED}
+        assert {site.state(mail), site.state(other)} == {State.DELETING}
+        tab_to(page, "button:text-is('Undo')")
+        page.keyboard.press("Enter")
+        page.get_by_role("heading", name="Undone").wait_for()
+        assert {site.state(mail), site.state(other)} == {State.HELD}
 
 
 def test_a_user_asks_for_their_mail(site: Site, chromium: Browser) -> None:

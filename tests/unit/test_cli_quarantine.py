@@ -417,9 +417,53 @@ def test_work_on_many_asks_first(bench: Bench, command: str) -> None:
 
 def test_delete(bench: Bench) -> None:
     mail = hold(bench.quarantine)
-    assert bench.json("delete", mail.id) == [{"id": mail.id, "did": "deleted", "deleted": True, "error": ""}]
+    assert bench.json("delete", mail.id) == [
+        {"id": mail.id, "did": "deleted", "error": "", "scheduled": False, "deleted": True}
+    ]
     assert bench.run("delete", mail.id).exit_code == 1
     assert bench.quarantine.history(mail.id)[-1].who == operator()
+
+
+def test_a_deletion_can_be_undone_while_it_waits(bench: Bench) -> None:
+    mails = [hold(bench.quarantine) for _ in range(2)]
+    done = bench.run("delete", *(m.id for m in mails), "--undo-window", "60", "--no-wait", "--json")
+    batch = json.loads(done.stdout)[0]["batch"]
+    assert [(one["deleted"], one["scheduled"]) for one in json.loads(done.stdout)] == [(False, True)] * 2
+    assert "2 messages are deleted in 60 s" in done.stderr
+    assert done.stderr.split()[-1] == batch
+    assert [item["state"] for item in bench.json("list", "--state", "deleting")] == ["deleting"] * 2
+    assert bench.run("delete", mails[0].id).exit_code == 1  # it waits already
+    assert bench.run("undo", mails[0].id).exit_code == 0
+    assert "is held again" in bench.run("undo", batch).stdout
+    assert bench.run("undo", batch).exit_code == 1
+    assert [bench.quarantine.raw(mail.id) for mail in mails] == [RAW] * 2
+    assert bench.run("delete", mails[0].id).exit_code == 0
+    assert bench.run("show", mails[0].id, "--raw").exit_code == 65
+
+
+def test_many_wait_before_they_are_deleted(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.config.release = ReleaseSettings(undo_seconds_bulk=30.0)
+    mails = [hold(bench.quarantine) for _ in range(2)]
+    slept: list[float] = []
+
+    def interrupted(seconds: float) -> None:
+        slept.append(seconds)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", interrupted)
+    done = bench.run("delete", *(m.id for m in mails))
+    assert (done.exit_code, "2 messages are held again" in done.stderr) == (130, True)
+    assert bench.quarantine.count(Search(state=State.HELD)) == 2
+    assert slept[0] == pytest.approx(30.0, abs=1.0)
+
+    def undone(_seconds: float) -> None:
+        bench.quarantine.decisions.undo(Actor("eve"), item=mails[0].id)
+        execute(bench.database, "UPDATE quarantine_orders SET due = 0")
+
+    monkeypatch.setattr(time, "sleep", undone)
+    done = bench.run("delete", *(m.id for m in mails))
+    assert (done.exit_code, done.stdout) == (1, f"{mails[1].id} deleted\n")
+    assert done.stderr.splitlines()[-1] == f"{mails[0].id}: it was undone"
 
 
 def test_help_has_examples(bench: Bench) -> None:

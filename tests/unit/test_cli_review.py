@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -102,10 +103,11 @@ def test_release_delete_and_undo(desk: Table, database: Database, monkeypatch: p
         assert desk.state(first) is State.SCHEDULED
         assert second in text(app, "message")
         await pilot.press("d")
-        assert desk.state(second) is State.HELD  # not yet
+        assert desk.state(second) is State.DELETING
         assert [item.id for item in app.items] == [third]
         await pilot.press("u")
         assert [item.id for item in app.items] == [second, third]
+        assert desk.state(second) is State.HELD
         await pilot.press("u")
         assert desk.state(first) is State.HELD
         await pilot.press("u")
@@ -114,7 +116,7 @@ def test_release_delete_and_undo(desk: Table, database: Database, monkeypatch: p
 
     drive(desk, work)
     assert not desk.sent
-    desk.desk.pending = [type(one)(one.item, 0.0, one.order) for one in desk.desk.pending]
+    desk.desk.pending = [replace(one, due=0.0) for one in desk.desk.pending]
     execute(database, "UPDATE quarantine_orders SET due = 0")  # as if the time to undo were over,
     waits: list[float] = []
     monkeypatch.setattr(time, "sleep", waits.append)  # for which it must wait

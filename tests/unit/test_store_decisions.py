@@ -5,18 +5,21 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import select
 
+from gateway.housekeeper import delete_due
+from gateway.log import LogSettings, open_log
 from gateway.store import schema
 from gateway.store.database import Database, StoreError
 from gateway.store.decisions import Decisions, RefusedError
 from gateway.store.filters import Filters
 from gateway.store.search import Search
 from gateway.store.states import OPEN, OURSELVES, Actor, Role, State
-from tests.stored import RAW, hold, mail_for
+from tests.stored import RAW, claim, hold, mail_for
 
 if TYPE_CHECKING:
     from gateway.store.quarantine import Quarantine
@@ -298,4 +301,110 @@ def test_users_delete_nothing(quarantine: Quarantine) -> None:
     mail = hold(quarantine)
     with pytest.raises(RefusedError, match="role"):
         quarantine.delete(mail.id, USER)
+    with pytest.raises(RefusedError, match="role"):
+        quarantine.discard(mail.id, USER, due=0.0)
     assert states(quarantine, mail.id) == ["held", "held"]
+
+
+# ---------------------------------------------------------------- deletions that can be undone
+
+
+@pytest.mark.parametrize("before", ["held", "requested", "denied", "scheduled"])
+def test_a_deletion_waits_and_can_be_undone(
+    quarantine: Quarantine, decisions: Decisions, before: str
+) -> None:
+    mail = hold(quarantine)
+    if before == "requested":
+        decisions.request(mail.id, None, USER)
+    elif before == "denied":
+        decisions.deny(mail.id, None, REVIEWER)
+    elif before == "scheduled":
+        decisions.schedule(mail.id, None, REVIEWER, due=0.0)
+    order = quarantine.discard(mail.id, REVIEWER, due=time.time() + 60, why="junk")
+    assert order is not None
+    assert states(quarantine, mail.id) == ["deleting", "deleting"]
+    assert told(quarantine, mail.id)[-1] == ("eve", "discarded", f"{BOB} (junk)")
+    assert not quarantine.delete_due(order)
+    assert decisions.due(time.time() + 120) == []
+    assert decisions.doomed(time.time()) == []
+    assert decisions.doomed(time.time() + 120) == [order]
+    assert quarantine.claim(mail.id, None, "x") is None
+    with pytest.raises(RefusedError, match="being deleted"):
+        decisions.schedule(mail.id, None, REVIEWER, due=0.0)
+    with pytest.raises(RefusedError, match="being deleted"):
+        quarantine.discard(mail.id, REVIEWER, due=0.0)
+    assert decisions.undo(REVIEWER, batch=order.batch) == [mail.id]
+    after = "held" if before == "scheduled" else before  # its release is not taken up again
+    assert states(quarantine, mail.id) == [after, after]
+    assert quarantine.find(mail.id).answered == ()  # type: ignore[union-attr]  # it is there
+    assert quarantine.raw(mail.id) == RAW
+    assert not quarantine.delete_due(replace(order, due=0.0))
+    assert decisions.undo(REVIEWER, item=mail.id) == []
+    assert quarantine.verify_audit() is None
+
+
+def test_what_was_answered_stays_so_when_a_deletion_is_undone(
+    quarantine: Quarantine, decisions: Decisions
+) -> None:
+    mail = hold(quarantine, reasons=["VIRUS", "score"])
+    decisions.answer(mail.id, ["VIRUS"], ADMIN, aloud=True)
+    quarantine.discard(mail.id, REVIEWER, due=time.time() + 60)
+    decisions.undo(REVIEWER, item=mail.id)
+    assert quarantine.find(mail.id).answered == ("VIRUS",)  # type: ignore[union-attr]  # it is there
+
+
+def test_a_deletion_is_done_once_when_it_is_due(quarantine: Quarantine, decisions: Decisions) -> None:
+    mail = hold(quarantine)
+    order = quarantine.discard(mail.id, REVIEWER, due=time.time())
+    assert order is not None
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(lambda _: quarantine.delete_due(order), range(8))) == 1
+    assert states(quarantine, mail.id) == ["deleted", "deleted"]
+    assert told(quarantine, mail.id)[-1] == ("eve", "deleted", "")
+    assert decisions.undo(REVIEWER, batch=order.batch) == []
+    with pytest.raises(StoreError):
+        quarantine.raw(mail.id)
+    with pytest.raises(RefusedError, match="was deleted"):
+        quarantine.discard(mail.id, REVIEWER, due=0.0)
+
+
+def test_an_order_does_another_deletion_no_harm(quarantine: Quarantine, decisions: Decisions) -> None:
+    mail = hold(quarantine)
+    first = quarantine.discard(mail.id, REVIEWER, due=time.time())
+    assert first is not None
+    decisions.undo(REVIEWER, item=mail.id)
+    quarantine.discard(mail.id, REVIEWER, due=time.time() + 60)
+    assert not quarantine.delete_due(first)
+    assert states(quarantine, mail.id) == ["deleting", "deleting"]
+
+
+def test_what_has_gone_out_is_deleted_at_once(quarantine: Quarantine, decisions: Decisions) -> None:
+    mail, part = hold(quarantine), hold(quarantine, mail_for(BOB, CAROL))
+    for item in (mail.id, part.id):
+        taken = claim(quarantine, item, BOB)
+        assert taken
+        with pytest.raises(RefusedError, match="being released"):
+            quarantine.discard(item, REVIEWER, due=0.0)
+        quarantine.settle(taken, who="x", delivered={BOB: BOB})
+    assert quarantine.discard(mail.id, REVIEWER, due=time.time() + 60) is None
+    assert quarantine.find(mail.id).state is State.DELETED  # type: ignore[union-attr]  # it is there
+    order = quarantine.discard(part.id, REVIEWER, due=time.time() + 60)
+    assert order is not None
+    assert order.recipients == (CAROL,)
+    assert states(quarantine, part.id) == ["deleting", "released", "deleting"]
+    decisions.undo(REVIEWER, item=part.id)
+    assert states(quarantine, part.id) == ["held", "released", "held"]
+
+
+def test_the_housekeeper_does_what_is_left_to_it(quarantine: Quarantine, decisions: Decisions) -> None:
+    now, later = hold(quarantine), hold(quarantine)
+    quarantine.discard(now.id, REVIEWER, due=time.time() - 10)
+    quarantine.discard(later.id, REVIEWER, due=time.time() + 600)
+    log = open_log(LogSettings(level="error"))
+    assert delete_due(quarantine, log, head_start=60.0) == 0
+    assert delete_due(quarantine, log) == 1
+    assert delete_due(quarantine, log) == 0
+    assert states(quarantine, now.id)[0] == "deleted"
+    assert states(quarantine, later.id)[0] == "deleting"
+    assert quarantine.expire(time.time() + 1) == 1  # its days are over before
+    assert decisions.orders(item=later.id) == []

@@ -42,7 +42,7 @@ def test_what_is_open_can_end() -> None:
         assert after(Event.DELETE, state, OURSELVES) is State.DELETED
         assert after(Event.EXPIRE, state, OURSELVES) is State.EXPIRED
         out = {event for event in Event if state in sources(event, OURSELVES)}
-        assert {Event.RELEASE, Event.CLAIM, Event.DELIVER} & out
+        assert {Event.RELEASE, Event.CLAIM, Event.DELIVER, Event.UNDO} & out
 
 
 def test_a_message_goes_out_only_through_a_claim() -> None:
@@ -56,7 +56,8 @@ def test_a_message_goes_out_only_through_a_claim() -> None:
 def test_what_a_reviewer_denied_only_a_reviewer_releases() -> None:
     for role, answers in product(Role, (frozenset[str](), frozenset({"score"}))):
         who = Actor("x", role, answers)
-        ways = {event for event in Event if (to := after(event, State.DENIED, who)) and to not in GONE}
+        ends = (State.DELETING, *GONE)
+        ways = {event for event in Event if (to := after(event, State.DENIED, who)) and to not in ends}
         assert ways == ({Event.RELEASE} if role >= Role.REVIEWER else set())
         free = after(Event.RELEASE, State.HELD, who) is State.SCHEDULED
         assert free == (role >= Role.REVIEWER or bool(answers))
@@ -78,6 +79,7 @@ def test_what_may_not_be_done_leads_nowhere() -> None:
         ([State.HELD, State.REQUESTED], State.REQUESTED),
         ([State.SCHEDULED, State.RELEASING], State.RELEASING),
         ([State.RELEASED, State.RELEASED], State.RELEASED),
+        ([State.RELEASED, State.DELETING], State.DELETING),
         ([], None),
     ],
 )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +12,7 @@ from gateway.store.database import TooSlowError
 from gateway.store.quarantine import Quarantine
 from gateway.store.states import State
 from gateway.web.guard import POLICY
+from tests.stored import execute
 from tests.websites import Place
 
 if TYPE_CHECKING:
@@ -154,9 +156,33 @@ def test_a_deletion_is_confirmed(place: Place) -> None:
     rita = place.browser("rita")
     assert "for good" in rita.post(f"/held/{mail.id}/delete", 200)
     assert place.quarantine.raw(mail.id)
-    assert rita.post(f"/held/{mail.id}/delete", sure="1") == "/held?done=deleted"
+    assert rita.post(f"/held/{mail.id}/delete", sure="1") == f"/held/{mail.id}?done=deleted"
+    page = rita.get(f"/held/{mail.id}?done=deleted")
+    assert "when the time to undo is over" in page
+    assert "Undo the deletion" in page
+    rita.post(f"/held/{mail.id}/delete", 409, sure="1")
+    rita.post(f"/held/{mail.id}/undo")
+    rita.get(f"/held/{mail.id}/source")
+    rita.post(f"/held/{mail.id}/delete", sure="1")
+    [order] = place.quarantine.decisions.doomed(time.time() + 60)
+    assert 0 < order.due - time.time() <= 30
+    execute(place.database, "UPDATE quarantine_orders SET due = 0")
+    assert place.quarantine.delete_due(order)
     assert "deleted" in rita.get(f"/held/{mail.id}")
     rita.get(f"/held/{mail.id}/source", 503)
+    rita.post(f"/held/{mail.id}/undo", 409)
+
+
+def test_many_deletions_are_undone_together(place: Place) -> None:
+    chosen = [place.hold(BOB).id for _ in range(2)]
+    rita = place.browser("rita")
+    page = rita.post("/held", 200, what="delete", item=chosen, sure="1")
+    assert "They are deleted in 30 seconds." in page
+    assert {i.state for i in place.quarantine.known(chosen).values()} == {State.DELETING}
+    batch = page.partition('name="batch" value="')[2][:16]
+    place.browser("anna").post("/undo", 404, batch=batch)
+    assert "2 messages are held again" in rita.post("/undo", 200, batch=batch)
+    assert {i.state for i in place.quarantine.known(chosen).values()} == {State.HELD}
 
 
 def test_many_are_shown_first_and_undone_together(place: Place) -> None:

@@ -16,7 +16,7 @@ from gateway.store.states import Actor, State
 from gateway.web.api import BASE, OPERATIONS
 from gateway.web.app import _routes
 from gateway.web.openapi import ANSWERS, description
-from tests.stored import RAW
+from tests.stored import RAW, execute
 from tests.websites import Place
 
 if TYPE_CHECKING:
@@ -295,7 +295,14 @@ def test_the_whole_way_of_a_request(place: Place) -> None:
     assert place.quarantine.decisions.orders(batch=order["batch"])[0].wrapped
     rita.call("POST", f"/messages/{mail.id}/release", 409)
     rita.call("POST", f"/messages/{mail.id}/undo")
+    order = rita.call("POST", f"/messages/{mail.id}/delete")
+    assert order["recipients"] == [BOB, CAROL]
+    assert rita.call("POST", f"/messages/{mail.id}/undo") == {"items": [mail.id]}
     rita.call("POST", f"/messages/{mail.id}/delete")
+    assert rita.call("GET", f"/messages/{mail.id}")["state"] == State.DELETING
+    [doomed] = place.quarantine.decisions.orders(item=mail.id)
+    execute(place.database, "UPDATE quarantine_orders SET due = 0")
+    assert place.quarantine.delete_due(doomed)
     assert rita.call("GET", f"/messages/{mail.id}")["state"] == State.DELETED
     assert rita.call("GET", f"/messages/{mail.id}")["content"] is None
 
