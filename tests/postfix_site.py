@@ -147,27 +147,28 @@ class Site:
         found: list[dict[str, Any]] = self.command("quarantine", "list", "--subject", name)
         return found
 
-    def events(self, event: str) -> list[dict[str, Any]]:
-        """Lines of the gateway's log."""
-        lines = [json.loads(line) for line in self.gateway.log.read_text().splitlines() if line[:1] == "{"]
-        return [line for line in lines if line["event"] == event]
-
     def reload(self, text: str, event: str = "reloaded") -> dict[str, Any]:
         """Give the gateway another configuration; return what it logs about that."""
-        before = len(self.events(event))
+        before = len(self.gateway.events(event))
         self.gateway.file.write_text(text)
         self.gateway.reload()
-        wait_for(lambda: len(self.events(event)) > before, 20, f"the event {event!r}")
-        return self.events(event)[-1]
+        wait_for(lambda: len(self.gateway.events(event)) > before, 30, f"the event {event!r}")
+        return self.gateway.events(event)[-1]
 
     @contextlib.contextmanager
     def configured(self, **changes: Any) -> Iterator[None]:
-        """Run on a changed configuration for a while."""
-        self.reload(as_toml(self.settings(**changes)))
+        """Run on a changed configuration for a while, all workers; nobody may have a session open."""
+        self.replace_all(as_toml(self.settings(**changes)))
         try:
             yield
         finally:
-            self.reload(as_toml(self.settings()))
+            self.replace_all(as_toml(self.settings()))
+
+    def replace_all(self, text: str) -> None:
+        """Reload, and wait until no worker of before is left that would take a connection."""
+        before = set(self.gateway.workers())
+        self.reload(text)
+        wait_for(lambda: not before & set(self.gateway.workers()), 30, "the workers of before to go")
 
 
 def transact(

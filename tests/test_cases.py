@@ -7,7 +7,6 @@ octet for octet, the message with the edits applied. One gateway for each config
 
 from __future__ import annotations
 
-import json
 import random
 import re
 import smtplib
@@ -283,13 +282,11 @@ def test_smarthost_door(case: cases.Case, laboratory: Lab) -> None:
 
 def _decisions(served: Served, key: str, value: str) -> list[dict[str, Any]]:
     """The lines of the log about the message whose `key` is `value`."""
-    written = served.log.read_text().splitlines(keepends=True)
-    lines = [json.loads(line) for line in written if line.startswith("{") and line.endswith("}\n")]
-    return [line for line in lines if line.get("event") == "decision" and line.get(key) == value]
+    return [line for line in served.events("decision") if line.get(key) == value]
 
 
 def _decision(served: Served, key: str, value: str) -> dict[str, Any]:
-    wait_for(lambda: bool(_decisions(served, key, value)), 5, f"the log line of {value}")
+    wait_for(lambda: bool(_decisions(served, key, value)), 30, f"the log line of {value}")
     return _decisions(served, key, value)[-1]
 
 

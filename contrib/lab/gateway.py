@@ -92,6 +92,12 @@ class Gateway(Server):
         """Whether every door answers in its protocol; a bound socket alone does not count."""
         return all(map(_milter_answers, self.milters)) and all(map(_smtp_answers, self.smarthosts))
 
+    def events(self, event: str) -> list[dict[str, Any]]:
+        """Return the lines of a log in JSON that tell of `event`, but for one that is being written."""
+        written = self.log.read_text("utf-8", "replace").splitlines(keepends=True)
+        lines = [json.loads(line) for line in written if line.startswith("{") and line.endswith("}\n")]
+        return [line for line in lines if line["event"] == event]
+
     def reload(self) -> None:
         """Send HUP."""
         assert self.process

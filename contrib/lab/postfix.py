@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from contrib.lab.process import Server, StartError, free_port, listens, program
+from contrib.lab.process import Server, StartError, free_port, listens, program, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -225,7 +225,7 @@ class Postfix(Server):
         self._run("postsuper", "-H", "ALL")
         self.flush()
 
-    def wait_empty(self, seconds: float = 20.0) -> None:
+    def wait_empty(self, seconds: float = 40.0) -> None:
         """Wait until nothing is queued; raises TimeoutError with what is left."""
         end = time.monotonic() + seconds
         while left := self.queue():
@@ -237,6 +237,11 @@ class Postfix(Server):
         """Return the lines of the log that contain `word`."""
         text = self.log.read_text("utf-8", "replace") if self.log.exists() else ""
         return [line for line in text.splitlines() if word in line]
+
+    def logged(self, word: str, seconds: float = 40.0) -> list[str]:
+        """Wait for lines of the log that contain `word`, which another process writes; return them."""
+        wait_for(lambda: bool(self.lines(word)), seconds, f"{word!r} in the log")
+        return self.lines(word)
 
     def _run(self, name: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         where = ["-c", str(self.config)]

@@ -122,7 +122,7 @@ class Sink:
             self.rules.clear()
 
     def wait_for(
-        self, count: int, seconds: float = 10.0, wanted: Callable[[Transaction], bool] | None = None
+        self, count: int, seconds: float = 30.0, wanted: Callable[[Transaction], bool] | None = None
     ) -> list[Transaction]:
         """Wait for `count` messages (that are `wanted`) and return them; raises TimeoutError."""
         end = time.monotonic() + seconds

@@ -29,7 +29,7 @@ import dns.versioned
 import dns.zone
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from contrib.lab.process import Server, program
+from contrib.lab.process import Server, free_port, program
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -135,14 +135,17 @@ class Unbound(Server):
 
 
 def _free_port(address: str) -> int:
-    """A port that was free for TCP and UDP a moment ago."""
+    """A port that nobody else gets, and that is free for TCP and UDP at this address as well."""
     while True:
-        with socket.socket() as tcp, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
-            tcp.bind((address, 0))
-            port: int = tcp.getsockname()[1]
-            with contextlib.suppress(OSError):
-                udp.bind((address, port))
-                return port
+        port = free_port()
+        with (
+            contextlib.suppress(OSError),
+            socket.socket() as tcp,
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp,
+        ):
+            tcp.bind((address, port))
+            udp.bind((address, port))
+            return port
 
 
 def _parent(name: str, known: set[str]) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from contrib.lab.postgresql import Postgresql
+from contrib.lab.process import wait_for
 from gateway.classifier.settings import ClassifierSettings
 from gateway.classifier.site import SiteFile
 from gateway.learning import Labelled, Learner
@@ -79,7 +80,7 @@ def test_one_node_writes_at_a_time(url: str) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join()
     samples.database.close()
     assert (most[0], errors) == (1, [])
 
@@ -98,14 +99,10 @@ def test_two_nodes_come_to_the_same_model(url: str, tmp_path: Path) -> None:
     assert sum(1 for _ in first.samples.read(SampleState.WAITING)) == 0
     # What one node is told, the other knows soon: it looks every 0.4 s, and its workers every 0.25 s.
     reader = SiteFile(second.path)
-    started = time.monotonic()
     first.learn(mail(1, first=5_000))
-    while not second.behind():
-        time.sleep(0.05)
+    wait_for(second.behind, 20, "the other node")  # about half a second where nothing else runs
     second.catch_up()
-    while (model := reader.current()) is None or model.ham < 25:
-        time.sleep(0.05)
-    assert time.monotonic() - started < 10  # about half a second where nothing else runs
+    wait_for(lambda: (model := reader.current()) is not None and model.ham == 25, 20, "its workers")
     # What one node takes back, neither knows any more.
     assert first.forget(message(5_000, spam=True))
     second.catch_up()

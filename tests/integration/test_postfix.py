@@ -371,7 +371,7 @@ def test_worker_killed_while_judging(site: Site) -> None:
         sender = threading.Thread(target=lambda: replies.append(site.send(message("killed-busy"))))
         before = hanging.connections
         sender.start()
-        wait_for(lambda: hanging.connections >= before + 2, 20, "the scan")
+        wait_for(lambda: hanging.connections >= before + 2, 30, "the scan")
         _kill_workers(site)
         sender.join(60)
         assert [400 <= code < 500 for code, _ in replies] == [True]
@@ -390,8 +390,8 @@ def _kill_workers(site: Site) -> None:
 
 
 def _await_workers(site: Site) -> None:
-    wait_for(lambda: len(site.gateway.workers()) >= 3, 20, "new workers")
-    wait_for(site.gateway.is_up, 20, "the milter door")
+    wait_for(lambda: len(site.gateway.workers()) >= 3, 30, "new workers")
+    wait_for(site.gateway.is_up, 30, "the milter door")
 
 
 # ---------------------------------------------------------------- reload
@@ -433,7 +433,7 @@ def test_reload_under_load(site: Site) -> None:
 
 def test_bad_configuration_is_refused(site: Site) -> None:
     """A typing error on HUP changes nothing, and the log names file and line."""
-    wait_for(lambda: len(site.gateway.workers()) == 3, 20, "the workers of reloads before to go")
+    wait_for(lambda: len(site.gateway.workers()) == 3, 40, "the workers of reloads before to go")
     before = set(site.gateway.workers())
     text = as_toml(site.settings())
     line = text.splitlines().index("[antivirus]") + 2

@@ -80,14 +80,14 @@ def test_the_service_answers_postmap_and_holds_a_delivery(lab: Path, sink: Sink)
         Gateway(lab / "socketmap-gateway", config),
         postfix(lab / "socketmap-postfix", sink, f"inet:127.0.0.1:{port}") as site,
     ):
-        wait_for(lambda: listens(("127.0.0.1", port)), 10, "the log")
+        wait_for(lambda: listens(("127.0.0.1", port)), 30, "the socketmap")
         asked = f"socketmap:inet:127.0.0.1:{port}:tls"
         assert site._run("postmap", "-q", "table.example", asked).stdout == "encrypt\n"
         assert site._run("postmap", "-q", "[192.0.2.1]:25", asked, check=False).returncode == 1
         lost = site._run("postmap", "-q", "lost.example", asked, check=False)
         assert "MX records cannot be looked up" in lost.stderr  # no answer is not "no policy"
         send(site, "distrusted")  # the policy says verify, and Postfix knows no such authority
-        wait_for(lambda: bool(site.lines("certificate not verified")), 20, "the log")
+        site.logged("certificate not verified")
         assert not delivered(sink, "distrusted")
         assert site.queue()
 
@@ -132,9 +132,9 @@ def test_mta_sts_binds_postfix(lab: Path, sink: Sink, authority: Authority, patt
         if sent:
             site.wait_empty()
             assert delivered(sink, word) == ["TLSv1.3"]
-            assert site.lines("Verified TLS connection established")
+            assert site.logged("Verified TLS connection established")
         else:
-            wait_for(lambda: bool(site.lines("Server certificate not verified")), 20, "the log")
+            site.logged("Server certificate not verified")
             assert not delivered(sink, word)
 
 
@@ -142,5 +142,5 @@ def test_nothing_in_clear_under_enforcement(lab: Path) -> None:
     with Sink() as plain, answering(Enforced("localhost")) as where:
         with postfix(lab / "sts-clear", plain, where) as site:
             send(site, "clear")
-            wait_for(lambda: bool(site.lines("TLS is required")), 20, "the log")
+            site.logged("TLS is required")
         assert not plain.transactions

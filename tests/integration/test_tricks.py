@@ -78,7 +78,7 @@ class Client:
 
     def __init__(self, port: int, authority: Authority) -> None:
         self.authority = authority
-        self.socket: socket.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+        self.socket: socket.socket = socket.create_connection(("127.0.0.1", port), timeout=30)
         self.lines = self.socket.makefile("rb")
         self.expect("220")
 
@@ -114,7 +114,7 @@ class Client:
 def settled(sink: Sink, wanted: int) -> None:
     """As many messages as may arrive have, and none more does; none has what was hidden for its envelope."""
     if wanted:
-        sink.wait_for(wanted, 20)
+        sink.wait_for(wanted)
     time.sleep(0.1)
     taken = list(sink.transactions)
     assert len(taken) == wanted, taken

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import resource
 import signal
@@ -142,14 +141,15 @@ def test_posts(supervisor: Supervisor) -> None:
 
 def test_a_dead_worker_leaves_its_post(supervisor: Supervisor) -> None:
     """It is replaced at once if it had worked for a while, and after a pause if it had not."""
-    for lived, pause in ((60.0, 0.0), (0.1, service._PAUSE)):
+    for lived, pause in ((60.0, 0.0), (0.0, service._PAUSE)):
         pid = os.fork()
         if pid == 0:
             os._exit(3)
         post = Post("milter", "unix:/s", int(lived))
-        supervisor.workers[pid] = Worker(pid, post, 1, started=time.monotonic() - lived)
-        wait_for(lambda: supervisor._reap() or not supervisor.workers, 5, "the child")  # type: ignore[func-returns-value]
-        assert supervisor.vacant[post] == pytest.approx(time.monotonic() + pause, abs=0.5)
+        begin = time.monotonic()
+        supervisor.workers[pid] = Worker(pid, post, 1, started=begin - lived)
+        wait_for(lambda: supervisor._reap() or not supervisor.workers, 30, "the child")  # type: ignore[func-returns-value]
+        assert begin + pause <= supervisor.vacant[post] <= time.monotonic() + pause
     assert supervisor.common.metrics.total("restarts") == 2
 
 
@@ -280,11 +280,6 @@ def settings(directory: Path, **changes: Any) -> dict[str, Any]:
     }
 
 
-def events(gateway: Gateway, event: str) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in gateway.log.read_text().splitlines() if line.startswith("{")]
-    return [line for line in lines if line["event"] == event]
-
-
 @pytest.fixture(scope="module")
 def gateway(lab: Path) -> Iterator[Gateway]:
     with Gateway(lab / "service", settings(lab / "service")) as served:
@@ -293,8 +288,8 @@ def gateway(lab: Path) -> Iterator[Gateway]:
 
 @pytest.mark.server
 def test_starts_all_workers(gateway: Gateway) -> None:
-    wait_for(lambda: bool(events(gateway, "serving")), 5, "the log")
-    [event] = events(gateway, "serving")
+    wait_for(lambda: bool(gateway.events("serving")), 30, "the log")
+    [event] = gateway.events("serving")
     assert event["workers"] == 3
     assert len(gateway.workers()) == 3
 
@@ -304,14 +299,14 @@ def test_dead_workers_are_replaced(gateway: Gateway) -> None:
     before = set(gateway.workers())
     for pid in before:
         gateway.kill(pid)
-    wait_for(lambda: len(set(gateway.workers()) - before) == 3, 10, "new workers")
-    wait_for(gateway.is_up, 10, "the door")
+    wait_for(lambda: len(set(gateway.workers()) - before) == 3, 30, "new workers")
+    wait_for(gateway.is_up, 30, "the door")
 
 
 @pytest.mark.server
 def test_packets_out_of_their_turn(gateway: Gateway) -> None:
     """What pymilter makes nothing of is a line of the log, and the workers live on."""
-    wait_for(gateway.is_up, 10, "the door")
+    wait_for(gateway.is_up, 30, "the door")
     before = set(gateway.workers())
     [path] = gateway.milters
     negotiation = struct.pack("!IcIII", 13, b"O", 6, 0x1FF, 0x1FFFFF)
@@ -323,7 +318,7 @@ def test_packets_out_of_their_turn(gateway: Gateway) -> None:
             client.shutdown(socket.SHUT_WR)
             while client.recv(1024):
                 pass
-    wait_for(lambda: bool(events(gateway, "not understood of the MTA")), 10, "the log")
+    wait_for(lambda: bool(gateway.events("not understood of the MTA")), 30, "the log")
     assert all(line.startswith("{") for line in gateway.log.read_text().splitlines())
     assert gateway.is_up()
     assert set(gateway.workers()) == before
@@ -333,7 +328,7 @@ def test_packets_out_of_their_turn(gateway: Gateway) -> None:
 def test_reload_replaces_all_workers(gateway: Gateway) -> None:
     before = set(gateway.workers())
     gateway.reload()
-    wait_for(lambda: not before & set(gateway.workers()), 10, "the old workers to go")
+    wait_for(lambda: not before & set(gateway.workers()), 30, "the old workers to go")
     assert len(gateway.workers()) == 3
     assert gateway.is_up()
 
@@ -345,7 +340,7 @@ def test_reload_opens_and_closes_doors(gateway: Gateway) -> None:
     wanted["milter"]["listen"].append(f"inet:127.0.0.1:{port}")
     gateway.configure(to_toml(wanted))
     gateway.reload()
-    wait_for(gateway.is_up, 10, "the second door")
+    wait_for(gateway.is_up, 30, "the second door")
     gateway.configure(to_toml(settings(gateway.directory)))
     gateway.reload()
 
@@ -353,7 +348,7 @@ def test_reload_opens_and_closes_doors(gateway: Gateway) -> None:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", port)) != 0
 
-    wait_for(shut, 10, "the second door to close")
+    wait_for(shut, 30, "the second door to close")
     assert gateway.is_up()
 
 
@@ -371,15 +366,15 @@ def test_reload_opens_and_closes_doors(gateway: Gateway) -> None:
 )
 def test_bad_reload_changes_nothing(gateway: Gateway, changes: dict[str, Any], expected: str) -> None:
     """Whatever is wrong with the new configuration, the old one goes on serving."""
-    wait_for(lambda: len(gateway.workers()) == 3, 10, "the workers of reloads before to go")
+    wait_for(lambda: len(gateway.workers()) == 3, 30, "the workers of reloads before to go")
     before = set(gateway.workers())
     refusals = "configuration refused, the old one stays"
-    count = len(events(gateway, refusals))
+    count = len(gateway.events(refusals))
     gateway.file.write_text(to_toml(settings(gateway.directory, **changes)))
     gateway.reload()
-    wait_for(lambda: len(events(gateway, refusals)) > count, 10, "the refusal")
+    wait_for(lambda: len(gateway.events(refusals)) > count, 30, "the refusal")
     gateway.file.write_text(to_toml(settings(gateway.directory)))
-    assert expected in events(gateway, refusals)[-1]["error"]
+    assert expected in gateway.events(refusals)[-1]["error"]
     time.sleep(0.3)
     assert set(gateway.workers()) == before
     assert gateway.is_up()
@@ -387,12 +382,12 @@ def test_bad_reload_changes_nothing(gateway: Gateway, changes: dict[str, Any], e
 
 @pytest.mark.server
 def test_stops(lab: Path) -> None:
-    """TERM ends all that is idle, with status 0, and soon."""
+    """TERM ends all that is idle, with status 0, and before the grace time is over."""
     served = Gateway(lab / "stops", settings(lab / "stops")).start()
     workers = served.workers()
-    begin = time.monotonic()
     assert served.stop() == 0
-    assert time.monotonic() - begin < 3
+    assert served.events("stopped")
+    assert not served.events("worker ended by force")
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
 
 
@@ -404,7 +399,7 @@ def test_workers_follow_their_supervisor(lab: Path) -> None:
     assert served.process
     served.process.kill()
     served.process.wait(10)
-    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 10, "the workers to follow")
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 30, "the workers to follow")
     with Gateway(lab / "orphans", settings(lab / "orphans")) as again:
         assert again.is_up()
 

@@ -388,11 +388,9 @@ def test_slow_clients_make_room_in_every_phase(
                 )
                 await phase(raw)
             await asyncio.sleep(0.6)
-            begun = asyncio.get_running_loop().time()
             raw = await stack.enter_async_context(Raw.connected(port))
             await raw.envelope()
             assert (await raw.message(SENT)).startswith("250")
-            assert asyncio.get_running_loop().time() - begun < 2
 
     uvloop.run(go())
 

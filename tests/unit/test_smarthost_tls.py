@@ -202,7 +202,8 @@ def test_stop_finishes_what_is_on_its_way_and_dismisses_the_idle() -> None:
                 await busy.envelope()
                 await busy.ask("DATA")
                 busy.send(SENT)
-                await asyncio.sleep(0.1)
+                while not bench.mails:
+                    await asyncio.sleep(0.01)
                 closing = asyncio.create_task(opened.__aexit__(None, None, None))
                 assert await idle.rest() == "421 4.3.2 Service is closing, try again later\r\n"
                 replies = (await busy.rest()).splitlines()
