@@ -24,6 +24,7 @@ CLEAR = TlsPolicy("none")
 MESSAGE = b"Subject: x\r\n\r\n.dot\r\n..two\r\n\xc3\xa9\r\n"
 WIDE = b"Subject: \xc3\xa9\r\n\r\nx\r\n"
 FAST = RelayTimeouts(connect=2, greeting=0.5, command=0.5, data=0.5, end_of_data=1, quit=0.3)
+PATIENT = RelayTimeouts(connect=20, greeting=20, command=20, data=20, end_of_data=20, quit=0.3)
 SENDER = "a@example.com"
 
 
@@ -35,6 +36,7 @@ def send(
     tls: TlsPolicy = CLEAR,
     sender: str = SENDER,
     options: tuple[str, ...] = (),
+    timeouts: RelayTimeouts = PATIENT,
 ) -> dict[str, RecipientResult]:
     async def go() -> dict[str, RecipientResult]:
         async with running(hop):
@@ -45,7 +47,7 @@ def send(
                 message,
                 helo="gw.example.com",
                 options=options,
-                timeouts=FAST,
+                timeouts=timeouts,
             )
 
     return uvloop.run(go())
@@ -151,7 +153,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_next_hop_defers(name: str) -> None:
-    (outcome,) = send(BROKEN[name]).values()
+    (outcome,) = send(BROKEN[name], timeouts=FAST).values()
     assert outcome.status == "deferred"
     assert outcome.text.isascii()
     assert outcome.text.isprintable()
@@ -288,7 +290,8 @@ STRIPPED = {
 def test_a_downgrade_sends_nothing_in_clear(name: str, level: str) -> None:
     hop = Hop(**{f: getattr(STRIPPED[name], f) for f in ("offered", "answers")})
     policy = TlsPolicy(level, "localhost")  # type: ignore[arg-type]  # from the table
-    (outcome,) = send(hop, tls=policy, message=b"Subject: x\r\n\r\nx\r\n").values()
+    plain = b"Subject: x\r\n\r\nx\r\n"
+    (outcome,) = send(hop, tls=policy, message=plain, timeouts=FAST).values()
     assert outcome.status == ("delivered" if level == "may" else "deferred")
     if level != "may":
         assert not any(c.startswith((b"MAIL", b"HELO")) for c in hop.commands)

@@ -202,7 +202,7 @@ def test_stop_finishes_what_is_on_its_way_and_dismisses_the_idle() -> None:
                 await busy.envelope()
                 await busy.ask("DATA")
                 busy.send(SENT)
-                while not bench.mails:
+                while not bench.mails:  # noqa: ASYNC110  # a thread appends to it
                     await asyncio.sleep(0.01)
                 closing = asyncio.create_task(opened.__aexit__(None, None, None))
                 assert await idle.rest() == "421 4.3.2 Service is closing, try again later\r\n"
