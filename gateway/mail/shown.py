@@ -43,6 +43,10 @@ def content_dict(content: Content | None, text: int = TEXT_SHOWN) -> dict[str, A
             [field.name, printable(field.value[:4_000].decode("utf-8", "replace").strip(), 1_000)]
             for field in content.fields[:_MOST]
         ],
+        "authors": [
+            {"name": printable(name, 200), "address": printable(address, 320)}
+            for name, address in content.from_addresses[:_MOST]
+        ],
         "texts": [{"kind": one.kind, "text": one.text[:text]} for one in content.texts],
         "urls": [{"target": url.target, "shown": url.shown} for url in content.urls],
         "attachments": [

@@ -58,6 +58,7 @@ _ITEM: Final = _object(
 )
 _CONTENT: Final = _object(
     fields=_list(_TEXTS),
+    authors=_list(_object(name=_TEXT, address=_TEXT)),
     texts=_list(_object(kind=_TEXT, text=_TEXT)),
     urls=_list(_object(target=_TEXT, shown=_TEXT)),
     attachments=_list(

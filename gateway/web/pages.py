@@ -168,7 +168,7 @@ def _full(judged: Judgement) -> dict[str, Any]:
         "words": told,
         "outcomes": verdict.outcomes,
         "versions": verdict.versions,
-        "reason": f"{verdict.reason}: {verdict.reason_text}",
+        "reason": ": ".join(filter(None, (verdict.reason, verdict.reason_text))),
     }
 
 

@@ -224,6 +224,20 @@ def test_nothing_is_wider_than_320_pixels(site: Site, chromium: Browser, locale:
             assert page.evaluate("document.documentElement.scrollWidth") <= 320, path
 
 
+@pytest.mark.parametrize("width", [320, 1_000])
+def test_numbers_and_pages_names_stay_whole(site: Site, chromium: Browser, width: int) -> None:
+    """A number of points is on one line, and so is what leads to another page."""
+    lines = """all => all.filter(e => {
+        const range = document.createRange();
+        range.selectNodeContents(e);
+        return new Set([...range.getClientRects()].map(r => Math.round(r.top))).size > 1;
+    }).map(e => e.textContent)"""
+    with opened(site, chromium, width=width, locale="id-ID") as page:
+        page.goto(f"/held/{site.worst[0].id}")
+        assert page.locator("td.number").count() > 0
+        assert page.locator("td.number, header nav a").evaluate_all(lines) == []
+
+
 @pytest.mark.parametrize(("dark", "locale"), [(False, "en-GB"), (True, "id-ID")])
 def test_axe_finds_nothing_serious(site: Site, chromium: Browser, dark: bool, locale: str) -> None:
     from axe_playwright_python.sync_playwright import Axe

@@ -91,6 +91,15 @@ def test_what_each_role_may_do_stands_on_the_page(place: Place) -> None:
     assert acts("rosa") == acts("anna") == deciding | {"block", "allow"}
 
 
+def test_the_author_is_shown_beside_the_envelope_sender(place: Place) -> None:
+    """What people know a message by is its From field; of a forgery the two differ."""
+    raw = b"From: =?utf-8?q?Your_B=C3=A4nk?= <service@bank.example>\r\nSubject: x\r\n\r\nx\r\n"
+    mail = place.hold(BOB, raw=raw, sender="eve@example.net")
+    page = place.browser("bob").get(f"/held/{mail.id}").partition("Header fields")[0]
+    assert "<bdi>Your B\u00e4nk</bdi> <bdi>&lt;service@bank.example&gt;</bdi>" in page
+    assert "<bdi>eve@example.net</bdi>" in page
+
+
 @pytest.mark.parametrize("act", ["release", "approve", "deny", "delete", "learn-ham", "block", "undo"])
 def test_a_user_does_nothing_that_is_a_reviewers(place: Place, act: str) -> None:
     mail = place.hold(BOB)

@@ -220,6 +220,8 @@ def test_users_release_by_themselves_what_the_settings_let_them(place: Place) ->
     bob = place.browser("bob")
     assert f'action="/held/{mail.id}/release"' in bob.get(f"/held/{mail.id}")
     assert f'action="/held/{strict.id}/release"' not in bob.get(f"/held/{strict.id}")
+    # Nothing is offered that would be refused.
+    assert not [one for one in ("to", "attached", "learn") if f'name="{one}"' in bob.get(f"/held/{mail.id}")]
     bob.post(f"/held/{strict.id}/release", 409)
     bob.post(f"/held/{mail.id}/release", 409, to="eve@example.net")
     bob.post(f"/held/{mail.id}/release", 409, infected="1")
