@@ -7,6 +7,7 @@ anywhere. Points and names of signals are left to operators.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from typing import TYPE_CHECKING, Final
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _MOST: Final = 3  # reasons that a sentence names
 _MALWARE: Final = "VIRUS"
+_BRACES: Final = re.compile(r"\{([a-z]+)\}")
 
 
 class Joining(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -53,6 +55,8 @@ class Wording(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sentences: Sentences
     joining: Joining
     phrases: dict[str, str]
+    # Short sentences of the program, by their English; what stands in braces is a value.
+    told: dict[str, str] = {}
 
     def phrase(self, name: str) -> str:
         """What a signal means to somebody who does not know it by name."""
@@ -63,6 +67,15 @@ class Wording(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         fitting = [start for start in self.phrases if name.startswith(start)]
         return self.phrases[max(fitting, key=len, default="*")]
 
+    def say(self, text: str) -> str:
+        """A sentence of the program in this language; in English where the language has none for it."""
+        if text in self.told:
+            return self.told[text]
+        for english, theirs in self.told.items():
+            if "{" in english and (values := _values(english, text)) is not None:
+                return _BRACES.sub(lambda found, values=values: values[found[1]], theirs)  # type: ignore[misc]  # bound now
+        return text
+
 
 def load(rules: Path, language: str = "en") -> Wording:
     """Read the words of a language. Raises `RuleError`."""
@@ -72,6 +85,9 @@ def load(rules: Path, language: str = "en") -> Wording:
         found.phrases["*"], found.phrases["*" + UNANSWERED]
     except (OSError, ValueError, KeyError) as error:
         raise RuleError(f"{path}: {error}") from error
+    for english, theirs in found.told.items():
+        if set(_BRACES.findall(english)) != set(_BRACES.findall(theirs)):
+            raise RuleError(f"{path}: {english}: not the braces of English")
     return found
 
 
@@ -105,6 +121,21 @@ def because(wording: Wording, names: Sequence[str]) -> str:
     if len(phrases) == 1:
         return phrases[0]
     return wording.joining.comma.join(phrases[:-1]) + wording.joining.last + phrases[-1]
+
+
+def _values(english: str, text: str) -> dict[str, str] | None:
+    """What stands in `text` in place of each of the braces; None if it is another sentence."""
+    start, *rest = _BRACES.split(english)
+    if not text.startswith(start):
+        return None
+    values, at = {}, len(start)
+    for name, after in zip(rest[::2], rest[1::2], strict=True):
+        last = after is rest[-1]
+        end = len(text) - len(after) if last else text.find(after, at)
+        if end < at or not text.startswith(after, end):
+            return None
+        values[name], at = text[at:end], end + len(after)
+    return values
 
 
 def _said(sentences: tuple[str, str], why: str, number: str) -> str:

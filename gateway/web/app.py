@@ -152,7 +152,7 @@ def _answer(site: Site, status: int, title: str, told: bool) -> Callable[[Reques
             person=None,
             csrf="",
             title=site.words_for(request).say(title),
-            why=printable(str(error), 300) if told else "",
+            why=printable(site.wording(site.words_for(request).code).say(str(error)), 300) if told else "",
         )
 
     return answer

@@ -231,7 +231,7 @@ def change_password(visit: Visit) -> Response:
     except (LoginError, ValueError) as error:
         wrong = isinstance(error, LoginError)
         problem = str(visit.words.say("old-password-wrong" if wrong else "not-done"))
-        problem += "" if wrong else f": {error}."
+        problem += "" if wrong else f": {visit.say(error)}."
         return account(visit, problem=problem, status=403)
     secret = site.people.log_in(
         person.name, "session", seconds=site.settings.session_minutes * 60.0, note=visit.request.state.client

@@ -115,9 +115,9 @@ def page(visit: Visit) -> Response:
 
 def live(visit: Visit) -> Response:
     """What waits, for the counters of a page that is open."""
-    return JSONResponse(shown(visit.site.counts.waiting(visit.person)))
+    return JSONResponse(shown(visit.site.counts.waiting(visit.person), visit.say))
 
 
-def shown(waiting: Mapping[str, int]) -> dict[str, str]:
+def shown(waiting: Mapping[str, int], say: Callable[[str], str]) -> dict[str, str]:
     """What waits, as people read it."""
-    return {name: f"{count} or more" if count >= UPTO else str(count) for name, count in waiting.items()}
+    return {name: say(f"{n} or more") if n >= UPTO else str(n) for name, n in waiting.items()}

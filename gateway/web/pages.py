@@ -56,7 +56,7 @@ def listing(visit: Visit) -> Response:
     try:
         wanted = searched(visit, query, visit.request.query_params.get("before", ""))
     except ValueError as error:
-        problem, wanted = str(error), None
+        problem, wanted = visit.say(error), None
     page = visit.held.page(wanted) if wanted else None
     total = len(page.items) if page else 0
     if wanted and page and (page.following or wanted.before):
@@ -74,7 +74,7 @@ def listing(visit: Visit) -> Response:
         filters=visit.site.filters().all() if visit.person.role >= Role.REVIEWER else {},
         done=told(visit),
         problem=problem,
-        waiting=figures.shown(visit.site.counts.waiting(visit.person)),
+        waiting=figures.shown(visit.site.counts.waiting(visit.person), visit.say),
         reviewer=visit.person.role >= Role.REVIEWER,
     )
 
@@ -185,7 +185,7 @@ def decide(visit: Visit) -> Response:
     try:
         done = _DECISIONS[act](visit, visit.held, visit.field("why"))
     except RefusedError as error:
-        return item(visit, problem=f"{visit.words.say('not-done')}: {error}.", status=409)
+        return item(visit, problem=f"{visit.words.say('not-done')}: {visit.say(error)}.", status=409)
     return redirect(f"/held/{visit.item}?done={done}")
 
 

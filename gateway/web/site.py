@@ -140,7 +140,8 @@ class Site:
     def render(self, request: Request, template: str, status: int = 200, **values: Any) -> HTMLResponse:
         """A page. `person` is who sees it, None for nobody."""
         words = self.words_for(request)
-        known = {"t": words.say, "language": words.code, "path": request.url.path}
+        say = self.wording(words.code).say
+        known = {"t": words.say, "say": say, "language": words.code, "path": request.url.path}
         return HTMLResponse(self.pages.get_template(template).render(known | values), status)
 
     def set_cookie(self, answer: Response, value: str) -> None:
@@ -184,6 +185,10 @@ class Visit:
     def words(self) -> Words:
         """The words of their language."""
         return self.site.words_for(self.request)
+
+    def say(self, text: object) -> str:
+        """A sentence of the program, such as why something was refused, in their language."""
+        return self.site.wording(self.words.code).say(str(text))
 
     def page(self, template: str, status: int = 200, **values: Any) -> HTMLResponse:
         """A page for this person."""

@@ -109,4 +109,4 @@ def test_live_counters(place: Place) -> None:
 
 
 def test_what_is_counted_has_an_end() -> None:
-    assert shown({"open": UPTO - 1, "requested": UPTO}) == {"open": "9999", "requested": "10000 or more"}
+    assert shown({"open": UPTO - 1, "requested": UPTO}, str) == {"open": "9999", "requested": "10000 or more"}

@@ -3,23 +3,29 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+import gateway
 from gateway.data import data_dir
+from gateway.policy import brief
 from gateway.policy.patterns import RuleError
-from gateway.store.states import State
+from gateway.store import decisions, options, states
+from gateway.store.held import DELIVERED_WITHOUT
+from gateway.store.states import Actor, Event, Role, State
 from gateway.web import app, figures, pages, site
 from gateway.web.words import FIRST, load_all, wanted
+from tests.stored import execute
 from tests.unit.test_web import STRANGE
 from tests.websites import Place
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 RULES = data_dir("rules")
 WORDS = load_all(RULES)
@@ -180,3 +186,85 @@ def test_values_are_escaped_in_each_language() -> None:
     for words in WORDS.values():
         said = words.say("log-in-with", name="<script>{x}</script>")
         assert "&lt;script&gt;{x}" in said
+
+
+# ---------------------------------------------------------------- what the store says
+
+INDONESIAN = brief.load(RULES, "id")
+HERE = Path(gateway.__file__).parent
+SPEAKERS = (
+    *(HERE / "store").glob("*.py"),
+    HERE / "delivery/release.py",
+    HERE / "digest/act.py",
+    *(HERE / "web" / f"{name}.py" for name in ("door", "held", "pages", "passwords", "site")),
+)
+TOLD = {"RefusedError", "GrantError", "AskedError", "ReleaseError"}  # which people read
+VALUES = {options.__file__, pages.__file__, str(HERE / "web/passwords.py")}  # ValueErrors of these, too
+
+
+def sentences(path: Path) -> Iterator[str]:
+    """What a module tells people, with "7" for each value."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        match node:
+            case ast.Raise(exc=ast.Call(func=ast.Name(id=kind), args=[ast.Constant() | ast.JoinedStr(), *_])):
+                if kind in TOLD or (kind == "ValueError" and str(path) in VALUES):
+                    yield _text(node.exc.args[0])  # type: ignore[union-attr]  # matched
+            case ast.FunctionDef(name="_absent" | "refusal"):
+                found = (one for one in ast.walk(node) if isinstance(one, ast.Constant | ast.JoinedStr))
+                yield from (
+                    text for one in found if " " in (text := _text(one)) and not text.startswith("Why ")
+                )
+
+
+def _text(node: ast.expr) -> str:
+    parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+    return "".join(str(one.value) if isinstance(one, ast.Constant) else "7" for one in parts)
+
+
+def test_what_the_store_says_is_said_in_indonesian() -> None:
+    said = {text for path in SPEAKERS for text in sentences(path)}
+    assert len(said) > 35
+    parts = {" may not do this: it takes the role "}  # of one that is asked for below
+    said |= {states.refusal(Event.DELETE, Actor("web:bob", Role.USER)), "12 or more", "no such message"}
+    said |= {DELIVERED_WITHOUT, *Event, "held", "answered", "convicted", "judged", "reported"}
+    for text in said - parts:
+        assert INDONESIAN.say(text) != text, text
+    english = brief.load(RULES, "en")
+    assert [english.say(text) for text in said] == list(said)
+    assert decisions.RefusedError.__name__ in TOLD
+
+
+def test_values_in_a_sentence_stay_as_they_are() -> None:
+    who = states.refusal(Event.DELETE, Actor("web:{role}", Role.USER))
+    assert INDONESIAN.say(who) == "web:{role} tidak boleh melakukannya: perlu peran reviewer"
+    assert INDONESIAN.say("'<b>' is no range; write 8..15, 8.. or ..100k").startswith("'<b>' bukan rentang")
+    for other in ("", "it", "is no range", "write one of", "longer than", "550 5.1.1 no such user"):
+        assert INDONESIAN.say(other) == other
+
+
+def test_a_sentence_with_other_values_is_refused(tmp_path: Path) -> None:
+    text = (RULES / "words.id.toml").read_text("utf-8")
+    (tmp_path / "words.id.toml").write_text(
+        text.replace('"{text} bukan waktu', '"{kata} bukan waktu'), "utf-8"
+    )
+    with pytest.raises(RuleError, match="not the braces"):
+        brief.load(tmp_path, "id")
+
+
+def test_refusals_are_told_in_indonesian(place: Place) -> None:
+    rosa = place.browser("rosa")
+    rosa.client.headers["accept-language"] = "id"
+    mail, infected = place.hold(BOB), place.hold(BOB, reasons=("VIRUS",))
+    rosa.get(f"/held/{mail.id}")
+    rosa.post(f"/held/{mail.id}/deny")
+    rosa.get(f"/held/{mail.id}")
+    page = rosa.post(f"/held/{mail.id}/request", 409)
+    assert "Tidak dilakukan: peninjau sudah menolaknya." in page
+    assert "mailwarden: ditahan" in page
+    page = rosa.post("/held", 200, what="release", item=[infected.id, "0" * 16], sure="1")
+    assert "hanya dilepaskan oleh administrator" in page
+    assert "tidak ada pesan seperti itu" in page
+    assert "bukan rentang" in rosa.get("/held?score=x", 400)
+    execute(place.database, f"UPDATE quarantine_recipients SET note = '{DELIVERED_WITHOUT}'")
+    assert "diantarkan tanpa yang dipangkas" in rosa.get(f"/held/{mail.id}")
+    assert "tidak lengkap" in rosa.get("/act/x", 410)
