@@ -35,6 +35,7 @@ from gateway.store.states import OPEN, State
 if TYPE_CHECKING:
     from gateway.store.audit import Event
 
+COUNTED = 10_000  # how far `list` counts what matches
 STATES = ["open", *(state.value for state in State), "all"]
 
 
@@ -108,7 +109,7 @@ def list_items(
         items = held.search(search)
         plain = not (as_json or quiet)
         full = len(items) == limit or offset
-        total = held.count(search) if plain and full else len(items)
+        total = held.count(search, COUNTED) if plain and full else len(items)
     if as_json:
         print_json([as_dict(item) for item in items])
     elif quiet:
@@ -120,7 +121,8 @@ def list_items(
         out = console()
         out.print(listing(items, out.width))
         if total > len(items):
-            out.print(f"{len(items)} of {total}; see --limit and --offset")
+            some = f"{total} or more" if total == COUNTED else f"{total}"
+            out.print(f"{len(items)} of {some}; see --limit and --offset")
 
 
 @quarantine.command()
