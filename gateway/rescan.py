@@ -9,6 +9,7 @@ found now is always a reason to hold.
 
 from __future__ import annotations
 
+import random
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
@@ -21,10 +22,11 @@ from gateway.pipeline import classify, versions, with_documents
 from gateway.policy.decide import STRIPPED, decide
 from gateway.policy.examine import examine
 from gateway.store import held
+from gateway.store.database import StoreError
 from gateway.store.decisions import RefusedError
 from gateway.store.held import Judgement
 from gateway.store.search import Search
-from gateway.store.states import OURSELVES, UNDELIVERED, WAITING, State
+from gateway.store.states import OURSELVES, UNDELIVERED, WAITING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,8 +60,8 @@ def rescan(
 ) -> Rescanned:
     """Judge an item that waits once more, keep the verdict, and do what the settings want.
 
-    `stamp` is kept as what judged it, if not what the verdict itself says. Raises StoreError for one
-    whose content is gone.
+    `stamp` is kept as what judged it, if not what the verdict itself says; where another node kept the same
+    meanwhile, that one acts. Raises StoreError for an item whose content is gone.
     """
     original = quarantine.original(item.id)
     [first, *_] = quarantine.judgements(item.id)
@@ -71,29 +73,39 @@ def rescan(
     spam = classify(mail, with_documents(content, evidence, words), gateway)
     signals = examine(mail, content, evidence, spam, gateway.policy)
     verdict = decide(signals, mail, gateway.policy, versions(gateway))
-    quarantine.judged_again(item.id, Judgement(time.time(), evidence, signals, verdict), stamp)
     waiting = {one.address.lower() for one in item.recipients if one.state in WAITING}
     stopped = {o.recipient.lower() for o in verdict.outcomes if o.action not in ON_ITS_WAY}
     passes = not waiting & stopped and not _NOT_SEEN & set(item.reasons)
     infection = evidence.antivirus.name if evidence.antivirus.status == "infected" else ""
-    if infection:
+    if infection:  # first: whoever dies before the verdict is kept looks again
         quarantine.decisions.convict(item.id, INFECTED, OURSELVES.name, f"by a re-scan: {infection}")
     done = Rescanned(item.id, verdict, passes, infection)
+    if not quarantine.judged_again(item.id, Judgement(time.time(), evidence, signals, verdict), stamp):
+        return done
     return replace(done, did=_act(quarantine, done, settings))
 
 
 def rescan_all(
     gateway: Gateway, quarantine: Quarantine, engine: str, settings: RescanSettings
 ) -> Iterator[Rescanned]:
-    """Judge all that waits and was last judged by other signatures (`engine`), rules or model.
+    """Judge all that waits and was not judged by these signatures (`engine`), rules and model.
 
-    Goes through them page by page, newest first; what cannot be judged is left for the next time.
+    Goes through them page by page, newest first. Several nodes do so at once, and may differ in all three:
+    each page is in an order of its own, and what another has judged meanwhile is left out.
     """
     current, before = held.stamp_of(versions(gateway), engine), ""
     while page := quarantine.search(Search(state=WAITING, before=before, limit=PAGE)):
-        for item in page:
-            if item.judged_by != current:
-                yield rescan(gateway, quarantine, item, settings, current)
+        behind = [item for item in page if current not in held.stamps(item.judged_by)]
+        for item in random.sample(behind, len(behind)):
+            found = quarantine.find(item.id)
+            if found is None or found.state not in WAITING or current in held.stamps(found.judged_by):
+                continue
+            try:
+                yield rescan(gateway, quarantine, found, settings, current)
+            except StoreError:
+                left = quarantine.find(item.id)
+                if left is not None and left.state in WAITING:
+                    raise  # it did not go away meanwhile
         before = page[-1].id
 
 
@@ -104,10 +116,7 @@ def _act(
         gone = quarantine.delete(done.item, OURSELVES, why=f"a re-scan found {done.infection}")
         return "deleted" if gone else "recorded"
     if done.passes and not done.infection and settings.clean == "release":
-        found = quarantine.find(done.item)
-        if found is None or found.state is State.DENIED:
-            return "recorded"  # a reviewer's no outweighs a program's yes
-        try:
+        try:  # of what a reviewer denied nothing goes: that no outweighs a program's yes
             quarantine.decisions.schedule(
                 done.item, None, OURSELVES, due=time.time(), why="a re-scan lets it pass"
             )

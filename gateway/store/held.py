@@ -41,6 +41,7 @@ _JUDGEMENT = insert(schema.quarantine_judgements)
 _REASON = insert(schema.quarantine_reasons)
 _WORDS = insert(schema.quarantine_words)
 _REACH = insert(schema.quarantine_reach)
+_STAMPS = 8  # of an item: so many nodes may have other signatures, rules or models at a time
 _MANY = 1_000  # items read at once: a database takes only so many parameters
 
 DELIVERED_WITHOUT = "delivered without what was stripped"  # the note of a recipient who has a copy
@@ -77,7 +78,7 @@ class Item:
     state: State
     changed: float
     content: bool  # whether the message is still there
-    judged_by: str  # what looked at it last: signatures, policy and model
+    judged_by: str  # stamps of what looked at it, the last first: signatures, policy and model
     reasons: tuple[str, ...]
     answered: tuple[str, ...]  # those of the reasons that somebody answered
     recipients: tuple[HeldRecipient, ...]
@@ -226,6 +227,16 @@ def stamp(judgement: Judgement) -> str:
 def stamp_of(versions: Versions, engine: str) -> str:
     """The same for what judges now; `engine` is the virus scanner's version with its signatures."""
     return printable(f"{versions.policy} {versions.model} {engine}", 300)
+
+
+def stamps(judged_by: str) -> tuple[str, ...]:
+    """All that an item was judged by lately, the last first."""
+    return tuple(judged_by.split("\n"))
+
+
+def stamped(judged_by: str, stamp: str) -> str:
+    """The same with one more."""
+    return "\n".join(dict.fromkeys((stamp, *stamps(judged_by)[: _STAMPS - 1])))
 
 
 def lock(connection: Connection, item: str, *, gone_too: bool = False) -> tuple[str, ...]:

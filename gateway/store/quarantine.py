@@ -174,29 +174,35 @@ class Quarantine:
             for row in rows
         ]
 
-    def judged_again(self, item: str, judgement: Judgement, stamp: str = "") -> None:
-        """Keep a later verdict beside the first; of many the newest. Nothing happens to what is gone.
+    def judged_again(self, item: str, judgement: Judgement, stamp: str = "") -> bool:
+        """Keep a later verdict beside the first; of many the newest. False for what is gone.
 
-        `stamp` is what judged it, where the judgement does not tell: a scanner may not have been asked.
+        `stamp` is what judged it, where the judgement does not tell: a scanner may not have been asked. With
+        it nothing is kept, either, if the same has judged already: another node was faster.
         """
-        stamp = stamp or held.stamp(judgement)
+        once, stamp = bool(stamp), stamp or held.stamp(judgement)
         table, judged = schema.quarantine, schema.quarantine_judgements
 
-        def work(connection: Connection) -> None:
+        def work(connection: Connection) -> bool:
             if not held.lock(connection, item):
-                return
+                return False
+            before = connection.execute(select(table.c.judged_by).where(table.c.id == item)).scalar_one()
+            if once and stamp in held.stamps(before):
+                return False
             last = select(func.max(judged.c.number)).where(judged.c.item == item)
             number = int(connection.execute(last).scalar() or 0) + 1
             row = held.judgement_row(item, number, judgement)
             connection.execute(insert(judged).values(**row))
             old = (judged.c.item == item, judged.c.number > 0, judged.c.number <= number - MAX_JUDGEMENTS)
             connection.execute(delete(judged).where(*old))
-            connection.execute(update(table).where(table.c.id == item).values(judged_by=stamp))
+            by = held.stamped(before, stamp)
+            connection.execute(update(table).where(table.c.id == item).values(judged_by=by))
             verdict = judgement.verdict
             why = f"{verdict.action}: {verdict.reason} ({verdict.score:.2f}) by {stamp}"
             audit.append(connection, item, OURSELVES.name, "judged", why)
+            return True
 
-        self.database.write(work, durable=False)
+        return self.database.write(work, durable=False)
 
     def history(self, item: str) -> list[audit.Event]:
         """The audit of one item, oldest first."""

@@ -91,7 +91,7 @@ quarantine = Table(
     Column("state", String(16), nullable=False),
     Column("changed", Float, nullable=False),
     Column("content", Integer, nullable=False, server_default="1"),  # 1 while the message is there
-    Column("judged_by", Text, nullable=False, server_default=""),  # what looked at it last
+    Column("judged_by", Text, nullable=False, server_default=""),  # stamps of what looked at it, by lines
     Index("quarantine_state", "state", "id"),
     Index("quarantine_content", "content", "held_at", "size"),
     Index("quarantine_changed", "content", "changed"),

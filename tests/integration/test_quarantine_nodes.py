@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import subprocess
 import sys
@@ -23,11 +24,12 @@ from gateway.digest.send import Post, send_all
 from gateway.digest.settings import DigestSettings
 from gateway.store import retention
 from gateway.store.database import Database, StoreSettings, open_database
+from gateway.store.decisions import RefusedError
 from gateway.store.grants import Deed, Grant, GrantError, Grants
 from gateway.store.quarantine import Quarantine
 from gateway.store.search import Search
 from gateway.store.senders import Senders
-from gateway.store.states import OPEN, State
+from gateway.store.states import OPEN, Actor, State
 from tests.stored import RAW, hold, mail_for
 
 if TYPE_CHECKING:
@@ -77,6 +79,35 @@ while time.monotonic() < end:
 """
 
 
+# A node that judges held mail again, as soon as the other is there, too; what has EVIL in it is deleted.
+JUDGE = """
+import sys, time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+from gateway.mail.types import Scan
+from gateway.policy.rescan import RescanSettings
+from gateway.rescan import rescan_all
+from gateway.store.database import StoreSettings, open_database
+from tests.unit.test_rescan import Bench
+
+def scan(parts, deadline):
+    evil = any(b"EVIL" in part for part in parts)
+    return Scan("infected" if evil else "clean", "Test.Evil" if evil else "", engine="engine 2")
+
+with ThreadPoolExecutor(4) as pool:
+    bench = Bench(open_database(StoreSettings(database=sys.argv[1])), pool)
+    bench.scanner.scan = scan
+    here = Path(sys.argv[2])
+    (here / sys.argv[4]).touch()
+    end = time.monotonic() + 60
+    while len(list(here.iterdir())) < 2 and time.monotonic() < end:
+        time.sleep(0.001)
+    settings = RescanSettings(infected="delete")
+    print(len(list(rescan_all(bench.gateway, bench.quarantine, "engine 2", settings))))
+"""
+
+
 @pytest.fixture
 def url(lab: Path, tmp_path: Path) -> Iterator[str]:
     if not Postgresql.available():
@@ -119,6 +150,43 @@ def both(work: Callable[[int], None]) -> None:
         thread.start()
     for thread in threads:
         thread.join()
+
+
+def test_both_judge_again_and_each_message_is_judged_once(url: str, tmp_path: Path) -> None:
+    """Also while a reviewer decides; what is malware by now is deleted once, and no decision is lost."""
+    quarantine = Quarantine(open_database(StoreSettings(database=url)))
+    mails = [hold(quarantine, mail_for(raw=RAW + b"EVIL" * (n % 2)), reasons=("score",)) for n in range(120)]
+    ready = tmp_path / "ready"
+    ready.mkdir()
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", JUDGE, url, str(ready), ROOT, name],
+            cwd=ROOT, stdout=subprocess.PIPE, text=True,
+        )
+        for name in ("one", "two")
+    ]  # fmt: skip
+    while len(list(ready.iterdir())) < 2 and all(process.poll() is None for process in running):
+        time.sleep(0.001)
+    denied = set()
+    for mail in reversed(mails[::3]):  # where the nodes begin
+        with contextlib.suppress(RefusedError):  # it was deleted first
+            quarantine.decisions.deny(mail.id, None, Actor("eve"))
+            denied.add(mail.id)
+    looks = [int(process.communicate(timeout=120)[0]) for process in running]
+    assert [process.returncode for process in running] == [0, 0]
+    assert sum(looks) >= len(mails), looks
+    for number, mail in enumerate(mails):
+        item, told = quarantine.find(mail.id), [event.action for event in quarantine.history(mail.id)]
+        assert item is not None
+        evil = bool(number % 2)
+        assert told.count("judged") == 1, (told, looks)
+        assert (told.count("convicted"), told.count("deleted")) == ((1, 1) if evil else (0, 0))
+        assert told.count("denied") == (mail.id in denied)
+        kept = State.DENIED if mail.id in denied else State.HELD
+        assert item.state is (State.DELETED if evil else kept)
+        assert len(quarantine.judgements(mail.id)) == (0 if evil else 2)
+    assert quarantine.verify_audit() is None
+    quarantine.database.close()
 
 
 def test_a_link_works_at_either_node_and_once(nodes: tuple[Database, Database]) -> None:

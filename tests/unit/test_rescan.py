@@ -18,6 +18,7 @@ from gateway.metrics import Metrics
 from gateway.pipeline import Gateway
 from gateway.policy.rescan import RescanSettings
 from gateway.rescan import rescan, rescan_all
+from gateway.store import held
 from gateway.store.quarantine import Quarantine
 from gateway.store.states import Actor, State
 from tests.recorded import policy_of
@@ -25,6 +26,7 @@ from tests.stored import hold, mail_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from concurrent.futures import Executor
 
     from gateway.rescan import Rescanned
     from gateway.store.database import Database
@@ -42,7 +44,7 @@ class Scanner:
 
 
 class Bench:
-    def __init__(self, database: Database, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, database: Database, pool: Executor) -> None:
         self.quarantine, self.scanner = Quarantine(database), Scanner()
         sources = Sources(
             resolver=Resolver(DnsSettings()),  # nobody is asked about senders
@@ -135,6 +137,13 @@ def test_a_denial_outweighs_a_clean_verdict(bench: Bench) -> None:
     assert bench.item(name).state is State.DENIED
 
 
+def test_a_denial_of_one_copy_outweighs_it_for_that_copy(bench: Bench) -> None:
+    name = hold(bench.quarantine, mail_for("bob@example.com", "carol@example.com"), reasons=("score",)).id
+    bench.quarantine.decisions.deny(name, ["bob@example.com"], Actor("eve"))
+    assert bench.again(name, clean="release").did == "released"
+    assert [one.state for one in bench.item(name).recipients] == [State.DENIED, State.SCHEDULED]
+
+
 def test_what_is_infected_by_now_is_held_for_that(bench: Bench) -> None:
     name = bench.hold()
     bench.scanner.answer = Scan("infected", "Test.Name", engine="engine 3")
@@ -166,6 +175,60 @@ def test_what_the_scanner_was_not_asked_about_is_judged_once(bench: Bench) -> No
     bench.scanner.answer = Scan("limit")
     assert len(list(rescan_all(bench.gateway, bench.quarantine, "engine 2", RescanSettings()))) == 1
     assert list(rescan_all(bench.gateway, bench.quarantine, "engine 2", RescanSettings())) == []
+
+
+def test_nodes_that_differ_do_not_take_turns_for_ever(bench: Bench) -> None:
+    """Each judges all once, whatever the other made of it since."""
+    name = bench.hold()
+    other = replace(bench.gateway, policy=policy_of(weights={"SPF_FAIL": 1.0}))
+    settings = RescanSettings()
+    for count in (1, 0, 0):
+        for gateway, engine in ((bench.gateway, "engine 2"), (other, "engine 2"), (other, "engine 3")):
+            assert len(list(rescan_all(gateway, bench.quarantine, engine, settings))) == count
+    assert len(bench.quarantine.judgements(name)) == 4
+    stamps = held.stamps(bench.item(name).judged_by)
+    assert [stamp.rpartition(" ")[2] for stamp in stamps[:3]] == ["3", "2", "2"]
+    for number in range(20):
+        held_by = bench.item(name).judged_by
+        bench.quarantine.judged_again(name, bench.quarantine.judgements(name)[0], f"stamp {number}")
+        assert bench.item(name).judged_by.startswith(f"stamp {number}\n{held_by[:20]}")
+    assert len(held.stamps(bench.item(name).judged_by)) == 8
+
+
+def test_who_is_slower_keeps_nothing_and_does_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, settings = bench.hold(), RescanSettings(clean="release", infected="delete")
+    whole = bench.scanner.answer
+
+    def meanwhile(_parts: object, _deadline: float) -> Scan:
+        monkeypatch.setattr(bench.scanner, "scan", lambda *_: whole)
+        others = Bench(bench.quarantine.database, bench.gateway.sources.pool)
+        assert [one.did for one in rescan_all(others.gateway, others.quarantine, "engine 2", settings)] == [
+            "released"
+        ]
+        return whole
+
+    monkeypatch.setattr(bench.scanner, "scan", meanwhile)
+    assert [one.did for one in rescan_all(bench.gateway, bench.quarantine, "engine 2", settings)] == [
+        "recorded"
+    ]
+    assert len(bench.quarantine.judgements(name)) == 2
+    assert [event.action for event in bench.quarantine.history(name)].count("judged") == 1
+
+
+def test_what_goes_away_meanwhile_stops_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {bench.hold() for _ in range(4)}
+    gone: list[str] = []
+    original = bench.quarantine.original
+
+    def going(item: str) -> Any:
+        if not gone:
+            gone.append(item)
+            bench.quarantine.delete(item, Actor("eve"))
+        return original(item)
+
+    monkeypatch.setattr(bench.quarantine, "original", going)
+    seen = {one.item for one in rescan_all(bench.gateway, bench.quarantine, "engine 2", RescanSettings())}
+    assert seen == names - set(gone)
 
 
 def test_verdicts_are_bounded(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
