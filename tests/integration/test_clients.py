@@ -95,7 +95,7 @@ def came(where: Any, address: str, stack: contextlib.ExitStack, many: int) -> li
 
 def complete(gateway: Gateway) -> None:
     """Wait for all of its workers: those of the door, the delivery agents, and the housekeeper."""
-    wait_for(lambda: len(gateway.workers()) == 6, 20, "all workers")
+    wait_for(lambda: len(gateway.workers()) == 6, 40, "all workers")
 
 
 def doors(gateway: Gateway) -> list[int]:

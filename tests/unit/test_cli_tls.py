@@ -45,7 +45,6 @@ ZONE: dict[str, Any] = {
     "_25._tcp.lost.example.com": "SERVFAIL",
 }
 FAR = 4_000_000_000.0
-TODAY = int(time.time()) // DAY
 
 
 class Bench:
@@ -162,9 +161,10 @@ def reporting(bench: Bench) -> Iterator[tuple[Bench, Sink]]:
         bench.config = msgspec.structs.replace(bench.config, **changes)
         database = open_database(bench.config.store)
         counts = TlsResults(database)
-        for day in (TODAY - 1, TODAY):
+        today = int(time.time()) // DAY
+        for day in (today - 1, today):
             counts.add(day, "example.com", TlsResult("no-policy-found"))
-        counts.add(TODAY - 1, "null.example.com", TlsResult("no-policy-found"))
+        counts.add(today - 1, "null.example.com", TlsResult("no-policy-found"))
         counts.close()
         database.close()
         yield bench, sink
