@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A real Dovecot that serves IMAP from Maildirs of its own, with and without TLS."""
+"""A real Dovecot that serves IMAP from Maildirs of its own, with and without TLS.
+
+Wrong passwords cost no time: else what it waits after some of them comes near the time-outs of who asks.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,7 @@ ssl_cert = <{certificate}
 ssl_key = <{key}
 disable_plaintext_auth = no
 auth_mechanisms = {mechanisms}
+auth_failure_delay = 0
 mail_location = maildir:{directory}/mail/%u
 first_valid_uid = 1
 mail_max_userip_connections = 50
@@ -36,6 +40,11 @@ passdb {{
 userdb {{
   driver = static
   args = uid={user} gid={group} home={directory}/home/%u
+}}
+service anvil {{
+  unix_listener anvil-auth-penalty {{
+    mode = 0
+  }}
 }}
 service imap-login {{
   chroot =
