@@ -186,6 +186,6 @@ def settings_for(running: tuple[Provider, str], folder: Path, **more: Any) -> We
     secret.write_text(f"{SECRET}\n")
     secret.chmod(0o600)
     made, authority = running
-    known = {"issuer": made.issuer, "client_id": CLIENT, "client_secret_file": str(secret), "timeout": 3.0}
+    known = {"issuer": made.issuer, "client_id": CLIENT, "client_secret_file": str(secret), "timeout": 10.0}
     oidc = OidcSettings(**{**known, "ca_file": authority, "name": "Example ID", **more})
     return WebSettings(oidc=oidc, user_domains=("example.com",), login_attempts=5)

@@ -86,7 +86,7 @@ class Server(abc.ABC):
     """A server process with a log in `directory`. Subclasses say how to start it and when it is up."""
 
     name = "server"
-    start_seconds = 30.0
+    start_seconds = 60.0
 
     def __init__(self, directory: Path) -> None:
         self.directory = Path(directory).absolute()

@@ -267,4 +267,4 @@ def test_the_command_and_the_service(account: Account, tmp_path: Path) -> None:
     account.password.chmod(0o600)
     account.put(JUNK, *spam(3))
     with Gateway(tmp_path / "gateway", config):
-        wait_for(lambda: account.learner.live().spam == 3, 20, "the third message")
+        wait_for(lambda: account.learner.live().spam == 3, 60, "the third message")

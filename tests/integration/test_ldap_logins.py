@@ -65,7 +65,7 @@ class Place:
             "ca_file": str(self.authority.certificate),
             "ldap": ldap,
         }
-        return LoginSettings(**{**values, "timeout": 5.0, **changes})
+        return LoginSettings(**{**values, "timeout": 15.0, **changes})
 
     def ask(self, name: str, password: str, *how: Any, **changes: Any) -> Answer:
         logins = load(self.login(*how, **changes), LIMITS)
@@ -192,9 +192,9 @@ def test_a_directory_that_hangs_takes_no_longer_than_the_time_for_it(place: Plac
     with socket.create_server(("127.0.0.1", 0)) as listening:
         begin = time.monotonic()
         answer = place.ask("alice", "right", f"{users}:{listening.getsockname()[1]}", timeout=1.0)
-        assert time.monotonic() - begin < 5.0
+        assert time.monotonic() - begin < 8.0
         both = f"{users}:{listening.getsockname()[1]} {place.users['ldaps']}"
-        assert place.ask("alice", "right", both, timeout=4.0).status == "yes", (
+        assert place.ask("alice", "right", both, timeout=6.0).status == "yes", (
             "it leaves time for another one"
         )
     assert answer.status == "later"

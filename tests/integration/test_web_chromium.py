@@ -66,7 +66,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         "web": {"enabled": True, "listen": f"127.0.0.1:{port}", "undo_seconds": 900.0},
     }
     with Gateway(directory, config) as gateway:
-        wait_for(lambda: listens(("127.0.0.1", port)), 20, "the web page")
+        wait_for(lambda: listens(("127.0.0.1", port)), 60, "the web page")
         made = Site(gateway, port, store)
         people = People(made.database)
         for person in PEOPLE:
@@ -84,7 +84,9 @@ def chromium() -> Iterator[Browser]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=program("chromium"), args=["--no-sandbox"])
+        browser = driver.chromium.launch(
+            executable_path=program("chromium"), args=["--no-sandbox"], timeout=90_000
+        )
         yield browser
         browser.close()
 
@@ -108,6 +110,7 @@ def opened(
         color_scheme="dark" if dark else "light",
         locale=locale,
     )
+    context.set_default_timeout(90_000)
     page = context.new_page()
     wrong: list[str] = []
 
@@ -278,4 +281,4 @@ def test_counters_follow(site: Site, chromium: Browser) -> None:
             page.evaluate("look()")  # what the page does every half minute
             return int(counter.inner_text()) == now
 
-        wait_for(follows, 30, "the counter")
+        wait_for(follows, 60, "the counter")

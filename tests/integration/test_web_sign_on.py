@@ -67,7 +67,7 @@ def test_a_login(oidc: OidcSettings, tmp_path: Path, user: str, name: str) -> No
     browser = place.browser()
     to = browser.client.get("/login/oidc?next=/account", follow_redirects=False).headers["location"]
     assert to.startswith(f"{oidc.issuer}/oauth2/authorize?")
-    back = httpx2.post(to, data={"sub": user}, verify=False).headers["location"]  # it is a test's
+    back = httpx2.post(to, data={"sub": user}, verify=False, timeout=30).headers["location"]  # it is a test's
     assert back.startswith("http://localhost/login/oidc/callback?")
     done = browser.client.get(back, follow_redirects=False)
     assert done.status_code == (303 if name else 403)
@@ -93,13 +93,16 @@ def test_a_login_in_a_browser(oidc: OidcSettings, tmp_path: Path) -> None:
         "web": {"enabled": True, "listen": f"127.0.0.1:{port}", "oidc": msgspec.to_builtins(oidc)},
     }
     with Gateway(tmp_path, config), sync_playwright() as driver:
-        wait_for(lambda: listens(("127.0.0.1", port)), 20, "the web page")
+        wait_for(lambda: listens(("127.0.0.1", port)), 60, "the web page")
         database = open_database(store)
         for person in PEOPLE:
             People(database).put(person, "cli:root")
         held = hold(Quarantine(database, store), mail_for("bob@example.com"))
-        browser = driver.chromium.launch(executable_path=program("chromium"), args=["--no-sandbox"])
+        browser = driver.chromium.launch(
+            executable_path=program("chromium"), args=["--no-sandbox"], timeout=90_000
+        )
         context = browser.new_context(ignore_https_errors=True, base_url=f"http://127.0.0.1:{port}")
+        context.set_default_timeout(90_000)
         page = context.new_page()
         page.goto(f"/held/{held.id}")
         page.get_by_role("link", name="Log in with Example ID").click()
