@@ -29,7 +29,7 @@ class Bench:
         self.directory = directory
         self.stub = stub
         self.file = directory / "mailwarden.toml"
-        self.file.write_text(f'[dns]\nnameservers = ["{stub.nameserver}"]\ntimeout = 0.2\nattempts = 1\n')
+        self.file.write_text(f'[dns]\nnameservers = ["{stub.nameserver}"]\ntimeout = 1.5\nattempts = 1\n')
 
     def run(self, *words: str) -> Result:
         return CliRunner().invoke(cli, ["--config", str(self.file), "dkim", *words])
