@@ -16,6 +16,7 @@ from rich.text import Text
 from gateway.cli.explain import pass_rows
 from gateway.cli.output import moment, octets, safe
 from gateway.delivery.release import ReleaseError, schedule, send
+from gateway.mail.charsets import decode_words
 from gateway.mail.headers import printable, split
 from gateway.mail.mime import parse
 from gateway.mail.types import new_id
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from gateway.store.states import Actor
 
 PAGE = 100  # items read at once
-_SHOWN = ("from", "to", "cc", "reply-to", "date", "subject", "list-id")
+_SHOWN = ("to", "cc", "reply-to", "date", "list-id")
 _TEXT = 3_000  # characters of text in the preview
 _LINES = 60
 
@@ -45,7 +46,7 @@ _LINES = 60
 class Pending:
     """Something decided that can be undone until `due`."""
 
-    item: str
+    item: Item
     due: float
     order: Order
     deletes: bool = False
@@ -78,7 +79,7 @@ class Desk:
 
     def page(self, before: str = "") -> list[Item]:
         """The next items, newest first, but for those that are being deleted."""
-        gone = {one.item for one in self.pending}
+        gone = {one.item.id for one in self.pending}
         found = self._quarantine.search(replace(self.wanted, before=before))
         return [item for item in found if item.id not in gone]
 
@@ -94,22 +95,25 @@ class Desk:
     def preview(self, item: Item) -> Text:
         """All that helps to decide about an item, as text that obeys nothing."""
         shown = Text()
+        try:
+            raw, judgements = self._quarantine.raw(item.id), self._quarantine.judgements(item.id)
+        except StoreError as error:
+            return safe(f"{error}", 300)
+        content = parse(raw)
+        # What people know a message by comes first: a small terminal shows little more.
+        _line(shown, "Subject", item.subject, 300)
+        for name, address in content.from_addresses[:5]:
+            _line(shown, "From", f"{name} <{address}>", 300)
         for name, value in (
-            ("Id", item.id),
-            ("Held", moment(item.held_at)),
             ("Why", ", ".join(item.reasons) + f"  ({item.score:.1f} points)"),
             ("Sender", f"<{item.sender}>"),
-            ("Client", f"{item.helo} [{item.client_ip}]"),
             ("For", ", ".join(f"<{one.address}> {one.state.value}" for one in item.recipients[:5])),
+            ("Client", f"{item.helo} [{item.client_ip}]"),
+            ("Held", moment(item.held_at)),
             ("Size", octets(item.size)),
+            ("Id", item.id),
         ):
             _line(shown, name, value)
-        try:
-            raw = self._quarantine.raw(item.id)
-            judgements = self._quarantine.judgements(item.id)
-        except StoreError as error:
-            shown.append_text(safe(f"\n{error}", 300))
-            return shown
         if judgements:
             verdict = judgements[0].verdict
             for row in list(pass_rows(verdict))[:3]:
@@ -120,8 +124,8 @@ class Desk:
         shown.append("\n")
         for field in split(raw).fields[:200]:
             if field.name.lower() in _SHOWN:
-                _line(shown, field.name, field.value[:1_000].decode("utf-8", "replace").strip(), 300)
-        content = parse(raw)
+                value = decode_words(field.value[:1_000].decode("utf-8", "replace").strip())
+                _line(shown, field.name, value, 300)
         for url in content.urls[:10]:
             _line(shown, "Link", url.target, 160)
         for part in content.attachments[:10]:
@@ -144,7 +148,7 @@ class Desk:
             order = schedule(self._quarantine, item.id, self._who, due=due, batch=new_id(), infected=infected)
         except ReleaseError as error:
             raise RefusedError(str(error)) from error
-        self.pending.append(Pending(item.id, due, order))
+        self.pending.append(Pending(item, due, order))
         return f"{item.id} goes out in {self._window:.0f} s; u undoes"
 
     def delete(self, item: Item) -> str:
@@ -153,24 +157,32 @@ class Desk:
         order = self._quarantine.discard(item.id, self._who, due=due, why="in a review")
         if order is None:
             return f"{item.id} deleted"
-        self.pending.append(Pending(item.id, due, order, deletes=True))
+        self.pending.append(Pending(item, due, order, deletes=True))
         return f"{item.id} is deleted in {self._window:.0f} s; u undoes"
 
-    def undo(self) -> str:
-        """Take back what was decided last."""
+    def undo(self) -> Item:
+        """Take back what was decided last; what it was about."""
         if not self.pending:
             raise RefusedError("there is nothing to undo")
         last = self.pending.pop()
         if not self._quarantine.decisions.undo(self._who, batch=last.order.batch):
-            raise RefusedError(f"{last.item} is {'deleted' if last.deletes else 'sent'} already")
-        return f"{last.item} is held again"
+            raise RefusedError(f"{last.item.id} is {'deleted' if last.deletes else 'sent'} already")
+        return last.item
 
-    def settle(self, *, all_of_it: bool = False) -> list[str]:
-        """Do what is due; what there is to tell."""
+    def due(self, *, all_of_it: bool = False) -> list[Pending]:
+        """What is to be settled now, and can be undone no more."""
         now = time.time()
         due = [one for one in self.pending if all_of_it or one.due <= now]
         self.pending = [one for one in self.pending if one not in due]
-        return [self._settled(one) for one in due]
+        return due
+
+    def waits(self, item: Item) -> bool:
+        """Whether it still waits for a decision: others may have decided meanwhile."""
+        try:
+            found = self._quarantine.find(item.id)
+        except StoreError:
+            return True
+        return found is not None and found.state in WAITING
 
     def learn(self, item: Item, *, spam: bool) -> str:
         """Teach the classifier with an item."""
@@ -183,21 +195,23 @@ class Desk:
         pattern = self._senders.put(item.sender, rule, self._who.name, why="in a review", item=item.id)
         return f"{pattern} is {'blocked' if rule == 'block' else 'allowed'} from now on"
 
-    def _settled(self, one: Pending) -> str:
+    def settle(self, one: Pending) -> str:
+        """Do what was decided, when its time to undo is over; what there is to tell."""
+        name = one.item.id
         try:
             time.sleep(max(0.0, one.order.due - time.time()))
             if one.deletes:
                 done = self._quarantine.delete_due(one.order)
-                return f"{one.item} " + ("deleted" if done else "was deleted by the service, or undone")
+                return f"{name} " + ("deleted" if done else "was deleted by the service, or undone")
             assert self._sender is not None
             sent = send(self._quarantine, self._sender, one.order)
         except StoreError as error:
-            return printable(f"{one.item}: {error}", 300)
+            return printable(f"{name}: {error}", 300)
         if sent is None:
-            return f"{one.item} was sent by the service"
+            return f"{name} was sent by the service"
         for recipient, why in sent.failed.items():
-            return printable(f"{one.item} not released to <{recipient}>: {why}", 300)
-        return f"{one.item} released"
+            return printable(f"{name} not released to <{recipient}>: {why}", 300)
+        return f"{name} released"
 
 
 def _line(text: Text, name: str, value: str, limit: int = 400) -> None:

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import sys
+import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,6 +20,7 @@ from gateway.store.decisions import RefusedError
 from gateway.store.states import WAITING
 
 if TYPE_CHECKING:
+    from gateway.cli.desk import Desk
     from gateway.store.quarantine import Quarantine
 
 _LEAST_WINDOW = 3.0  # seconds to undo, whatever the settings say
@@ -49,8 +52,27 @@ def review(context: Context, /, saved: str | None, **chosen: Any) -> None:
 
         desk = Desk(held, outfitted(context), actor(context), window=window, learn=learn, wanted=search)
         Review(desk).run()
-        for told in desk.settle(all_of_it=True):
-            console().print(safe(told, 400), soft_wrap=True)
+        _finish(desk)
+
+
+def _finish(desk: Desk) -> None:
+    """Wait for what was decided last, and do it; Ctrl-C takes it back."""
+    out, count = console(), len(desk.pending)
+    if seconds := max((one.due - time.time() for one in desk.pending), default=0.0):
+        what = "1 decision is" if count == 1 else f"{count} decisions are"
+        out.print(f"{what} carried out within {max(seconds, 1.0):.0f} s; Ctrl-C takes back what is not done.")
+    try:
+        while desk.pending:
+            out.print(safe(desk.settle(desk.pending[0]), 400), soft_wrap=True)
+            del desk.pending[0]
+    except KeyboardInterrupt:
+        undone = 0
+        while desk.pending:
+            with suppress(RefusedError):
+                desk.undo()
+                undone += 1
+        held = "1 message is" if undone == 1 else f"{undone} messages are"
+        raise Failure(f"undone: {held} held again", 130) from None
 
 
 def _learned(context: Context, held: Quarantine, item: str, *, spam: bool) -> str:

@@ -21,26 +21,40 @@ from gateway.store.database import StoreError
 from gateway.store.decisions import RefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from textual.app import ComposeResult
+    from textual.events import Key, Resize
 
     from gateway.store.held import Item
 
+# Within 36 columns, so that it reads well in the smallest terminal.
 HELP = """\
- r  release to its recipients            j, n, down  next
- R  release malware as well              k, p, up    previous
- d  delete                               space       page down in the preview
- h  learn as ham                         /           filter: part of a subject,
- s  learn as spam                                    or of a sender with its @
- b  block its sender                     escape      show all again
- a  allow its sender                     g           read the list anew
- u  undo what was decided last           q           leave; what waits is done first
+r  release to its recipients
+R  release malware as well
+d  delete
+h  learn as ham
+s  learn as spam
+b  block its sender
+a  allow its sender
+u  undo what was released or
+   deleted last, for some seconds
 
-A release or deletion waits some seconds before it is done, so that u can take it back.
-Nothing in a message is opened, fetched or obeyed here.
+j, n, down  next message
+k, p, up    previous message
+space       read on in the message
+/           filter: part of a subject,
+            or of a sender with its @
+escape      show all again
+g           read the list anew
+q           leave
 
-Any key closes this."""
+Nothing in a message is opened,
+fetched or obeyed. Any key but the
+arrows and space closes this."""
+
+_NARROW = 70  # columns below which the list is what people know a message by, and no more
+_SCROLLS = ("up", "down", "pageup", "pagedown", "home", "end", "space")
 
 
 class Help(ModalScreen[None]):
@@ -48,11 +62,15 @@ class Help(ModalScreen[None]):
 
     def compose(self) -> ComposeResult:
         """One text."""
-        yield Static(HELP, id="help", markup=False)
+        with VerticalScroll(id="help"):
+            yield Static(HELP, markup=False)
 
-    def on_key(self) -> None:
-        """Any key leaves."""
-        self.dismiss()
+    def on_key(self, event: Key) -> None:
+        """Any key leaves that does not read on."""
+        if event.key == "space":
+            self.query_one("#help", VerticalScroll).scroll_page_down(animate=False)
+        if event.key not in _SCROLLS:
+            self.dismiss()
 
 
 class Review(App[None]):
@@ -66,9 +84,11 @@ class Review(App[None]):
     #filter { display: none; height: 1; border: none; }
     #filter.open { display: block; }
     Help { align: center middle; }
-    #help { width: 78; height: auto; border: round $primary; padding: 0 1; }
+    #help { width: 40; max-width: 100%; height: auto; max-height: 100%; }
+    #help { border: round $primary; padding: 0 1; }
     """
     BINDINGS: ClassVar[list[Any]] = [
+        Binding("question_mark", "help", "Help"),
         Binding("r", "release", "Release"),
         Binding("R", "release_infected", show=False),
         Binding("d", "delete", "Delete"),
@@ -78,7 +98,6 @@ class Review(App[None]):
         Binding("a", "rule('allow')", "Allow"),
         Binding("u", "undo", "Undo"),
         Binding("slash", "filter", "Filter"),
-        Binding("question_mark", "help", "Help"),
         Binding("q", "quit", "Quit"),
         Binding("j,n", "move(1)", show=False),
         Binding("k,p", "move(-1)", show=False),
@@ -92,6 +111,7 @@ class Review(App[None]):
         self.desk = desk
         self.items: list[Item] = []
         self._whole = False  # whether all pages are read
+        self._drawn = 0  # columns of the terminal that the list is drawn for
 
     def compose(self) -> ComposeResult:
         """List above, preview below, and what was done last between them and the keys."""
@@ -104,12 +124,50 @@ class Review(App[None]):
 
     def on_mount(self) -> None:
         """Read the first page and begin to do what is due."""
-        table = self.query_one(DataTable)
-        for name, width in (("Held", 11), ("Points", 6), ("Sender", 24), ("Subject", 60)):
-            table.add_column(name, width=width)
+        self._layout(self.size.width)
         self.action_reload()
-        table.focus()
+        self.query_one(DataTable).focus()
         self.set_interval(1.0, self._settle)
+
+    def on_resize(self, event: Resize) -> None:
+        """Draw the list anew, in the columns that there are now."""
+        if self._drawn not in (0, event.size.width):
+            at = self.current()
+            self._layout(event.size.width)
+            self._draw(at)
+
+    def _layout(self, width: int) -> None:
+        """Columns for so wide a terminal; each has a space on both sides, and the list a scroll bar."""
+        table = self.query_one(DataTable)
+        table.clear(columns=True)
+        if width < _NARROW:
+            columns = {"Subject": max(width - 18, 8), "Sender": 12}
+        else:
+            columns = {"Held": 11, "Points": 6, "Sender": 24, "Subject": width - 51}
+        for name, wide in columns.items():
+            table.add_column(name, width=wide, key=name)
+        self._drawn = width
+
+    def _draw(self, at: Item | None) -> None:
+        """Draw all items that were read, with the cursor at one of them."""
+        table = self.query_one(DataTable)
+        table.clear()
+        self._add(self.items)
+        if at in self.items:
+            table.move_cursor(row=self.items.index(at))
+        self._show()
+
+    def _add(self, items: Iterable[Item]) -> None:
+        """Rows for these items, below the others."""
+        table = self.query_one(DataTable)
+        for item in items:
+            cells = {
+                "Held": moment(item.held_at)[5:16],
+                "Points": f"{item.score:.1f}",
+                "Sender": f"<{item.sender}>",
+                "Subject": item.subject,
+            }
+            table.add_row(*(safe(cells[str(column.value)], 300) for column in table.columns), key=item.id)
 
     # -------------------------------------------------------------- the list
 
@@ -119,16 +177,14 @@ class Review(App[None]):
         self.query_one(DataTable).clear()
         self._more()
         count = self.desk.count()
-        self.say(f"{count}{' or more' if count == 10_000 else ''} messages wait; ? explains the keys")
+        many = "1 message waits" if count == 1 else f"{count} messages wait"
+        self.say(f"{'at least ' if count == 10_000 else ''}{many}; ? explains the keys")
 
     def _more(self) -> None:
         """Read the next page."""
-        table = self.query_one(DataTable)
         page = self.desk.page(self.items[-1].id if self.items else "")
         self._whole = not page
-        for item in page:
-            cells = (moment(item.held_at)[5:16], f"{item.score:.1f}", f"<{item.sender}>", item.subject)
-            table.add_row(*(safe(cell, 120) for cell in cells), key=item.id)
+        self._add(page)
         self.items += page
         if not self.items:
             self.query_one("#message", Static).update(safe("Nothing waits for a decision."))
@@ -205,14 +261,15 @@ class Review(App[None]):
         self.run_worker(learn, thread=True, group="learn")
 
     def action_undo(self) -> None:
-        """Take back the last decision."""
+        """Take back the last decision, and go on with its message."""
         try:
-            told = self.desk.undo()
+            item = self.desk.undo()
         except (RefusedError, StoreError) as error:
             self.say(str(error))
             return
-        self.action_reload()
-        self.say(told)
+        self.items = sorted({one.id: one for one in (*self.items, item)}.values(), key=_id, reverse=True)
+        self._draw(item)
+        self.say(f"{item.id} is held again")
 
     def _decide(self, decision: Callable[[Item], str], *, leaves: bool = False) -> None:
         item = self.current()
@@ -221,7 +278,9 @@ class Review(App[None]):
         try:
             told = decision(item)
         except (RefusedError, StoreError) as error:
-            self.say(str(error))
+            if not self.desk.waits(item):  # somebody else was faster
+                self._leave(item)
+            self.say(f"{item.id}: {error}")
             return
         if leaves:
             self._leave(item)
@@ -229,12 +288,14 @@ class Review(App[None]):
 
     def _settle(self) -> None:
         """Do what is due, aside: a next hop may be slow."""
+        due = self.desk.due()
 
         def settle() -> None:
-            for told in self.desk.settle():
-                self.call_from_thread(self.say, told)
+            for one in due:
+                self.call_from_thread(self.say, self.desk.settle(one))
 
-        self.run_worker(settle, thread=True, group="settle")
+        if due:
+            self.run_worker(settle, thread=True, group="settle")
 
     # -------------------------------------------------------------- filter, help
 
@@ -259,6 +320,10 @@ class Review(App[None]):
         self.query_one(DataTable).focus()
         self.action_reload()
 
+    def action_help_quit(self) -> None:
+        """Say how to leave: this is what Ctrl-C does."""
+        self.say("q leaves; u takes back what was decided last")
+
     def action_help(self) -> None:
         """Say what the keys do."""
         self.push_screen(Help())
@@ -266,3 +331,7 @@ class Review(App[None]):
     def say(self, text: str) -> None:
         """Tell the reviewer."""
         self.query_one("#said", Static).update(safe(text, 200))
+
+
+def _id(item: Item) -> str:
+    return item.id

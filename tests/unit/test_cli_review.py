@@ -14,6 +14,7 @@ from textual.widgets import DataTable, Static
 
 from gateway.cli import review as review_module
 from gateway.cli.desk import PAGE, Desk
+from gateway.cli.main import Failure
 from gateway.cli.screen import Help, Review
 from gateway.delivery.relay import RecipientResult
 from gateway.delivery.release import Sender
@@ -120,7 +121,9 @@ def test_release_delete_and_undo(desk: Table, database: Database, monkeypatch: p
     execute(database, "UPDATE quarantine_orders SET due = 0")  # as if the time to undo were over,
     waits: list[float] = []
     monkeypatch.setattr(time, "sleep", waits.append)  # for which it must wait
-    assert desk.desk.settle() == [f"{first} deleted", f"{second} released"]
+    told = [desk.desk.settle(one) for one in desk.desk.due()]
+    assert told == [f"{first} deleted", f"{second} released"]
+    assert not desk.desk.pending
     assert 30 < max(waits) <= 60
     assert desk.state(first) is State.DELETED
     assert desk.state(second) is State.RELEASED
@@ -209,6 +212,90 @@ def test_filter_and_help(desk: Table) -> None:
         assert not isinstance(app.screen, Help)
 
     drive(desk, work)
+
+
+def test_undo_goes_on_where_it_was(desk: Table) -> None:
+    """Who takes one of hundreds back does not begin anew at the top."""
+    ids = held(desk, 5)
+
+    async def work(app: Review, pilot: Pilot[None]) -> None:
+        await pilot.press("j", "j", "r", "u")
+        await pilot.pause()
+        assert [item.id for item in app.items] == ids
+        assert app.query_one(DataTable).cursor_row == 2
+        assert ids[2] in text(app, "message")
+
+    drive(desk, work)
+
+
+@pytest.mark.parametrize("key", ["r", "d"])
+def test_what_others_decided_meanwhile_leaves_the_list(desk: Table, key: str) -> None:
+    first, second = held(desk, 2)
+
+    async def work(app: Review, pilot: Pilot[None]) -> None:
+        desk.quarantine.delete(first, Actor("eve"))
+        await pilot.press(key)
+        assert [item.id for item in app.items] == [second]
+        assert "deleted" in text(app, "said")
+        assert not desk.desk.pending
+        assert second in text(app, "message")
+
+    drive(desk, work)
+
+
+@pytest.mark.parametrize("size", [(40, 12), (80, 24), (200, 50), (10, 4)])
+def test_what_a_message_is_known_by_is_in_sight(desk: Table, size: tuple[int, int]) -> None:
+    held(desk, 3)
+
+    async def go() -> None:
+        app = Review(desk.desk)
+        async with app.run_test(size=(80, 24)) as pilot:
+            await pilot.press("j")
+            await pilot.resize_terminal(*size)
+            await pilot.pause()
+            table = app.query_one(DataTable)
+            assert table.cursor_row == 1
+            assert "Subject" in [str(column.label) for column in table.columns.values()]
+            assert table.virtual_size.width <= max(size[0], 30)
+            assert text(app, "message").splitlines()[0].startswith(" Subject  A chance")
+            await pilot.press("question_mark")
+            await pilot.pause()
+            box = app.screen.query_one("#help")
+            assert box.outer_size.width <= size[0]
+            assert box.outer_size.height <= size[1]
+            await pilot.press("down", "space")
+            assert isinstance(app.screen, Help)
+            await pilot.press("r")
+            assert not isinstance(app.screen, Help)
+
+    asyncio.run(go())
+
+
+def test_who_leaves_waits_for_what_was_decided_or_takes_it_back(
+    database: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    desk = Table(database, 60.0)
+    first, second = held(desk, 2)
+
+    async def work(_app: Review, pilot: Pilot[None]) -> None:
+        await pilot.press("r", "d", "ctrl+c")
+        await pilot.pause()
+
+    def interrupted(_seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    drive(desk, work)
+    monkeypatch.setattr(time, "sleep", interrupted)
+    with pytest.raises(Failure, match="2 messages are held again"):
+        review_module._finish(desk.desk)
+    assert "2 decisions are carried out within" in capsys.readouterr().out
+    assert [desk.state(one) for one in (first, second)] == [State.HELD, State.HELD]
+    drive(desk, work)
+    execute(database, "UPDATE quarantine_orders SET due = 0")
+    monkeypatch.setattr(time, "sleep", lambda _seconds: None)
+    review_module._finish(desk.desk)
+    assert [desk.state(one) for one in (first, second)] == [State.RELEASED, State.DELETED]
+    assert desk.sent == [BOB]
 
 
 def test_an_empty_quarantine(desk: Table) -> None:
