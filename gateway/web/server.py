@@ -76,6 +76,7 @@ def serve(parts: Parts, listener: socket.socket, log: Log) -> None:
     import uvicorn  # noqa: PLC0415  # an extra
 
     from gateway.web.app import application  # noqa: PLC0415  # as above
+    from gateway.web.connections import protocol  # noqa: PLC0415  # as above
 
     database = open_database(parts.store)
     try:
@@ -87,7 +88,7 @@ def serve(parts: Parts, listener: socket.socket, log: Log) -> None:
             "proxy_headers": False,
             "lifespan": "on",
             "ws": "none",
-            "http": "h11",
+            "http": protocol(parts.web.proxies),
             "limit_concurrency": _CONNECTIONS,
             "h11_max_incomplete_event_size": _HEAD,
             "timeout_keep_alive": 10,
