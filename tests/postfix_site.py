@@ -120,7 +120,7 @@ class Site:
     def arrived(self, name: str, count: int = 1) -> list[Transaction]:
         """Wait for a message by its name."""
         wanted = f"Message-ID: <{name}@example.net>".encode()
-        return self.sink.wait_for(count, 20, lambda one: wanted in one.data)
+        return self.sink.wait_for(count, 40, lambda one: wanted in one.data)
 
     def arrivals(self, name: str) -> int:
         """How often a message has arrived, now that Postfix's queue is empty."""

@@ -154,7 +154,7 @@ def literal(expression: str) -> bytes:
 
 def _delivered(sink: Sink, expected: bytes) -> str:
     """Compare what arrived with what must have: the body, and the fields it was sent with."""
-    (taken,) = sink.wait_for(1, 20)
+    (taken,) = sink.wait_for(1, 40)
     wanted = expected.replace(b"\r\n", b"\n").strip(b"\n")
     found = taken.data.replace(b"\r\n", b"\n").strip(b"\n")
     return "" if found.endswith(wanted) else f"delivered: {found!r} instead of {wanted!r}"

@@ -114,7 +114,7 @@ def test_connections_of_a_client_are_counted_over_all_workers(site: tuple[Gatewa
         killed = doors(gateway)[:3]
         for pid in killed:
             gateway.kill(pid)
-        wait_for(lambda: not set(killed) & set(gateway.workers()), 10, "the supervisor")
+        wait_for(lambda: not set(killed) & set(gateway.workers()), 30, "the supervisor")
         complete(gateway)
         left = [one for one in here if one.alive()]
         assert len(left) < len(here)

@@ -91,11 +91,11 @@ class House:
 
     def empties(self) -> None:
         """Wait until nothing is queued."""
-        wait_for(lambda: not self.entries(), 15, "an empty queue")
+        wait_for(lambda: not self.entries(), 40, "an empty queue")
 
     def is_tried(self) -> None:
         """Wait until all that is queued was tried."""
-        wait_for(lambda: all(r.reply for one in self.entries() for r in one.recipients), 15, "an attempt")
+        wait_for(lambda: all(r.reply for one in self.entries() for r in one.recipients), 40, "an attempt")
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_what_was_taken_while_the_next_hop_was_down_arrives(house: House) -> Non
     house.gateway.process = None
     with Sink(port=house.port) as sink:
         house.gateway.start()
-        arrived = sink.wait_for(2, 20)
+        arrived = sink.wait_for(2, 40)
         house.empties()
         assert len(sink.transactions) == 2
     assert {t.recipients for t in arrived} == {("u@example.com",), ("v@example.com",)}

@@ -140,7 +140,7 @@ class Site:
             code, said = session.getreply()
             assert code == 250, said
         wanted = b"Message-ID: <%s@example.com>" % name.encode()
-        found = self.sink.wait_for(1, 20, lambda one: wanted in one.data)
+        found = self.sink.wait_for(1, 40, lambda one: wanted in one.data)
         self.sink.clear()
         return found[0].data
 

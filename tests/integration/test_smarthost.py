@@ -145,7 +145,7 @@ def test_behind_postfix_the_client_is_who_postfix_says(lab: Path, sink: Sink) ->
             directory = lab / "postfix-before-smarthost"
             with Postfix(directory, relay_to=f"127.0.0.1:{port}", parameters=parameters) as postfix:
                 await asyncio.to_thread(send, postfix.port)
-                await asyncio.to_thread(sink.wait_for, 1, 20)
+                await asyncio.to_thread(sink.wait_for, 1, 40)
 
     asyncio.run(go())
     (mail,) = bench.mails
@@ -173,7 +173,7 @@ def test_before_postfix_its_answers_are_ours(lab: Path, sink: Sink) -> None:
 
     with Postfix(lab / "postfix-behind-smarthost", relay_to=sink.address, parameters=parameters) as postfix:
         refused = asyncio.run(go(postfix))
-        (taken,) = sink.wait_for(1, 20)
+        (taken,) = sink.wait_for(1, 40)
     assert list(refused) == ["nobody@example.org"]
     code, text = refused["nobody@example.org"]
     assert (code, text.startswith(b"5.1.1 <nobody@example.org>: Recipient address rejected")) == (

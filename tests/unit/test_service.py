@@ -189,7 +189,7 @@ def test_a_drained_worker_is_no_loss(supervisor: Supervisor) -> None:
     if pid == 0:
         os._exit(0)
     supervisor.workers[pid] = Worker(pid, Post("housekeeper"), 1, ends=time.monotonic() + 5)
-    wait_for(lambda: supervisor._reap() or not supervisor.workers, 5, "the child")  # type: ignore[func-returns-value]
+    wait_for(lambda: supervisor._reap() or not supervisor.workers, 30, "the child")  # type: ignore[func-returns-value]
     assert supervisor.vacant == {}
     assert supervisor.common.metrics.total("restarts") == 0
 
