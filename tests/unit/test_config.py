@@ -324,7 +324,7 @@ _values: st.SearchStrategy[Any] = st.recursive(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100, deadline=None)
 @given(st.dictionaries(_keys, _values, max_size=4))
 def test_any_table(file: Path, table: dict[str, Any]) -> None:
     """A configuration is taken, or refused with one line that begins with file and line."""
