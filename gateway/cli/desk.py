@@ -23,7 +23,7 @@ from gateway.mail.types import new_id
 from gateway.store.database import StoreError
 from gateway.store.decisions import RefusedError
 from gateway.store.search import Search
-from gateway.store.senders import Senders
+from gateway.store.senders import Senders, of_message
 from gateway.store.states import WAITING, Event, refusal
 
 if TYPE_CHECKING:
@@ -192,7 +192,9 @@ class Desk:
         """Block or allow the sender of an item."""
         if no := refusal(Event.DENY, self._who):
             raise RefusedError(no)
-        pattern = self._senders.put(item.sender, rule, self._who.name, why="in a review", item=item.id)
+        pattern = self._senders.put(
+            of_message(item.sender), rule, self._who.name, why="in a review", item=item.id
+        )
         return f"{pattern} is {'blocked' if rule == 'block' else 'allowed'} from now on"
 
     def settle(self, one: Pending) -> str:

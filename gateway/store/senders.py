@@ -143,6 +143,16 @@ def normal(pattern: str) -> str:
     return name
 
 
+def of_message(sender: str) -> str:
+    """The pattern for the sender that a message chose: an address, never a domain. Raises StoreError."""
+    name = normal(sender)
+    if "@" not in name:
+        raise StoreError(
+            f"its sender is no address: {printable(sender, 60)}; a rule about it names what it means"
+        )
+    return name
+
+
 def patterns(address: str) -> list[str]:
     """What may rule about an address, the most specific first; bounded."""
     name = address.lower()

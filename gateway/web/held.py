@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Final, Literal
 from gateway.delivery.release import ReleaseError, schedule
 from gateway.mail.mime import parse
 from gateway.mail.types import ID_PATTERN, new_id
+from gateway.store.database import StoreError
 from gateway.store.decisions import RefusedError
-from gateway.store.senders import Senders
+from gateway.store.senders import Senders, of_message
 from gateway.store.states import Role, State, of_item, releases_alone
 from gateway.web.may import Act, acts, may
 
@@ -218,15 +219,13 @@ class HeldMail:
     def rule(self, item: str, rule: Rule, *, why: str = "") -> str:
         """Block or allow its envelope sender, for everybody; the pattern as it is kept."""
         self._allowed(item, Act.RULE)
-        sender = self.find(item).sender
-        who = self._actor.name
+        sender, who = self._sender(item), self._actor.name
         return Senders(self._quarantine.database).put(sender, rule, who, why=why, item=item)
 
     def unrule(self, item: str) -> None:
         """Forget what is ruled about its envelope sender."""
         self._allowed(item, Act.RULE)
-        sender = self.find(item).sender
-        if not Senders(self._quarantine.database).remove(sender, self._actor.name):
+        if not Senders(self._quarantine.database).remove(self._sender(item), self._actor.name):
             raise RefusedError("nothing is ruled about this very address")
 
     def ruled(self, item: str) -> str:
@@ -263,6 +262,13 @@ class HeldMail:
         if not may(self._person, Act.SEE, people):
             raise AbsentError
         return people
+
+    def _sender(self, item: str) -> str:
+        """Its envelope sender, as what a rule is about."""
+        try:
+            return of_message(self.find(item).sender)
+        except StoreError as error:
+            raise RefusedError(str(error)) from error
 
     def _answers(self, item: str) -> bool:
         """Whether it is held only for reasons that its recipient, who this is, may answer."""

@@ -19,7 +19,7 @@ from gateway.policy.decide import decide
 from gateway.policy.examine import examine
 from gateway.store.database import Database, StoreError
 from gateway.store.quarantine import Quarantine
-from gateway.store.senders import Senders, normal, patterns
+from gateway.store.senders import Senders, normal, of_message, patterns
 from tests.recorded import policy_of
 from tests.stored import execute, settings_for
 
@@ -50,6 +50,16 @@ def test_the_most_specific_rules(database: Database) -> None:
     assert known.lookup("", ["a@news.example.net", "b@news.example.net"]) == (
         SenderRule("news.example.net", "allow", "author"),
     )
+
+
+@pytest.mark.parametrize(
+    "bad", ["@example.com", ".co.uk", ".example.com", "example.com", "", " ", '"a b"@c.example']
+)
+def test_a_sender_chooses_no_domain(bad: str) -> None:
+    """Who is blocked at the press of a key wrote the sender: it must not be a rule about others."""
+    with pytest.raises(StoreError, match=r"no (?:sender|address)"):
+        of_message(bad)
+    assert of_message("Eve@Example.NET") == "eve@example.net"
 
 
 def test_changes_are_seen_soon_and_by_others(database: Database) -> None:

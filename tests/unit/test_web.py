@@ -10,6 +10,7 @@ import pytest
 
 from gateway.store.database import TooSlowError
 from gateway.store.quarantine import Quarantine
+from gateway.store.senders import Senders
 from gateway.store.states import State
 from gateway.web.guard import POLICY
 from tests.stored import execute
@@ -192,6 +193,17 @@ def test_many_deletions_are_undone_together(place: Place) -> None:
     place.browser("anna").post("/undo", 404, batch=batch)
     assert "2 messages are held again" in rita.post("/undo", 200, batch=batch)
     assert {i.state for i in place.quarantine.known(chosen).values()} == {State.HELD}
+
+
+@pytest.mark.parametrize("sender", ["@example.net", ".example.net", "example.net", '"a b"@example.net'])
+def test_a_sender_that_is_no_address_is_not_ruled(place: Place, sender: str) -> None:
+    """A hostile sender makes no rule about a domain, and removes none."""
+    mail = place.hold(BOB, sender=sender)
+    Senders(place.database).put("example.net", "block", "cli:root")
+    rosa = place.browser("rosa")
+    for act in ("allow", "block", "unrule"):
+        assert "no sender" in rosa.post(f"/held/{mail.id}/{act}", 409) or "no address" in rosa.page
+    assert [(one.pattern, one.rule) for one in Senders(place.database).all()] == [("example.net", "block")]
 
 
 def test_many_are_shown_first_and_undone_together(place: Place) -> None:
