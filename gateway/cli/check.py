@@ -64,6 +64,8 @@ def check(context: Context, *, probe: bool, as_json: bool) -> None:
         "policy": loaded.policy.hash,
         "thresholds": f"tag {thresholds.tag:g}, quarantine {thresholds.quarantine:g}, "
         f"reject {thresholds.reject:g}",
+        "web page": settings.web.listen if settings.web.enabled else "off",
+        "digests": " ".join(settings.digest.domains) or "nobody" if settings.digest.enabled else "off",
         "database": settings.store.database.partition("@")[2] or settings.store.database,
     }
     warnings = warn(settings)
@@ -103,6 +105,8 @@ def warn(settings: Config) -> list[str]:
         found.append("the smart host takes mail for nobody: set domains or relay_networks")
     if settings.smarthost.listeners and not (settings.next_hop or settings.routes):
         found.append("the smart host has no next hop: set next_hop or [[routes]]")
+    if settings.milter.listen and not (settings.release.next_hop or settings.next_hop or settings.routes):
+        found.append("what is held can be released to nobody: set [release] next_hop, next_hop or [[routes]]")
     near = ("unix:", "inet:127.", "inet:[::1]", "inet:localhost")
     found += [
         f"anybody who reaches {address} can ask the milter; prefer loopback or unix:"

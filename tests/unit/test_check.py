@@ -38,6 +38,17 @@ def test_good(tmp_path: Path) -> None:
     assert not (tmp_path / "store").exists()
 
 
+def test_what_is_switched_on_and_what_cannot_be_released_is_told(tmp_path: Path) -> None:
+    told = json.loads(checked(tmp_path, QUIET, "--json").stdout)
+    assert (told["facts"]["web page"], told["facts"]["digests"]) == ("off", "off")
+    assert any("released to nobody" in text for text in told["warnings"])
+    digest = {"enabled": True, "domains": ["example.com"], "email": "held@example.com"}
+    more = {"release": {"next_hop": "smtp:127.0.0.1:10026"}, "web": {"enabled": True}, "digest": digest}
+    told = json.loads(checked(tmp_path, {**QUIET, **more}, "--json").stdout)
+    assert (told["facts"]["web page"], told["facts"]["digests"]) == ("127.0.0.1:8895", "example.com")
+    assert not any("released to nobody" in text for text in told["warnings"])
+
+
 def test_the_age_of_the_suffix_list_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told = json.loads(checked(tmp_path, QUIET, "--json").stdout)
     assert re.fullmatch(r"of 20\d\d-\d\d-\d\d, \d+ days old", told["facts"]["public suffix list"])
