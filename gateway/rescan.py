@@ -64,11 +64,13 @@ def rescan(
     meanwhile, that one acts. Raises StoreError for an item whose content is gone.
     """
     original = quarantine.original(item.id)
-    [first, *_] = quarantine.judgements(item.id)
+    judged = quarantine.judgements(item.id)
+    if not judged:  # it went between the two
+        raise StoreError(f"{item.id} holds no message any more")
     mail = Mail(item.id, original.session, original.envelope, original.raw, item.received, item.queue_id)
     content = parse(mail.raw, gateway.limits)
     found, words = gather(mail, content, _sources(gateway.sources), time.monotonic() + gateway.deadline)
-    then = first.evidence
+    then = judged[0].evidence
     evidence = replace(found, spf=then.spf, dkim=then.dkim, dmarc=then.dmarc, arc=then.arc, iprev=then.iprev)
     spam = classify(mail, with_documents(content, evidence, words), gateway)
     signals = examine(mail, content, evidence, spam, gateway.policy)

@@ -172,8 +172,9 @@ def test_both_judge_again_and_each_message_is_judged_once(url: str, tmp_path: Pa
         with contextlib.suppress(RefusedError):  # it was deleted first
             quarantine.decisions.deny(mail.id, None, Actor("eve"))
             denied.add(mail.id)
-    looks = [int(process.communicate(timeout=120)[0]) for process in running]
+    said = [process.communicate(timeout=120)[0] for process in running]
     assert [process.returncode for process in running] == [0, 0]
+    looks = [int(text) for text in said]
     assert sum(looks) >= len(mails), looks
     for number, mail in enumerate(mails):
         item, told = quarantine.find(mail.id), [event.action for event in quarantine.history(mail.id)]

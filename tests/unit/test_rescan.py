@@ -215,20 +215,25 @@ def test_who_is_slower_keeps_nothing_and_does_nothing(bench: Bench, monkeypatch:
     assert [event.action for event in bench.quarantine.history(name)].count("judged") == 1
 
 
-def test_what_goes_away_meanwhile_stops_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("at", ["original", "judgements", "judged_again"])
+def test_what_goes_away_meanwhile_stops_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
     names = {bench.hold() for _ in range(4)}
     gone: list[str] = []
-    original = bench.quarantine.original
+    original = getattr(bench.quarantine, at)
 
-    def going(item: str) -> Any:
+    def going(item: str, *rest: Any) -> Any:
         if not gone:
             gone.append(item)
             bench.quarantine.delete(item, Actor("eve"))
-        return original(item)
+        return original(item, *rest)
 
-    monkeypatch.setattr(bench.quarantine, "original", going)
+    monkeypatch.setattr(bench.quarantine, at, going)
     seen = {one.item for one in rescan_all(bench.gateway, bench.quarantine, "engine 2", RescanSettings())}
-    assert seen == names - set(gone)
+    assert seen - set(gone) == names - set(gone)
+    assert bench.item(gone[0]).state is State.DELETED
+    assert [event.action for event in bench.quarantine.history(gone[0])] == ["held", "deleted"]
 
 
 def test_verdicts_are_bounded(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
