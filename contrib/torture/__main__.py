@@ -25,6 +25,7 @@ from __future__ import annotations
 import argparse
 import math
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -63,6 +64,7 @@ _POSTGRESQL = ("postgresql", "nodes", "restarts")
 def main() -> int:
     """Run the trials, print and write the figures; return 1 if something must not have happened."""
     wanted = arguments(sys.argv[1:])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what was started is stopped
     names = wanted.only or [n for n in TRIALS if n not in _POSTGRESQL or Postgresql.available()]
     print(f"Seed {wanted.seed}.", flush=True)
     counts = run(names, wanted)

@@ -18,13 +18,15 @@ if TYPE_CHECKING:
 DOMAIN = "example.org"
 _SIZES = (300, 1_000, 4_000, 20_000, 100_000)
 _PAUSE = 0.05  # seconds after which a client tries again
+_TIMEOUT = 60.0  # seconds for a reply
+_PATIENCE = 120.0  # seconds for which what was begun is tried again, once no more is begun
 
 
 @dataclass(slots=True)
 class Heard:
     """What clients were told: ids of messages by their last reply, and the number of attempts.
 
-    `taken` says when, in seconds since 1970.
+    `taken` says when, in seconds since 1970. What is in neither set was never answered for good.
     """
 
     taken: dict[str, float] = field(default_factory=dict)
@@ -55,21 +57,29 @@ class Senders:
         self._numbers: Iterator[int] = itertools.count(first)
         self._lock = threading.Lock()
         self._stopping = threading.Event()
-        self._threads = [threading.Thread(target=self._work, args=(n,)) for n in range(sessions)]
+        self._giving_up = threading.Event()
+        self._threads = [threading.Thread(target=self._work, args=(n,), daemon=True) for n in range(sessions)]
 
     def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.stop()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.stop(0.0 if kind else _PATIENCE)
 
-    def stop(self) -> None:
-        """Begin no more messages, and end with those that were begun; more than once does no harm."""
+    def stop(self, seconds: float = _PATIENCE) -> None:
+        """Begin no more messages, and end with those that were begun; more than once does no harm.
+
+        A server that does not answer for so many seconds never will: what it was given stays unanswered.
+        """
         self._stopping.set()
+        end = time.monotonic() + seconds
         for thread in self._threads:
-            thread.join()
+            thread.join(max(0.0, end - time.monotonic()))
+        self._giving_up.set()
+        for thread in self._threads:
+            thread.join(_TIMEOUT)  # of the command it is in the midst of
 
     def _work(self, number: int) -> None:
         chance = random.Random(number)
@@ -84,11 +94,11 @@ class Senders:
             message = _message(name, chance)
             code = 0
             # A message that was begun is sent until it is answered, as a mail server does.
-            while code < 200 or 400 <= code < 500:
+            while (code < 200 or 400 <= code < 500) and not self._giving_up.is_set():
                 self.heard.attempts += 1
                 try:
                     if smtp is None:
-                        smtp = smtplib.SMTP("127.0.0.1", self._port, "client.example.net", timeout=60)
+                        smtp = smtplib.SMTP("127.0.0.1", self._port, "client.example.net", timeout=_TIMEOUT)
                         smtp.ehlo()
                     code = self._hand_in(smtp, name, message)
                 except (OSError, smtplib.SMTPException):
@@ -100,7 +110,7 @@ class Senders:
             with self._lock:
                 if code == 250:
                     self.heard.taken[name] = time.time()
-                else:
+                elif code >= 500:
                     self.heard.refused.add(name)
             if self._pause:
                 self._stopping.wait(self._pause)

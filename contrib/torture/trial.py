@@ -51,6 +51,7 @@ class Count:
     events: int  # kills, or other things that went wrong
     sent: int  # messages that clients began with
     taken: int  # of them, answered with 250
+    unanswered: int  # of them, tried until their client gave up
     expected: int  # recipients of those, and from here on recipients are counted
     arrived: int
     waiting: int  # in the queue at the end
@@ -69,7 +70,8 @@ class Count:
     def good(self) -> bool:
         """Whether nothing happened that must not."""
         elsewhere = self.waiting + self.held + self.quarantined + self.undeliverable + self.returned
-        return not (self.lost or self.broken or elsewhere) and self.doubled <= self.events
+        bad = self.lost or self.broken or elsewhere or self.unanswered
+        return not bad and self.doubled <= self.events
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +211,7 @@ def count(kind: str, done: Result, sink: Sink, left: Mapping[str, str], seconds:
         events=done.events,
         sent=sum(len(one.sent) for one in heard),
         taken=sum(len(one.taken) for one in heard),
+        unanswered=sum(len(one.sent.difference(one.taken, one.refused)) for one in heard),
         expected=len(expected),
         arrived=len(expected.intersection(arrived)),
         waiting=are(*_QUEUED),

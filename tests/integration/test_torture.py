@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import random
+import time
 
 import pytest
 
 from contrib.lab.postgresql import Postgresql
+from contrib.lab.process import free_port
 from contrib.torture.__main__ import arguments, run
 from contrib.torture.power import Event, File
+from contrib.torture.sender import Senders
 
 WRITE, TRUNCATE, SYNC, REMOVE = range(4)
 
@@ -25,6 +28,19 @@ def test_nothing_is_lost(trial: str) -> None:
     assert count.taken > 10, count
     # How many arrive twice hangs on how many were on their way at a kill: `make torture` counts those.
     assert (count.lost, count.broken, count.arrived) == (0, 0, count.expected), count
+
+
+def test_clients_give_up_a_gateway_that_is_gone() -> None:
+    with pytest.raises(ZeroDivisionError), Senders(free_port(), 2) as senders:
+        1 / 0  # noqa: B018  # whatever ends a trial
+    assert len(senders.heard.sent) <= 2
+    with Senders(free_port(), 2) as senders:
+        while len(senders.heard.sent) < 2:
+            time.sleep(0.01)
+        senders.stop(0.1)
+    assert not senders.heard.taken
+    assert not senders.heard.refused
+    assert not any(thread.is_alive() for thread in senders._threads)
 
 
 def event(kind: int, offset: int = 0, data: bytes = b"") -> Event:
