@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Final, Literal
 
+from gateway.delivery.routes import parse_route
 from gateway.mail.headers import printable
+from gateway.mail.networks import address as ip_address
 from gateway.mail.types import new_id
 from gateway.store.queued import Addressee, Outgoing
 from gateway.tls.wish import REQUIRETLS
@@ -154,15 +156,28 @@ def _status(facts: Facts, reports: Sequence[Report], action: Action, hostname: s
             f"Action: {action}",
             f"Status: {_code(report, action)}",
         ]
-        host = (report.server or recipient.hop).split(":")
-        if len(host) > 2 and host[1] != "unix":
-            lines.append(f"Remote-MTA: dns; {printable(':'.join(host[1:-1]), 255, ascii_only=True)}")
+        remote = _host(report.server or recipient.hop)
+        if remote:
+            lines.append(f"Remote-MTA: dns; {printable(remote, 255, ascii_only=True)}")
         if report.reply:
-            lines.append(f"Diagnostic-Code: smtp; {printable(report.reply, 500, ascii_only=True)}")
+            # RFC 3464 §2.3.6: "smtp" is what a server said, and not what we found ourselves.
+            kind = "smtp" if report.server else "X-Mailwarden"
+            lines.append(f"Diagnostic-Code: {kind}; {printable(report.reply, 500, ascii_only=True)}")
         lines.append(f"Last-Attempt-Date: {formatdate(now, localtime=True)}")
         if action == "delayed":
             lines.append(f"Will-Retry-Until: {formatdate(facts.expires, localtime=True)}")
     return "\r\n".join(lines).encode() + b"\r\n"
+
+
+def _host(hop: str) -> str:
+    """The one server that a route names, as RFC 3464 §2.1.1 writes a host; "" of several, or of none."""
+    try:
+        ((one,),) = parse_route(hop).tiers
+    except ValueError:
+        return ""
+    if one.mx or ip_address(one.host) is None:
+        return "" if one.mx else one.host
+    return f"[IPv6:{one.host}]" if ":" in one.host else f"[{one.host}]"
 
 
 def _returned(facts: Facts, message: bytes, action: Action) -> tuple[str, str, bytes]:

@@ -416,7 +416,7 @@ class Runner:
     async def _warn(self, entry: Entry) -> None:
         """Tell the sender of waiting mail about it."""
         late = [
-            Report(r, r.reply)
+            Report(r, r.reply, server=r.server)
             for r in entry.recipients
             if r.state is State.QUEUED and r.reply and bounce.wanted(r, "delayed")
         ]

@@ -77,7 +77,7 @@ def test_form() -> None:
         "Action": "failed",
         "Status": "5.1.1",
         "Remote-MTA": "dns; mx.example.com",
-        "Diagnostic-Code": f"smtp; {REPLY}",
+        "Diagnostic-Code": f"X-Mailwarden; {REPLY}",
     }
     assert returned.get_content_type() == "text/rfc822-headers"
     assert "Subject: Hello" in str(returned.get_payload())
@@ -175,7 +175,27 @@ def test_hostile_texts() -> None:
     sent, parsed = made(Report(recipient, reply), facts=facts)
     assert b"\x1b" not in sent.message
     assert b"\r\nX-Evil" not in sent.message
-    assert parts(parsed)[2]["Remote-MTA"] == "dns; [2001:db8::1]"
+    assert parts(parsed)[2]["Remote-MTA"] == "dns; [IPv6:2001:db8::1]"
+
+
+@pytest.mark.parametrize(
+    ("hop", "server", "host"),
+    [
+        ("smtp:a.example.com:25|smtp:b.example.com:25, smtp:c.example.com:25", "", None),
+        ("smtp:a.example.com:25, smtp:b.example.com:25", "smtp:b.example.com:25", "b.example.com"),
+        ("mx:example.com:2525", "", None),
+        ("mx:example.com", "smtp:mx.example.com:25", "mx.example.com"),
+        ("smtp:192.0.2.1:25", "", "[192.0.2.1]"),
+        ("lmtp:unix:/run/lmtp", "lmtp:unix:/run/lmtp", None),
+        ("", "", None),
+    ],
+)
+def test_who_said_it(hop: str, server: str, host: str | None) -> None:
+    """One host as RFC 3464 §2.1.1 writes it, or none; a diagnosis of ours is not given out as a server's."""
+    _, parsed = made(Report(replace(RECIPIENT, hop=hop), REPLY, server=server))
+    group = parts(parsed)[2]
+    assert group["Remote-MTA"] == (host and f"dns; {host}")
+    assert group["Diagnostic-Code"] == f"{'smtp' if server else 'X-Mailwarden'}; {REPLY}"
 
 
 def test_addresses_beyond_ascii() -> None:

@@ -165,7 +165,7 @@ def test_who_asks_for_a_report_of_success_gets_one_where_nobody_behind_sends_it(
     assert told.mail.startswith(b"MAIL FROM:<>")
     assert told.message.count(b"\r\nAction: " + action + b"\r\nStatus: 2.") == 1
     assert told.message.count(b"Final-Recipient: ") == 1
-    assert b"Remote-MTA: dns; 127.0.0.1" in told.message
+    assert b"Remote-MTA: dns; [127.0.0.1]" in told.message
 
 
 def test_a_notice_that_fails_is_not_reported(database: Database) -> None:
