@@ -152,7 +152,7 @@ class Config(Settings, frozen=True):
             check_pattern(text)
         if self.next_hop:
             parse_route(self.next_hop)
-        if not self.store.database.startswith(("sqlite:", "postgresql:", "postgresql+")):
+        if not self.store.database.startswith(("sqlite:///", "postgresql://", "postgresql+")):
             raise ValueError(f'database "{self.store.database}" is no URL such as sqlite:////path/file.db')
         if self.learning != LearningSettings() and (
             not self.classifier.enabled or self.classifier.site == "off"

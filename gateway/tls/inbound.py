@@ -175,11 +175,30 @@ def server_context(
     context.minimum_version = _VERSIONS[minimum_version]
     context.set_ciphers(_CIPHERS)
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
-    context.load_cert_chain(certificate, key or None)
+    _load_pair(context, certificate, key)
     if client_ca_file:
         context.load_verify_locations(client_ca_file)
         context.verify_mode = ssl.CERT_OPTIONAL
     return context
+
+
+def _load_pair(context: ssl.SSLContext, certificate: str, key: str) -> None:
+    """Load them; where that fails, say which file is wrong and how, which OpenSSL does not."""
+
+    def passphrase() -> str:
+        raise OSError(f"{key or certificate} is encrypted; store it without a passphrase")
+
+    try:
+        context.load_cert_chain(certificate, key or None, passphrase)
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            raise OSError(f"{key or certificate} is not the key of {certificate}") from error
+        if b"-----BEGIN CERTIFICATE-----" not in Path(certificate).read_bytes():
+            raise OSError(f"{certificate} has no certificate in PEM") from error
+        if b"PRIVATE KEY-----" not in Path(key or certificate).read_bytes():
+            mend = "" if key else "; set key"
+            raise OSError(f"{key or certificate} has no private key in PEM{mend}") from error
+        raise OSError(f"{certificate}, {key or certificate}: {error}") from error
 
 
 def tls_version(name: TlsVersion) -> ssl.TLSVersion:

@@ -133,6 +133,7 @@ def test_names() -> None:
         ("[milter]\nlisten = ['inet:127.0.0.1:9464']\n", '2: "127.0.0.1:9464" is listened on twice'),
         ("[http]\nlisten = 'localhost'\n", '2: "localhost" is not host:port'),
         ("[store]\ndatabase = '/var/lib/mailwarden.db'\n", '2: database "/var/lib/mailwarden.db" is no URL'),
+        ("[store]\ndatabase = 'sqlite:mail.db'\n", '2: database "sqlite:mail.db" is no URL'),
         ("[smarthost]\nkey = 'key.pem'\n", "1: smarthost: there is a key without a certificate"),
         # Words of a closed set, lists, and keys that stand in another table.
         ("[log]\nlevel = 'debugg'\n", "2: log.level: Invalid enum value 'debugg'; did you mean \"debug\"?"),

@@ -4,11 +4,18 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 import uvloop
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from contrib.lab.certificates import Authority
 from gateway.tls.inbound import server_context
@@ -237,3 +244,23 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     for certificate, key, ca in ((missing, "", ""), (good, missing, ""), (good, str(pair.key), missing)):
         with pytest.raises(FileNotFoundError, match=r"missing\.pem"):
             server_context(certificate, key, client_ca_file=ca)
+
+
+def test_what_is_wrong_with_a_certificate_or_key_is_said(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    one, two = authority.issue("one.example.com"), authority.issue("two.example.com")
+    junk, locked = tmp_path / "junk.pem", tmp_path / "locked.pem"
+    junk.write_text("junk\n")
+    sealed = BestAvailableEncryption(b"secret")
+    key = load_pem_private_key(one.key.read_bytes(), None)
+    locked.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, sealed))
+    good = one.certificate
+    for certificate, private, said in (
+        (good, "", f"{good} has no private key in PEM; set key"),
+        (good, junk, f"{junk} has no private key in PEM"),
+        (junk, one.key, f"{junk} has no certificate in PEM"),
+        (good, two.key, f"{two.key} is not the key of {good}"),
+        (good, locked, f"{locked} is encrypted"),
+    ):
+        with pytest.raises(OSError, match=re.escape(said)):
+            server_context(str(certificate), str(private))
