@@ -191,6 +191,10 @@ class Ways:
     def _exchangers(self, hop: NextHop) -> tuple[list[NextHop], bool]:
         """The servers that the MX records of `hop` name, best first (RFC 5321 §5.1), and if validated."""
         if address(hop.host) is not None:
+            if not _is_usable(hop.host):
+                raise NoWay(550, "5.1.2", f"[{hop.host}] is the address of no host")
+            if self._is_us(hop.host, hop.port, [hop.host]):
+                raise NoWay(554, "5.4.6", f"mail for [{hop.host}] loops back to us: the address is ours")
             return [replace(hop, mx=False)], False
         name = to_ascii(hop.host)
         if name is None or self.resolver is None:

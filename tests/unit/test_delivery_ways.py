@@ -122,6 +122,10 @@ def test_which_servers_there_are(resolver: Resolver, domain: str, addresses: lis
         ("loop.example.net", 554, "5.4.6"),
         ("equal.example.net", 554, "5.4.6"),
         ("own-address.example.net", 554, "5.4.6"),
+        ("[127.0.0.1]", 554, "5.4.6"),
+        ("[IPv6:::ffff:127.0.0.1]", 554, "5.4.6"),
+        ("[0.0.0.0]", 550, "5.1.2"),
+        ("[IPv6:ff02::1]", 550, "5.1.2"),
         ("broken.example.net", 451, "4.4.3"),
         ("better-unsure.example.net", 451, "4.4.3"),
         ("worse-unsure.example.net", 554, "5.4.6"),
@@ -141,6 +145,7 @@ def test_another_server_on_our_machine_is_not_us(resolver: Resolver) -> None:
     assert found(resolver, "own-address.example.net", ports=frozenset({10_024})) == [
         ("other-name.example.com", "127.0.0.1")
     ]
+    assert found(resolver, "[127.0.0.1]", ports=frozenset({10_024})) == [("127.0.0.1", "")]
 
 
 def test_the_number_of_servers_is_bounded(resolver: Resolver) -> None:
