@@ -354,6 +354,7 @@ def door(
         log=gateway.log,
         ways=ways(config, loaded.hop_logins, database, notes),
         submit=submitter.submit if submitter else None,
+        room=lambda octets: not (submitter and database and database.lack_of_room(octets)),
         logins=loaded.logins,
         lifetime=config.queue.lifetime,
         grace=config.grace,

@@ -25,11 +25,8 @@ from gateway.store.database import Database, StoreError
 from gateway.store.journal import Journal
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from gateway.metrics import Metrics
 
-LEAST_FREE = 16_777_216  # octets on the store's file system below which nothing more may be held soon
 CLIENTS = 32  # served at once
 
 
@@ -53,7 +50,7 @@ class HealthServer(ThreadingMixIn, TCPServer):
         state = {"workers": str(int(self.metrics.total("alive")))}
         try:
             Journal(self.database).find("0" * 16)
-            state["store"] = _room(self.database.path) or "ok"
+            state["store"] = _room(self.database) or "ok"
         except (StoreError, OSError) as error:
             state["store"] = printable(str(error), 200)
         return state["store"] == "ok" and state["workers"] not in ("0", "1"), state
@@ -79,15 +76,11 @@ class HealthServer(ThreadingMixIn, TCPServer):
         """A client that hangs up is no event."""
 
 
-def _room(path: Path | None) -> str:
-    """Return why the file system of the store cannot take what is held next, or ""."""
-    if path is None:
-        return ""
-    found = os.statvfs(path.parent)
-    if found.f_flag & os.ST_RDONLY:
+def _room(database: Database) -> str:
+    """Return why the file system of the store cannot take mail, or ""."""
+    if database.path is not None and os.statvfs(database.path.parent).f_flag & os.ST_RDONLY:
         return "the file system is read-only"
-    free = found.f_bavail * found.f_frsize
-    return f"the disk is nearly full: {free} octets are free" if free < LEAST_FREE else ""
+    return database.lack_of_room()
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -95,6 +95,7 @@ async def door(
     tls_rules: tuple[OutboundTlsRule, ...] = (),
     settings: SmarthostSettings | None = None,
     submit: Callable[[Outgoing], Future[None]] | None = None,
+    room: Callable[[int], bool] = lambda _octets: True,
     listener: Listener = LISTENER,
     logins: Logins | None = None,
 ) -> AsyncIterator[int]:
@@ -111,6 +112,7 @@ async def door(
         log=open_log(LogSettings(level="error")),
         ways=Ways(rules=tls_rules),
         submit=submit,
+        room=room,
         logins=logins,
         count=bench.counted.append,
     )
@@ -205,6 +207,7 @@ def play(
     tls_rules: tuple[OutboundTlsRule, ...] = (),
     relay_networks: tuple[str, ...] = (),
     submit: Callable[[Outgoing], Future[None]] | None = None,
+    room: Callable[[int], bool] = lambda _octets: True,
     **settings: object,
 ) -> tuple[Hop, Bench]:
     """One client plays `scene`; afterwards a fresh client must be served."""
@@ -223,6 +226,7 @@ def play(
                 tls_rules=tls_rules,
                 settings=built,
                 submit=submit,
+                room=room,
             )
             async with opened as port:
                 async with Raw.connected(port, greet=greet) as client:

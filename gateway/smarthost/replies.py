@@ -12,6 +12,7 @@ from gateway.mail.types import Reply
 OK = Reply(250, "2.0.0", "Ok")
 PIPELINED = Reply(554, "5.5.0", "Commands sent before their time")
 CLOSING = Reply(421, "4.3.2", "Service is closing, try again later")
+NO_ROOM = Reply(452, "4.3.1", "Insufficient system storage, try again later")
 UNKNOWN = Reply(500, "5.5.1", "Command not recognized")
 _ABSENT = ("EXPN", "ETRN", "TURN", "ATRN", "SEND", "SOML", "SAML")
 FIXED = {

@@ -36,7 +36,7 @@ from gateway.smarthost.intake import Intake
 from gateway.smarthost.login import Login
 from gateway.smarthost.proxy import ProxyError, client_of
 from gateway.smarthost.receive import Message
-from gateway.smarthost.replies import CHUNK_FAULTS, CLOSING, FIXED, OK, PIPELINED, UNKNOWN, wire
+from gateway.smarthost.replies import CHUNK_FAULTS, CLOSING, FIXED, NO_ROOM, OK, PIPELINED, UNKNOWN, wire
 from gateway.smarthost.sasl import LONGEST, challenge
 from gateway.smarthost.tls import tls_facts
 from gateway.smarthost.transfer import transfer
@@ -332,7 +332,8 @@ class Conversation:
         )
         if not self._worker.allows("messages", self, self._login.name):
             raise CommandError(451, "4.7.1", "Too many messages in a short time, try again later")
-        refusal = self._login.foreign_sender(mail.sender)
+        refusal = None if self._door.room(mail.size) else NO_ROOM
+        refusal = refusal or self._login.foreign_sender(mail.sender)
         refusal = refusal or self._door.judgement.admit(self._client(), mail.sender, None)
         if refusal is not None:
             await self._refuse(refusal, mail.sender, "")

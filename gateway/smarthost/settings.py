@@ -168,6 +168,7 @@ class Door:
     log: Log = field(repr=False)
     ways: Ways = field(default_factory=Ways)
     submit: Callable[[Outgoing], Future[None]] | None = None  # into the queue; None: there is none
+    room: Callable[[int], bool] = lambda _octets: True  # whether the queue's disk takes so many octets
     logins: Logins | None = None  # None: nobody can log in
     lifetime: float = 432_000.0  # seconds that queued mail is tried
     count: Callable[[str], None] = field(default=lambda _what: None, repr=False)  # "connections", "refused"

@@ -81,6 +81,9 @@ class StoreSettings(Settings, frozen=True):
     # Octets that all held messages may have together, as they were received; beyond, the oldest go, with
     # an error in the log. 0 sets no bound.
     quota: Annotated[int, msgspec.Meta(ge=0, le=1 << 50)] = 0
+    # SQLite: octets on its disk that new mail leaves free, since mail that is sent on is written about, too:
+    # a queue that filled its disk could not be emptied. What would need them is put off. 0 leaves none.
+    minimum_free: Annotated[int, msgspec.Meta(ge=0, le=1 << 50)] = 67_108_864
     # Other times for some domains.
     retention: tuple[RetentionRow, ...] = ()
     # How long a release under way keeps others from releasing the same message.
@@ -115,15 +118,18 @@ class Database:
     Thread-safe. Belongs to the process that opened it.
     """
 
-    __slots__ = ("_durable", "_pid", "_quick", "_seconds", "path")
+    __slots__ = ("_durable", "_pid", "_quick", "_seconds", "path", "reserve")
 
-    def __init__(self, durable: Engine, quick: Engine, path: Path | None, seconds: float) -> None:
-        """`seconds` is the time that a search may take."""
+    def __init__(
+        self, durable: Engine, quick: Engine, path: Path | None, seconds: float, reserve: int = 0
+    ) -> None:
+        """`seconds` is the time that a search may take, `reserve` what mail leaves free on the disk."""
         self._seconds = seconds
         self._durable = durable
         self._quick = quick
         self._pid = os.getpid()
         self.path = path
+        self.reserve = reserve
 
     @property
     def dialect(self) -> str:
@@ -153,13 +159,29 @@ class Database:
             options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         return self._run(self._quick.execution_options(**options), work)
 
-    def write(self, work: Callable[[Connection], T], *, durable: bool = True) -> T:
+    def write(self, work: Callable[[Connection], T], *, durable: bool = True, mail: int | None = None) -> T:
         """Run `work` in a write transaction; with `durable` it is on disk when this returns.
 
+        `mail` are octets of new mail that are written, for which there must be room.
         `work` may be run again when the database was busy, so it keeps its effects inside the
         connection. Raises StoreError, and then nothing was changed.
         """
+        lack = "" if mail is None else self.lack_of_room(mail)
+        if lack:
+            raise StoreError(lack)
         return self._run(self._durable if durable else self._quick, work)
+
+    def lack_of_room(self, octets: int = 0) -> str:
+        """Why the disk cannot take so many octets of mail and keep `reserve` free, "" if it can."""
+        if self.path is None or not self.reserve:
+            return ""
+        try:
+            short = self.reserve - free_for_mail(self.path, octets)
+            if short > 0:  # there may be room within the file, of what has gone
+                short -= self.read(_free_pages)
+        except (OSError, StoreError) as error:
+            return str(error)
+        return f"the disk is nearly full: {short} octets more must be free" if short > 0 else ""
 
     def close(self) -> None:
         """Close all connections that are not in use."""
@@ -212,7 +234,7 @@ def open_database(settings: StoreSettings) -> Database:
         raise StoreError(f"not a database URL: {settings.database!r}") from error
     backend = parsed.get_backend_name()
     if backend == "sqlite":
-        database = _open_sqlite(parsed, settings.search_seconds)
+        database = _open_sqlite(parsed, settings)
     elif backend == "postgresql":
         database = _open_postgresql(parsed, settings.search_seconds)
     else:
@@ -236,7 +258,25 @@ def upsert(connection: Connection, table: Table) -> Any:
 # ---------------------------------------------------------------- SQLite
 
 
-def _open_sqlite(url: URL, seconds: float) -> Database:
+def free_for_mail(path: Path, octets: int) -> int:
+    """Octets that stay free on the disk of an SQLite file when mail of so many was added. Raises OSError.
+
+    What is written stands in the log first, and then in the file as well; so does what stands in it now.
+    """
+    found = os.statvfs(path.parent)
+    try:
+        logged = path.with_name(f"{path.name}-wal").stat().st_size
+    except FileNotFoundError:
+        logged = 0
+    return found.f_bavail * found.f_frsize - logged - 2 * octets
+
+
+def _free_pages(connection: Connection) -> int:
+    pages = connection.exec_driver_sql("PRAGMA freelist_count").scalar_one()
+    return int(pages * connection.exec_driver_sql("PRAGMA page_size").scalar_one())
+
+
+def _open_sqlite(url: URL, settings: StoreSettings) -> Database:
     if not url.database or url.database == ":memory:" or url.query:
         raise StoreError("sqlite needs a file, as in sqlite:////var/lib/mailwarden/mailwarden.db")
     path = Path(os.path.abspath(url.database))  # noqa: PTH100  # resolve() would follow a symlink
@@ -245,7 +285,8 @@ def _open_sqlite(url: URL, seconds: float) -> Database:
         _use_wal(path)
     except (OSError, sqlite3.Error) as error:
         raise StoreError(f"{path}: {error}") from error
-    return Database(_sqlite_engine(path, "FULL"), _sqlite_engine(path, "NORMAL"), path, seconds)
+    engines = _sqlite_engine(path, "FULL"), _sqlite_engine(path, "NORMAL")
+    return Database(*engines, path, settings.search_seconds, settings.minimum_free)
 
 
 def _make_file(path: Path) -> None:

@@ -105,7 +105,7 @@ class Quarantine:
             connection.execute(_BYTES, {"item": mail.id, "data": packed})
             audit.append(connection, mail.id, OURSELVES.name, "held", ", ".join(names))
 
-        self.database.write(work)
+        self.database.write(work, mail=len(packed))
         return mail.id
 
     # -------------------------------------------------------------- looking

@@ -129,7 +129,8 @@ class Queue:
 
     def add(self, messages: Sequence[Outgoing]) -> None:
         """Queue all of `messages`, or none; they are on disk when this returns."""
-        self._database.write(lambda connection: queued.put(connection, messages))
+        octets = sum(len(one.packed or one.message) for one in messages)
+        self._database.write(lambda connection: queued.put(connection, messages), mail=octets)
 
     # ---------------------------------------------------------------- owners of leases
 

@@ -15,6 +15,7 @@ import pytest
 from contrib.lab.process import wait_for
 from gateway import health
 from gateway.metrics import Metrics
+from gateway.store.database import StoreSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
     from gateway.store.database import Database
 
-ROOM = SimpleNamespace(f_flag=0, f_bavail=health.LEAST_FREE, f_frsize=1)
+LEAST = 2 * StoreSettings().minimum_free  # the log of a new database, and more
+ROOM = SimpleNamespace(f_flag=0, f_bavail=LEAST, f_frsize=1)
 
 
 @pytest.fixture
@@ -56,7 +58,7 @@ def get(server: health.HealthServer, path: str) -> bytes:
     ("changed", "store"),
     [
         ({}, "ok"),
-        ({"f_bavail": health.LEAST_FREE - 1}, "the disk is nearly full"),
+        ({"f_bavail": StoreSettings().minimum_free - 1}, "the disk is nearly full"),
         ({"f_flag": os.ST_RDONLY}, "the file system is read-only"),
     ],
 )

@@ -138,6 +138,18 @@ def test_what_is_not_on_disk_is_not_promised() -> None:
     assert len(shelf.taken) == 1
 
 
+def test_mail_for_which_the_disk_has_no_room_is_put_off_before_it_is_sent() -> None:
+    async def scene(client: Raw, _hop: Hop, bench: Bench) -> None:
+        assert (await client.ask("EHLO c.example.net")).startswith("250")
+        assert (await client.ask("MAIL FROM:<a@example.net> SIZE=2000")).startswith("452 4.3.1")
+        assert bench.counted == ["connections", "refused"]
+        await client.envelope()
+        assert (await client.message(SENT)).startswith("250")
+
+    _, _, shelf = queued(scene, verify_recipients=False, room=lambda octets: octets < 2000)
+    assert len(shelf.taken) == 1
+
+
 @pytest.mark.parametrize("networks", [("127.0.0.0/8",), ("192.0.2.0/24",), ()])
 def test_unjudged_networks_are_relayed_as_they_are(networks: tuple[str, ...]) -> None:
     """Who may say so is the connection and XCLIENT; XFORWARD, which anybody could be in, is not asked."""

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,6 +17,9 @@ import pytest
 from gateway.store import database as database_module
 from gateway.store.database import Database, StoreError, StoreSettings, open_database
 from gateway.store.quarantine import Quarantine
+from gateway.store.queue import Queue
+from gateway.store.queued import Addressee, Outgoing
+from gateway.store.states import Actor
 from tests.stored import RAW, hold, mail_for
 
 if TYPE_CHECKING:
@@ -208,6 +212,54 @@ def test_a_full_disk_is_an_error_and_keeps_nothing(path: Path) -> None:
         check=True,
     )
     assert done.stdout.split() == ["refused", "None", "True"]
+
+
+def test_mail_leaves_room_on_the_disk_and_what_is_done_with_it_does_not(
+    path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk would keep the queue from being emptied: that is written as well."""
+    reserve = StoreSettings().minimum_free
+    logged = path.with_name(f"{path.name}-wal").stat().st_size
+    disk = SimpleNamespace(f_bavail=reserve + logged + 2 * 3000, f_frsize=1)
+    monkeypatch.setattr("os.statvfs", lambda _path: disk)
+    assert database.write(lambda _connection: 1, mail=3000) == 1
+    disk.f_bavail -= 1
+    with pytest.raises(StoreError, match="nearly full: 1 octets more"):
+        database.write(lambda _connection: 1, mail=3000)
+    assert database.write(lambda _connection: 1) == 1
+    monkeypatch.setattr(database_module, "_free_pages", lambda _connection: 1)
+    assert not database.lack_of_room(3000), "room within the file"
+    disk.f_bavail = 0
+    assert database.lack_of_room()
+    database.reserve = 0
+    assert not database.lack_of_room(1 << 40)
+
+
+def test_pages_of_what_is_gone_are_room(database: Database) -> None:
+    def fill(connection: Connection) -> None:
+        connection.exec_driver_sql("CREATE TABLE heap (data BLOB)")
+        connection.exec_driver_sql("INSERT INTO heap VALUES (zeroblob(1000000))")
+
+    database.write(fill)
+    before = database.read(database_module._free_pages)
+    database.write(lambda connection: connection.exec_driver_sql("DELETE FROM heap"))
+    assert database.read(database_module._free_pages) >= before + 900_000
+
+
+def test_mail_is_neither_queued_nor_held_without_room(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = mail_for("bob@example.com"), mail_for("bob@example.com")
+    quarantine = Quarantine(database)
+    hold(quarantine, first)
+    full = SimpleNamespace(f_bavail=0, f_frsize=1)
+    monkeypatch.setattr("os.statvfs", lambda _path: full)
+    with pytest.raises(StoreError, match="nearly full"):
+        hold(quarantine, second)
+    with pytest.raises(StoreError, match="nearly full"):
+        Queue(database).add([Outgoing(second.id, "", (Addressee("bob@example.com"),), RAW, 0.0, 1.0)])
+    assert quarantine.find(second.id) is None
+    assert quarantine.delete(first.id, Actor("cli:me"))
 
 
 def test_the_object_mapper_is_never_loaded() -> None:
