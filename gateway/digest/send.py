@@ -143,7 +143,12 @@ def send_all(
     """
     for address, items in due(quarantine, post.settings, slot, only).items():
         if dry:
-            yield Sending(address, "", len(items), "due")
+            language = post.language(address)
+            made = compose.for_recipient(
+                quarantine, address, items, language, post.settings, now=time.time(), sealing=False
+            )
+            if made is not None:
+                yield Sending(address, "", made.count, "due")
         elif (done := _to_recipient(quarantine, post, slot, address, items)) is not None:
             yield done
     for row in post.settings.administrators:

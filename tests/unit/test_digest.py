@@ -141,6 +141,7 @@ def test_with_a_queue_they_are_queued_with_the_note(quarantine: Quarantine) -> N
 
 def test_a_dry_run_changes_nothing(quarantine: Quarantine) -> None:
     clean(quarantine)
+    clean(quarantine, CAROL, reasons=("VIRUS",))  # of which nobody is told
     assert sent(quarantine, post(Hop()), dry=True) == [(BOB, 1, "due")]
     assert Digests(quarantine.database).all() == {}
 
