@@ -173,7 +173,10 @@ def _what_came(record: Record) -> Iterator[tuple[str, object]]:
     session = record.session
     yield "Id", record.id + (f" (queue id {record.queue_id})" if record.queue_id else "")
     yield "Received", moment(record.received)
-    yield "Door", ", ".join(filter(None, (record.door, session.listener, session.direction.value)))
+    yield (
+        "Door",
+        ", ".join(dict.fromkeys(filter(None, (record.door, session.listener, session.direction.value)))),
+    )
     yield "Client", f"{session.client_name} [{session.client_ip}]".strip() if session.client_ip else ""
     yield "HELO", session.helo
     yield "Login", session.login

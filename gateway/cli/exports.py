@@ -91,8 +91,11 @@ def import_held(context: Context, file: Path, *, as_json: bool, quiet: bool) -> 
         except OSError as error:
             raise Failure(f"{file}: {error.strerror}", EX_NOINPUT) from error
         except ArchiveError as error:
-            report(results, as_json=as_json, quiet=quiet)
+            if results:
+                report(results, as_json=as_json, quiet=quiet)
             raise Failure(f"{file}: {printable(str(error), 300)}", EX_DATAERR) from error
+    if not results:
+        raise Failure(f"{file}: there is no message in it", EX_DATAERR)
     report(results, as_json=as_json, quiet=quiet)
     if any(one["error"] for one in results):
         sys.exit(1)

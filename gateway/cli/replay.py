@@ -384,7 +384,8 @@ def _told_by(tally: Tally, now: Policy) -> Iterator[str]:
     others = {name: count for name, count in tally.policies.items() if name != now.hash}
     if others:
         count = sum(others.values())
-        yield f"{count} messages were not judged by the policy of today, but by {_some(sorted(others))}"
+        many = "1 message was" if count == 1 else f"{count} messages were"
+        yield f"{many} not judged by the policy of today, but by {_some(sorted(others))}"
     if tally.unjudged:
         yield f"{tally.unjudged} messages were deferred by a failure and have no signals"
     if tally.textless:
@@ -431,7 +432,7 @@ def _print_changes(tally: Tally) -> None:
     actions = [a.value for a in Action if a in tally.copies or any(a in row for row in tally.copies.values())]
     matrix = [(old, *(tally.copies.get(old, {}).get(new, 0) for new in actions)) for old in actions]
     out.print()
-    titled = "Copies (one for each recipient), from old to new"
+    titled = "Copies, from old to new"
     out.print(table(("Old!", *(f"{new}>" for new in actions)), matrix, title=titled))
     changes = [change for change in Change if change in tally.changes]
     heads = [f"{change.value}>" for change in changes]

@@ -367,7 +367,7 @@ def test_records_of_an_older_policy_are_told(bench: Bench) -> None:
     fill(bench.journal, [judged(mail_of(), HAM, older)])
     told = bench.json(status=0)
     assert (told["rescored"], told["policies"]) == (1, {older.hash: 1})
-    assert told["notes"] == [f"1 messages were not judged by the policy of today, but by {older.hash}"]
+    assert told["notes"] == [f"1 message was not judged by the policy of today, but by {older.hash}"]
 
 
 def test_what_is_chosen(bench: Bench) -> None:
