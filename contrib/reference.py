@@ -59,6 +59,7 @@ EXAMPLES = {
     "store.retention.domain": "example.com",
     "store.retention.quarantine_days": 14,
     "store.retention.journal_days": 7,
+    "store.retention.samples_days": 90,
     "policy.thresholds.tag": 5.0,
     "policy.thresholds.quarantine": 8.0,
     "policy.thresholds.reject": 15.0,

@@ -269,7 +269,7 @@ def tidy(settings: Config, database: Database) -> tuple[int, int]:
     items = retention.expire(quarantine, retention.of_bodies(store), now)
     while quarantine.forget(now - store.tombstone_days * _DAY):
         pass
-    retention.forget_samples(Samples(database), store.samples_days, now)
+    retention.forget_samples(Samples(database), retention.of_samples(store), now)
     dmarc.prune(database, int(now // _DAY) - settings.report.days)
     hosts.prune(database, settings.tls.memory_days)
     tlsrpt.prune(database, int(now // _DAY) - settings.tls_report.days)

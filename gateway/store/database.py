@@ -58,6 +58,9 @@ class RetentionRow(Settings, frozen=True):
     quarantine_days: Days | None = None
     # Days that records of the journal are kept, with evidence, addresses and subject; without it as above.
     journal_days: Days | None = None
+    # Days that labelled mail is kept of which own models of this domain, or of recipients in it, are made
+    # ([classifier] per); without it as above. What is of nobody's own model stays as [store] says.
+    samples_days: Days | None = None
 
     def __post_init__(self) -> None:
         check_pattern(self.domain)

@@ -66,6 +66,11 @@ def of_evidence(settings: StoreSettings) -> Keeping:
     return _keeping(((row, row.journal_days) for row in settings.retention), settings.journal_days)
 
 
+def of_samples(settings: StoreSettings) -> Keeping:
+    """How long labelled mail stays; 0 days are for ever."""
+    return _keeping(((row, row.samples_days) for row in settings.retention), settings.samples_days)
+
+
 def _keeping(rows: Iterable[tuple[RetentionRow, int | None]], otherwise: int) -> Keeping:
     return Keeping(tuple((row.domain, days) for row, days in rows if days is not None), otherwise)
 
@@ -132,19 +137,27 @@ def make_room(quarantine: Quarantine, quota: int) -> tuple[int, int]:
     return octets, gone
 
 
-def forget_samples(samples: Samples, days: int, now: float) -> int:
-    """Remove labelled mail of more than so many days (0: never), once a day; how many."""
-    table = schema.samples
-    if not days:
+def forget_samples(samples: Samples, keeping: Keeping, now: float) -> int:
+    """Remove labelled mail whose days are over (0: they never are), once a day; how many."""
+    table, database = schema.samples, samples.database
+    if not keeping.otherwise and not keeping.rows:
         return 0
-    database = samples.database
-    oldest = database.read(lambda c: c.execute(select(func.min(table.c.time))).scalar())
-    if oldest is None or oldest >= now - (days + 1) * _DAY:
+    first = select(table.c.owner, func.min(table.c.time).label("time")).group_by(table.c.owner)
+    oldest = {row.owner: row.time for row in database.read(lambda c: c.execute(first).all())}
+    ends = {owner: now - days * _DAY for owner in oldest if (days := keeping.days([_mailbox(owner)]))}
+    if not any(oldest[owner] < end - _DAY for owner, end in ends.items()):
         return 0
-    old = select(table.c.number).where(table.c.time < now - days * _DAY)
-    numbers = list(database.read(lambda c: c.execute(old).scalars()))
+    numbers: list[int] = []
+    for owner, end in ends.items():
+        old = select(table.c.number).where(table.c.owner == owner, table.c.time < end)
+        numbers += database.read(lambda c, old=old: c.execute(old).scalars().all())  # type: ignore[misc]  # bound now
     samples.remove(numbers)
     return len(numbers)
+
+
+def _mailbox(owner: str) -> str:
+    """Some address of an owner: a domain, a recipient, or "" for nobody."""
+    return owner if "@" in owner else f"*@{owner}"
 
 
 def gently(work: Callable[P, int], *what: P.args, **how: P.kwargs) -> int:

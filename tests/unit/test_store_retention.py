@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import structlog
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from gateway import housekeeper
 from gateway.classifier.stored import Sketch
@@ -190,11 +190,34 @@ def test_samples_grow_old(database: Database) -> None:
     one = Sample("ab" * 32, Sketch((1, 2, 3, 4), bytes(16)), True, "operator", "cli:eve", now, b"x")
     samples.add([replace(one, digest=f"{n:02}" * 32, time=now - n * DAY) for n in (1, 9, 12)])
     before = samples.generation()
-    assert retention.forget_samples(samples, 0, now) == 0
-    assert retention.forget_samples(samples, 20, now) == 0
-    assert retention.forget_samples(samples, 8, now) == 2
+    assert retention.forget_samples(samples, Keeping((), 0), now) == 0
+    assert retention.forget_samples(samples, Keeping((), 20), now) == 0
+    assert retention.forget_samples(samples, Keeping((), 8), now) == 2
     assert samples.generation() != before  # the model is made anew without them
     assert sum(samples.counts().values()) == 1
+
+
+def test_samples_of_a_domain_have_days_of_their_own(database: Database) -> None:
+    samples, now = Samples(database), time.time()
+    one = Sample("ab" * 32, Sketch((1, 2, 3, 4), bytes(16)), True, "operator", "cli:eve", now, b"x")
+    owners = ("", "example.com", "bob@example.com", "example.org", "dan@example.org")
+    samples.add(
+        [
+            replace(one, digest=f"{n}{m:x}" * 32, time=now - days * DAY, owner=owner)
+            for n, owner in enumerate(owners)
+            for m, days in enumerate((1, 12))
+        ]
+    )
+    settings = _with(
+        StoreSettings(), retention=(RetentionRow(domain="example.com", samples_days=10),), samples_days=0
+    )
+    keeping = retention.of_samples(settings)
+    assert retention.forget_samples(samples, keeping, now - 5 * DAY) == 0
+    assert retention.forget_samples(samples, keeping, now) == 2
+    rows = database.read(lambda c: c.execute(select(schema.samples.c.owner)).scalars().all())
+    assert sorted(rows) == sorted([*owners, "", "example.org", "dan@example.org"])
+    shorter = retention.of_samples(_with(StoreSettings(), retention=settings.retention, samples_days=2))
+    assert retention.forget_samples(samples, shorter, now) == 3
 
 
 @pytest.mark.skipif(bool(POSTGRESQL), reason="looks at files of SQLite")
