@@ -192,5 +192,5 @@ def test_a_file_that_is_none_of_ours_is_refused(nodes: tuple[Node, Node], tmp_pa
         file = tmp_path / "some.db"
         file.write_bytes(content)
         nodes[0].json("restore", file, status=65)
-    nodes[0].json("restore", tmp_path / "absent.db", status=65)
+    nodes[0].json("restore", tmp_path / "absent.db", status=66)
     assert not nodes[0].quarantine.search(Search())

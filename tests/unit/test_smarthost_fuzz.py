@@ -112,7 +112,7 @@ async def talk(port: int, chance: random.Random) -> None:
                 await client.reply(0.3)
         if chance.random() < 0.3:
             client.writer.transport.abort()
-        elif chance.random() < 0.5:
+        elif chance.random() < 0.5 and not client.writer.is_closing():  # the gateway may have hung up
             client.writer.write_eof()
             await client.rest(0.3)
 
