@@ -76,7 +76,7 @@ def ended(client: socket.socket) -> bool:
 
 @pytest.fixture
 def hurried() -> Iterator[Served]:
-    made = Served(seconds=0.2)
+    made = Served(seconds=1.0)
     yield made
     made.close()
 
