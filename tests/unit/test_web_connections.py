@@ -6,6 +6,7 @@ from __future__ import annotations
 import http.client
 import socket
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -45,7 +46,8 @@ class Served:
     def client(self, said: bytes = b"") -> socket.socket:
         made = socket.create_connection(self.listener.getsockname(), timeout=PATIENCE)
         self.open.append(made)
-        made.sendall(said)
+        with suppress(OSError):  # on a busy machine it may be closed already
+            made.sendall(said)
         return made
 
     def status(self) -> int:
@@ -81,19 +83,36 @@ def hurried() -> Iterator[Served]:
     made.close()
 
 
+def answered(served: Served, *, once_more: bytes = b"") -> socket.socket:
+    """A client whose request was answered. On a busy machine it may be too late itself: then another asks."""
+    found: list[socket.socket] = []
+
+    def asked() -> bool:
+        try:
+            client = served.client(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            got = b""
+            while not got.endswith(b"Ok"):
+                if not (more := client.recv(1_000)):
+                    return False
+                got += more
+            client.sendall(once_more)
+        except OSError:
+            return False
+        found.append(client)
+        return True
+
+    wait_for(asked, PATIENCE, "an answer")
+    return found[0]
+
+
 @pytest.mark.parametrize("said", [b"", b"G", b"GET / HTTP/1.1\r\nHost: localhost\r\nX: "])
 def test_who_says_too_little_is_not_waited_for(hurried: Served, said: bytes) -> None:
     assert ended(hurried.client(said))
-    assert hurried.status() == 200
+    answered(hurried)
 
 
 def test_a_second_request_has_no_longer_than_the_first(hurried: Served) -> None:
-    client = hurried.client(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
-    got = b""
-    while not got.endswith(b"Ok"):
-        got += client.recv(1_000)
-    client.sendall(b"GET / HTTP/1.1\r\nX: ")
-    assert ended(client)
+    assert ended(answered(hurried, once_more=b"GET / HTTP/1.1\r\nX: "))
 
 
 def test_nobody_has_all_connections(monkeypatch: pytest.MonkeyPatch) -> None:
