@@ -36,7 +36,7 @@ from gateway.store.encoding import to_json
 from gateway.store.held import Claim, Item, Judgement, Original
 from gateway.store.keys import shared_key
 from gateway.store.search import Search, matching, newest
-from gateway.store.states import OPEN, OURSELVES, Event, State, refusal
+from gateway.store.states import MALWARE, OPEN, OURSELVES, Event, State, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -353,9 +353,10 @@ class Quarantine:
                 return None
             if not tokens.same_message(raw, size, bond.sha256):
                 return None
-            return Release(
-                token.item, tuple(held.reasons_by_item(connection, [token.item]).get(token.item, ()))
-            )
+            reasons = held.reasons_by_item(connection, [token.item]).get(token.item, {})
+            # Nobody has answered an infection that was found after the release, in what others have of it.
+            lifted = (name for name, answered in reasons.items() if answered or name not in MALWARE)
+            return Release(token.item, tuple(lifted))
 
         return self.database.read(work)
 

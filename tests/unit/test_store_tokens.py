@@ -15,7 +15,7 @@ from gateway.mail.types import Release
 from gateway.store import schema, tokens
 from gateway.store.database import Database, StoreError, open_database
 from gateway.store.quarantine import Quarantine
-from gateway.store.states import Actor
+from gateway.store.states import Actor, Role
 from tests.stored import RAW, claim, execute, hold, mail_for, settings_for
 
 if TYPE_CHECKING:
@@ -46,6 +46,17 @@ def test_a_token_lets_its_message_in(
     expected = Release(token.split(".", maxsplit=1)[0], ("CLASSIFIER", "SPF_FAIL"))
     assert quarantine.check_token(token, raw, recipients) == expected
     assert quarantine.check_token(f" {token}\r\n ", raw, recipients) == expected
+
+
+def test_a_token_lifts_no_infection_that_was_found_since(quarantine: Quarantine) -> None:
+    mail = hold(quarantine, mail_for(BOB, CAROL), reasons=["CLASSIFIER"])
+    claim(quarantine, mail.id, BOB)
+    token = quarantine.issue_token(mail.id, [BOB])
+    assert quarantine.decisions.convict(mail.id, "VIRUS", "mailwarden", "Test.Name")
+    assert quarantine.check_token(token, RAW, [BOB]) == Release(mail.id, ("CLASSIFIER",))
+    administrator = Actor("root", Role.ADMINISTRATOR)
+    quarantine.decisions.answer(mail.id, ["VIRUS"], administrator, aloud=True)
+    assert quarantine.check_token(token, RAW, [BOB]) == Release(mail.id, ("CLASSIFIER", "VIRUS"))
 
 
 @pytest.mark.parametrize(
