@@ -137,7 +137,8 @@ def hold_again(quarantine: Quarantine, facts: Exported, raw: bytes, who: str) ->
     known = quarantine.find(facts.id)
     if known is not None:
         return Taken(facts.id, "", f"it is here already, and {known.state.value}")
-    people = [one for one in facts.envelope.recipients if _waits(one, facts.waiting)]
+    waiting = {one.lower() for one in facts.waiting}
+    people = {one for one in facts.envelope.recipients if one.lower() in waiting}
     if not people or not facts.judgements:
         return Taken(facts.id, "", "nobody waits for it: it was released, deleted or expired")
     first, *later = facts.judgements
@@ -152,10 +153,6 @@ def hold_again(quarantine: Quarantine, facts: Exported, raw: bytes, who: str) ->
         quarantine.judged_again(facts.id, again)
     quarantine.note(facts.id, who, "imported", f"held elsewhere until {time.strftime('%Y-%m-%d')}")
     return Taken(facts.id, "held")
-
-
-def _waits(recipient: str, waiting: tuple[str, ...]) -> bool:
-    return recipient.lower() in {one.lower() for one in waiting}
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes, moment: float) -> None:

@@ -148,10 +148,10 @@ def rows_of(
         "held": to_json(people),
     }
     free = {"lease": "", "lease_until": 0.0, "delivered_to": ""}
-    addresses = [printable(one, 320) for one in people]
+    addresses, stripped = [printable(one, 320) for one in people], set(verdict.stripped)
     recipients = [
         {"item": mail.id, "position": n, "address": address, "state": State.HELD, "changed": now}
-        | {"note": DELIVERED_WITHOUT if people[n] in verdict.stripped else ""}
+        | {"note": DELIVERED_WITHOUT if people[n] in stripped else ""}
         for n, address in enumerate(addresses)
     ]
     names = [{"item": mail.id, "name": name} for name in dict.fromkeys(printable(r, 128) for r in reasons)]

@@ -9,6 +9,7 @@ import json
 import sqlite3
 import tarfile
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -197,6 +198,21 @@ def test_nobody_gets_by_an_import_what_was_settled(site: Site, tmp_path: Path) -
     found = other.quarantine.find(mail.id)
     assert found is not None
     assert [(c.address, c.state) for c in found.recipients] == [("carol@example.com", State.HELD)]
+    other.database.close()
+
+
+def test_an_export_for_very_many_is_held_again_soon(site: Site) -> None:
+    mail = hold(site.quarantine, mail_for(*(f"p{number}@example.com" for number in range(10_000))))
+    out = site.folder / "held.tar.gz"
+    site.run("quarantine", "export", mail.id, "--out", out)
+    (site.folder / "other").mkdir()
+    other = Site(site.folder / "other")
+    started = time.process_time()
+    other.run("quarantine", "import", out)
+    assert time.process_time() - started < 5
+    found = other.quarantine.find(mail.id)
+    assert found is not None
+    assert len(found.recipients) == 10_000
     other.database.close()
 
 

@@ -177,6 +177,13 @@ def test_unpacking_is_bounded(quarantine: Quarantine, database: Database) -> Non
     assert time.process_time() - started < 0.05
 
 
+def test_many_recipients_cost_no_more_each_than_few(quarantine: Quarantine) -> None:
+    mail = mail_for(*(f"p{number}@example.com" for number in range(10_000)))
+    started = time.process_time()
+    hold(quarantine, mail)
+    assert time.process_time() - started < 3, "a recipient is looked up among all others"
+
+
 # ---------------------------------------------------------------- looking
 
 
