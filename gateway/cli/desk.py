@@ -78,10 +78,8 @@ class Desk:
     # -------------------------------------------------------------- looking
 
     def page(self, before: str = "") -> list[Item]:
-        """The next items, newest first, but for those that are being deleted."""
-        gone = {one.item.id for one in self.pending}
-        found = self._quarantine.search(replace(self.wanted, before=before))
-        return [item for item in found if item.id not in gone]
+        """The next items that wait, newest first; what is decided, though it can be undone, does not."""
+        return self._quarantine.search(replace(self.wanted, before=before))
 
     def count(self) -> int:
         """How many there are, ten thousand at most."""

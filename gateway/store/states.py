@@ -79,10 +79,9 @@ TRANSITIONS: Final[Mapping[Event, Mapping[State, State]]] = {
     Event.DENY: _ANY((State.HELD, State.REQUESTED), State.DENIED),
     Event.RELEASE: _ANY(WAITING, State.SCHEDULED),
     Event.APPROVE: {State.REQUESTED: State.SCHEDULED},
-    # From RELEASING only when the lease of the one who had it is over.
-    Event.DISCARD: _ANY((*WAITING, State.SCHEDULED, State.RELEASING), State.DELETING),
     Event.UNDO: _ANY((State.SCHEDULED, State.DELETING), State.HELD),
-    # As with DISCARD.
+    # These two from RELEASING only when the lease of the one who had it is over.
+    Event.DISCARD: _ANY((*WAITING, State.SCHEDULED, State.RELEASING), State.DELETING),
     Event.CLAIM: _ANY((State.SCHEDULED, State.RELEASING), State.RELEASING),
     Event.DELIVER: {State.RELEASING: State.RELEASED},
     Event.FAIL: {State.RELEASING: State.HELD},

@@ -281,24 +281,31 @@ def test_a_release_can_be_undone_while_it_waits(bench: Bench) -> None:
     assert len(bench.sent) == 1
 
 
-def test_many_wait_before_they_are_sent(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("verb", ["release", "delete"])
+def test_many_wait_before_it_is_done(bench: Bench, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
     bench.config.release = ReleaseSettings(undo_seconds_bulk=30.0)
     mails = [hold(bench.quarantine) for _ in range(2)]
     slept: list[float] = []
 
-    def sleep(seconds: float) -> None:
+    def interrupted(seconds: float) -> None:
         slept.append(seconds)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(time, "sleep", sleep)
-    done = bench.run("release", *(m.id for m in mails))
-    assert done.exit_code == 130
-    assert "2 messages are held again" in done.stderr
+    monkeypatch.setattr(time, "sleep", interrupted)
+    done = bench.run(verb, *(m.id for m in mails))
+    assert (done.exit_code, "2 messages are held again" in done.stderr) == (130, True)
     assert not bench.sent
+    assert bench.quarantine.count(Search(state=State.HELD)) == 2
     assert slept[0] == pytest.approx(30.0, abs=1.0)
+
+
+def test_what_is_not_due_is_not_sent(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.config.release = ReleaseSettings(undo_seconds_bulk=30.0)
+    mails = [hold(bench.quarantine) for _ in range(2)]
     monkeypatch.setattr(time, "sleep", lambda _: None)
     # Time stands still in this test, so nothing is due yet.
     assert "undone, or the service is sending it" in bench.run("release", *(m.id for m in mails)).stderr
+    assert not bench.sent
 
 
 def test_requests_from_the_command_line(bench: Bench) -> None:
@@ -443,20 +450,9 @@ def test_a_deletion_can_be_undone_while_it_waits(bench: Bench) -> None:
     assert bench.run("show", mails[0].id, "--raw").exit_code == 65
 
 
-def test_many_wait_before_they_are_deleted(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_undone_meanwhile_is_not_deleted(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.config.release = ReleaseSettings(undo_seconds_bulk=30.0)
     mails = [hold(bench.quarantine) for _ in range(2)]
-    slept: list[float] = []
-
-    def interrupted(seconds: float) -> None:
-        slept.append(seconds)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(time, "sleep", interrupted)
-    done = bench.run("delete", *(m.id for m in mails))
-    assert (done.exit_code, "2 messages are held again" in done.stderr) == (130, True)
-    assert bench.quarantine.count(Search(state=State.HELD)) == 2
-    assert slept[0] == pytest.approx(30.0, abs=1.0)
 
     def undone(_seconds: float) -> None:
         bench.quarantine.decisions.undo(Actor("eve"), item=mails[0].id)
