@@ -19,6 +19,8 @@ def main() -> None:
         cli(prog_name="mailwarden")
     except OSError as error:  # such as a full disk behind the output; a reader that has gone is click's
         sys.stderr.write(f"Error: {error.strerror or error}\n")
+        # What is left unwritten would fail once more at the end, and that status would count.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(EX_IOERR)
 
 

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from gateway.mail.types import Cut
 
 # A header section with fields alone, and an empty line behind it, as `split` would find it.
-_ORDINARY = re.compile(rb"(?:[!-9;-~]++[ \t]*+:[^\n]*+(?:\n[ \t][^\n]*+)*+\n)*+\r?+\n")
+# With (?>...*): before Python 3.11.5 what follows (?:...)*+ may begin in an attempt that failed (gh-106052).
+_ORDINARY = re.compile(rb"(?>(?:[!-9;-~]++[ \t]*+:[^\n]*+(?>(?:\n[ \t][^\n]*+)*)\n)*)\r?+\n")
 
 
 def field_bytes(edit: Edit) -> bytes:
